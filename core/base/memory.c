@@ -1,0 +1,116 @@
+/* memory.c - arenas and the frozen allocator. */
+#include "core/base/memory.h"
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64, BLOCK = 64 * 1024 };
+
+struct ArenaBlock {
+    ArenaBlock *next;
+    size_t size, used;
+};
+
+static size_t round_up(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
+
+static _Noreturn void out_of_memory(size_t bytes) {
+    fprintf(stderr, "rlhf: out of host memory: %zu more bytes were needed\n", bytes);
+    abort();
+}
+
+static ArenaBlock *block_create(size_t payload) {
+    size_t size = round_up(sizeof(ArenaBlock)) + (payload > BLOCK ? round_up(payload) : BLOCK);
+    ArenaBlock *b = aligned_alloc(ALIGN, size);
+    if (!b) out_of_memory(size);
+    *b = (ArenaBlock){NULL, size, round_up(sizeof(ArenaBlock))};
+    return b;
+}
+
+void *arena_alloc(Arena *a, size_t bytes) {
+    if (bytes > SIZE_MAX / 2) out_of_memory(bytes);
+    bytes = round_up(bytes ? bytes : 1);
+    if (!a->head || a->head->size - a->head->used < bytes) {
+        ArenaBlock *b = block_create(bytes);
+        b->next = a->head;
+        a->head = b;
+        a->reserved += b->size;
+    }
+    void *p = (char *)a->head + a->head->used;
+    a->head->used += bytes;
+    a->used += bytes;
+    return memset(p, 0, bytes);
+}
+
+char *arena_strndup(Arena *a, const char *s, size_t n) {
+    char *p = arena_alloc(a, n + 1);
+    if (n) memcpy(p, s, n);
+    return p;
+}
+
+char *arena_strdup(Arena *a, const char *s) { return arena_strndup(a, s, strlen(s)); }
+
+char *arena_printf(Arena *a, const char *fmt, ...) {
+    va_list ap, measure;
+    va_start(ap, fmt);
+    va_copy(measure, ap);
+    int n = vsnprintf(NULL, 0, fmt, measure);
+    va_end(measure);
+    CHECK(n >= 0);
+    char *p = arena_alloc(a, (size_t)n + 1);
+    vsnprintf(p, (size_t)n + 1, fmt, ap);
+    va_end(ap);
+    return p;
+}
+
+static void blocks_free(Arena *a, ArenaBlock *keep) {
+    for (ArenaBlock *b = a->head, *next; b; b = next) {
+        next = b->next;
+        if (b == keep) continue;
+        a->reserved -= b->size;
+        free(b);
+    }
+}
+
+void arena_clear(Arena *a) {
+    ArenaBlock *largest = a->head;
+    for (ArenaBlock *b = a->head; b; b = b->next)
+        if (b->size > largest->size) largest = b;
+    blocks_free(a, largest);
+    a->head = largest;
+    a->used = 0;
+    if (!largest) return;
+    largest->next = NULL;
+    largest->used = round_up(sizeof(ArenaBlock));
+}
+
+void arena_release(Arena *a) {
+    blocks_free(a, NULL);
+    *a = (Arena){0};
+}
+
+Status memory_mul(size_t *out, size_t a, size_t b, const char *what) {
+    if (__builtin_mul_overflow(a, b, out))
+        return status_fail(E_MEMORY, "%s: %zu x %zu bytes is more than can be addressed", what, a, b);
+    return OK;
+}
+
+static int frozen;
+
+Status memory_alloc(void **out, size_t bytes, const char *what) {
+    CHECK(!frozen); /* all tensor memory is planned before the first step */
+    *out = NULL;
+    if (bytes > SIZE_MAX / 2) return status_fail(E_MEMORY, "%s: absurd size %zu", what, bytes);
+    size_t size = round_up(bytes ? bytes : 1);
+    *out = aligned_alloc(ALIGN, size);
+    if (!*out) return status_fail(E_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
+    memset(*out, 0, size);
+    return OK;
+}
+
+void memory_release(void *p) { free(p); }
+void memory_freeze(void) { frozen = 1; }
+void memory_thaw(void) { frozen = 0; }
+int memory_frozen(void) { return frozen; }

@@ -1,0 +1,71 @@
+/* run.h - a run directory: resolved recipe, metrics.jsonl, samples.jsonl, checkpoints, final model.
+ *
+ * One process per directory (flock; the other one's pid is named). Checkpoints follow
+ * docs/design.md "Checkpoints": step-N.tmp/, each file fsynced and hashed in a manifest, rename, fsync
+ * of the parent; the older ones go only afterwards. A resume scans manifests newest first, verifies every
+ * hash before anything is changed, falls back to the previous one naming the bad file, and cuts the logs
+ * back to the offsets that the checkpoint recorded. */
+#ifndef RUN_H
+#define RUN_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include "core/run/metrics.h"
+#include "core/run/settings.h"
+
+typedef struct {
+    const char *dir;
+    uint64_t seed;
+    int eval_every, save_every, keep; /* steps; steps; checkpoints kept besides the best */
+    const char *best;                 /* metric whose best value's model is kept, "" none */
+    int resume;                       /* continue from the newest good checkpoint if there is one */
+    int overwrite;                    /* replace a finished or foreign run in dir */
+    int log_every;                    /* steps between progress lines in a pipe */
+} RunConfig;
+extern const Field run_fields[];
+extern const int run_n_fields;
+
+typedef struct Run Run;
+
+/* Creates or locks the directory and writes recipe.json (the text given). E_USAGE when the directory
+ * holds a run already and neither resume nor overwrite is set, or another process holds it. On resume the
+ * stored recipe must equal the given one, apart from the run section; a difference is refused by name. */
+Status run_open(Run **run, const RunConfig *cfg, const char *verb, const char *resolved_recipe);
+void run_close(Run *run); /* NULL is fine */
+const char *run_dir(const Run *run);
+
+/* Appends one metrics row {"step","wall_time","tokens","samples", ...}; flushed. */
+Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m);
+/* Appends a row (a JSON object as text) to samples.jsonl. */
+Status run_sample(Run *run, const char *json);
+
+/* --- checkpoints --- */
+typedef struct CheckpointWriter CheckpointWriter;
+Status checkpoint_begin(CheckpointWriter **w, Run *run, int step);
+Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data, size_t bytes); /* one file */
+/* The same in pieces, so that a large tensor range need not exist twice in memory. */
+Status checkpoint_file(CheckpointWriter *w, const char *name);
+Status checkpoint_write(CheckpointWriter *w, const void *data, size_t bytes);
+Status checkpoint_commit(CheckpointWriter *w); /* protocol above, then drops old ones; releases w always */
+void checkpoint_abort(CheckpointWriter *w);    /* NULL is fine */
+
+/* Opens the newest good checkpoint; *c = NULL when there is none. Logs are cut back. */
+typedef struct Checkpoint Checkpoint;
+Status checkpoint_open_latest(Checkpoint **c, Run *run);
+int checkpoint_step(const Checkpoint *c);
+/* Borrowed view of a file of the checkpoint (mapped, verified); E_FORMAT when absent or of another size
+ * (bytes_expected = 0: any). */
+Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expected, const void **data, size_t *bytes);
+void checkpoint_close(Checkpoint *c);
+
+/* --- stopping --- */
+/* Installs SIGTERM/SIGINT (stop after saving) and SIGUSR1 (save and go on). */
+void run_signals(void);
+int run_stop_requested(void);
+int run_save_requested(void); /* clears the request */
+
+/* --- finished marker: run.json with {"finished":true,"step":N, ...} --- */
+Status run_finish(Run *run, const char *summary_json /* an object */);
+int run_is_finished(const char *dir);
+
+#endif
