@@ -48,8 +48,9 @@ Status json_get_node(const JsonDoc *doc, const Json *object, const char *key, Js
 
 /* Writing: append to a Text. Numbers are printed so that they read back the same; non-finite is null. */
 void json_put_string(Text *t, const char *s);
-void json_put_string_n(Text *t, const char *s, size_t n); /* invalid UTF-8 becomes U+FFFD */
+void json_put_string_n(Text *t, const char *s, size_t n); /* invalid UTF-8 and NUL become U+FFFD */
 void json_put_number(Text *t, double v);
+void json_put_float(Text *t, float v);                /* the shortest form that reads back the same */
 void json_put_ints(Text *t, const int *v, int n);     /* [1,2,3] */
 void json_put_floats(Text *t, const float *v, int n);
 void json_put_node(Text *t, const Json *n);           /* compact */
