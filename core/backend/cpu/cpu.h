@@ -1,0 +1,34 @@
+/* cpu.h - the CPU's page. Every file of this folder is compiled once per instruction set; CPU(name) gives
+ * each copy its own symbols (cpu_name_avx2). */
+#ifndef CPU_H
+#define CPU_H
+
+#include "core/backend/backend.h"
+
+void cpu_page_avx512(Backend *b);
+void cpu_page_avx2(Backend *b);
+void cpu_page_portable(Backend *b);
+
+#ifdef CPU_ISA
+#define CPU_PASTE_(name, isa) cpu_##name##_##isa
+#define CPU_PASTE(name, isa)  CPU_PASTE_(name, isa)
+#define CPU(name)             CPU_PASTE(name, CPU_ISA)
+
+static inline float *f32(Buf b) { return (float *)b.ptr; }
+static inline int *i32(Buf b) { return (int *)b.ptr; }
+static inline double *f64(Buf b) { return (double *)b.ptr; }
+
+/* each file of operations puts its own into the page */
+void CPU(memory_page)(Backend *b);
+void CPU(matmul_page)(Backend *b);
+void CPU(layers_page)(Backend *b);
+void CPU(attention_page)(Backend *b);
+void CPU(head_page)(Backend *b);
+void CPU(optim_page)(Backend *b);
+
+/* Runs body(ctx, first, last) over ranges of [0, n): at least `grain` items each, split over threads. */
+typedef void (*CpuRange)(void *ctx, int first, int last);
+void CPU(parallel)(int n, int grain, CpuRange body, void *ctx);
+#endif
+
+#endif

@@ -1,0 +1,301 @@
+/* cpu_head.c - the fused head: hidden state -> log-probability and entropy of asked tokens, in chunks of
+ * rows, so that [R,V] never exists; sampling from the same numbers; the scalar head. */
+#include "core/backend/cpu/cpu.h"
+
+#include <string.h>
+
+#include "core/backend/cpu/vec.h"
+
+typedef struct { /* of z / temperature over the whole vocabulary */
+    float max, lse, entropy, mean_logp;
+    int top;
+} RowStats;
+
+/* One pass for the maximum, one for sum e^t and sum e^t t, t = z/temperature - max; both in lane order, so
+ * a row's bits depend on its logits alone. z becomes z/temperature. */
+static RowStats row_stats(float *z, int V, float temperature) {
+    vf inv = vset1(1.0f / temperature), top = vset1(-INFINITY), total = {0};
+    for (int v = 0; v < V; v += VW) {
+        vf t = vload_upto(z + v, V - v, 0.0f) * inv;
+        total = total + t;
+        vstore_upto(z + v, t, V - v);
+        top = vmax(top, V - v >= VW ? t : vload_n(z + v, V - v, -INFINITY));
+    }
+    RowStats s = {.max = vhmax(top)};
+    vf sum = {0}, weighted = {0};
+    for (int v = 0; v < V; v += VW) {
+        vf t = vload_upto(z + v, V - v, -INFINITY) - vset1(s.max), e = vexp(t);
+        sum = sum + e;
+        weighted = vfma(e, vmax(t, vset1(-1e30f)), weighted); /* 0 * -inf in a tail must stay 0 */
+    }
+    float S = vsum(sum), log_sum = logf(S);
+    s.lse = s.max + log_sum;
+    s.entropy = log_sum - vsum(weighted) / S;
+    s.mean_logp = vsum(total) / (float)V - s.lse;
+    return s;
+}
+
+static float token_logp(const float *z, RowStats s, int id) { return z[id] - s.lse; }
+
+static int row_top(const float *z, int V, float max) {
+    for (int v = 0; v < V; v++)
+        if (z[v] == max) return v;
+    return 0;
+}
+
+typedef struct {
+    float *z;
+    const int *targets;
+    HeadOut out;
+    HeadGrad grad;
+    int V, r0;
+    float temperature;
+    int backward;
+} Head;
+
+/* d logp/dz_v = [v = y] - p_v;  d H/dz_v = -p_v (log p_v + H);  d mean_logp/dz_v = 1/V - p_v; all / T */
+static void row_gradient(float *z, RowStats s, int V, int target, float g_logp, float g_entropy, float g_mean, float inv) {
+    vf lse = vset1(s.lse), H = vset1(s.entropy), ge = vset1(-g_entropy * inv);
+    vf gp = vset1(-(g_logp + g_mean) * inv), uniform = vset1(g_mean * inv / (float)V);
+    float at_target = z[target] - s.lse;
+    for (int v = 0; v < V; v += VW) {
+        vf logp = vload_upto(z + v, V - v, 0.0f) - lse;
+        vf d = vexp(logp) * (gp + ge * (logp + H)) + uniform;
+        vstore_upto(z + v, d, V - v);
+    }
+    float p = sexp(at_target); /* the target's own entry again, without cancellation */
+    z[target] = g_logp * inv * (1.0f - p) - p * (g_mean * inv + g_entropy * inv * (at_target + s.entropy)) +
+                g_mean * inv / (float)V;
+}
+
+static void head_rows(void *ctx, int first, int last) {
+    const Head *h = ctx;
+    for (int i = first; i < last; i++) {
+        float *z = h->z + (size_t)i * h->V;
+        int r = h->r0 + i, y = h->targets[r];
+        RowStats s = row_stats(z, h->V, h->temperature);
+        if (h->out.logp.ptr) f32(h->out.logp)[r] = token_logp(z, s, y);
+        if (h->out.entropy.ptr) f32(h->out.entropy)[r] = s.entropy;
+        if (h->out.mean_logp.ptr) f32(h->out.mean_logp)[r] = s.mean_logp;
+        if (h->out.top1.ptr) f32(h->out.top1)[r] = z[y] >= s.max && row_top(z, h->V, s.max) == y;
+        if (!h->backward) continue;
+        row_gradient(z, s, h->V, y, h->grad.logp.ptr ? f32(h->grad.logp)[r] : 0.0f,
+                     h->grad.entropy.ptr ? f32(h->grad.entropy)[r] : 0.0f,
+                     h->grad.mean_logp.ptr ? f32(h->grad.mean_logp)[r] : 0.0f, 1.0f / h->temperature);
+    }
+}
+
+static void head_forward(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk, int R, float temperature) {
+    for (int r = 0; r < R; r += chunk) {
+        int n = R - r < chunk ? R - r : chunk;
+        b->matmul_forward(b, logits, buf_at(h, (size_t)r * w.K), w, n);
+        Head rows = {.z = f32(logits), .targets = i32(targets), .out = out, .V = w.O, .r0 = r, .temperature = temperature};
+        CPU(parallel)(n, 2, head_rows, &rows);
+    }
+}
+
+static void head_backward(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w, Buf targets, Buf logits,
+                          int chunk, int R, float temperature) {
+    for (int r = 0; r < R; r += chunk) {
+        int n = R - r < chunk ? R - r : chunk;
+        Buf h_r = buf_at(h, (size_t)r * w.K);
+        b->matmul_forward(b, logits, h_r, w, n);
+        Head rows = {.z = f32(logits), .targets = i32(targets), .out = out, .grad = grad, .V = w.O, .r0 = r,
+                     .temperature = temperature, .backward = 1};
+        CPU(parallel)(n, 2, head_rows, &rows);
+        b->matmul_backward_input(b, buf_at(dh, (size_t)r * w.K), logits, w, n);
+        if (dw.ptr) b->matmul_backward_weight(b, dw, logits, h_r, n, w.O, w.K);
+    }
+}
+
+typedef struct {
+    float *out;
+    const float *x;
+    const int *rows;
+    int C;
+} Gather;
+
+static void gather_range(void *ctx, int first, int last) {
+    const Gather *g = ctx;
+    for (int r = first; r < last; r++)
+        memcpy(g->out + (size_t)r * g->C, g->x + (size_t)g->rows[r] * g->C, (size_t)g->C * sizeof(float));
+}
+
+static void gather_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int C) {
+    (void)b;
+    Gather g = {f32(out), f32(x), i32(rows), C};
+    CPU(parallel)(R, 64, gather_range, &g);
+}
+
+static void scatter_range(void *ctx, int first, int last) {
+    const Gather *g = ctx;
+    for (int r = first; r < last; r++)
+        memcpy(g->out + (size_t)g->rows[r] * g->C, g->x + (size_t)r * g->C, (size_t)g->C * sizeof(float));
+}
+
+static void scatter_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int N, int C) {
+    b->zero(b, out, (size_t)N * C);
+    Gather g = {f32(out), f32(x), i32(rows), C};
+    CPU(parallel)(R, 64, scatter_range, &g);
+}
+
+typedef struct {
+    float *score, *dh, *dw;
+    const float *h, *w, *dscore;
+    int N, C, K;
+} Score;
+
+static void score_rows(void *ctx, int first, int last) {
+    const Score *s = ctx;
+    for (int n = first; n < last; n++) {
+        for (int k = 0; k < s->K; k++) {
+            const float *h_n = s->h + (size_t)n * s->C, *w_k = s->w + (size_t)k * s->C;
+            vf sum = {0};
+            for (int c = 0; c < s->C; c += VW)
+                sum = vfma(vload_upto(h_n + c, s->C - c, 0.0f), vload_upto(w_k + c, s->C - c, 0.0f), sum);
+            s->score[(size_t)n * s->K + k] = vsum(sum);
+        }
+    }
+}
+
+static void score_forward(Backend *b, Buf score, Buf h, Buf w, int N, int C, int K) {
+    (void)b;
+    Score s = {.score = f32(score), .h = f32(h), .w = f32(w), .C = C, .K = K};
+    CPU(parallel)(N, 64, score_rows, &s);
+}
+
+static void score_dh(void *ctx, int first, int last) {
+    const Score *s = ctx;
+    for (int n = first; n < last; n++) {
+        for (int c = 0; c < s->C; c++) {
+            float d = 0.0f;
+            for (int k = 0; k < s->K; k++) d = sfma(s->dscore[(size_t)n * s->K + k], s->w[(size_t)k * s->C + c], d);
+            s->dh[(size_t)n * s->C + c] = d;
+        }
+    }
+}
+
+static void score_dw(void *ctx, int first, int last) {
+    const Score *s = ctx;
+    for (int n = 0; n < s->N; n++) {
+        for (int k = 0; k < s->K; k++) {
+            float d = s->dscore[(size_t)n * s->K + k];
+            if (d == 0.0f) continue; /* most tokens have no score in a reward model's loss */
+            for (int c = first; c < last; c++)
+                s->dw[(size_t)k * s->C + c] = sfma(d, s->h[(size_t)n * s->C + c], s->dw[(size_t)k * s->C + c]);
+        }
+    }
+}
+
+static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C, int K) {
+    (void)b;
+    Score s = {.dh = f32(dh), .dw = f32(dw), .dscore = f32(dscore), .h = f32(h), .w = f32(w), .N = N, .C = C, .K = K};
+    CPU(parallel)(N, 64, score_dh, &s);
+    if (dw.ptr) CPU(parallel)(C, 64, score_dw, &s);
+}
+
+/* The logit below which top-k and top-p cut: the least kept logit, by bisection over the row's values. */
+typedef struct {
+    float threshold; /* logits below it are cut */
+    double mass;     /* of what is kept, under the full distribution */
+} Nucleus;
+
+static double mass_from(const float *z, int vocab, float lse, float threshold, int *count) {
+    double mass = 0.0;
+    *count = 0;
+    for (int v = 0; v < vocab; v++) {
+        if (z[v] < threshold) continue;
+        mass += sexp(z[v] - lse);
+        ++*count;
+    }
+    return mass;
+}
+
+/* Largest threshold that still keeps >= need tokens (top_k) or >= need mass (top_p). Values sit on a line,
+ * so 60 halvings between max and min separate any two floats that differ. */
+static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top_p) {
+    float low = s.max, high = s.max;
+    for (int v = 0; v < vocab; v++)
+        if (z[v] < low) low = z[v];
+    int count;
+    for (int i = 0; i < 60 && low < high; i++) {
+        float middle = low + (high - low) * 0.5f;
+        if (middle <= low || middle > high) break;
+        double mass = mass_from(z, vocab, s.lse, middle, &count);
+        int enough = top_k ? count >= top_k : mass >= top_p;
+        if (enough) low = middle;
+        else high = middle;
+    }
+    mass_from(z, vocab, s.lse, high, &count);
+    if (top_k ? count >= top_k : mass_from(z, vocab, s.lse, high, &count) >= top_p) return high;
+    return low;
+}
+
+static int draw(const float *z, RowStats s, const SampleParams *p, double u, float *cut) {
+    float threshold = -INFINITY;
+    int count;
+    double whole = mass_from(z, p->vocab, s.lse, threshold, &count);
+    if (p->top_k > 0 && p->top_k < p->vocab) threshold = cut_at(z, p->vocab, s, p->top_k, 0.0);
+    if (p->top_p < 1.0f) {
+        double kept = mass_from(z, p->vocab, s.lse, threshold, &count);
+        float t = cut_at(z, p->vocab, s, 0, p->top_p * kept);
+        if (t > threshold) threshold = t;
+    }
+    double kept = threshold == -INFINITY ? whole : mass_from(z, p->vocab, s.lse, threshold, &count);
+    *cut = (float)(whole - kept);
+    double want = u * kept, sum = 0.0;
+    int last = 0;
+    for (int v = 0; v < p->vocab; v++) {
+        if (z[v] < threshold) continue;
+        last = v;
+        sum += sexp(z[v] - s.lse);
+        if (sum > want) return v;
+    }
+    return last;
+}
+
+typedef struct {
+    float *z, *logp, *cut;
+    int *ids;
+    const double *uniform;
+    int V, r0;
+    SampleParams p;
+} Sample;
+
+static void sample_rows(void *ctx, int first, int last) {
+    const Sample *s = ctx;
+    for (int i = first; i < last; i++) {
+        float *z = s->z + (size_t)i * s->V;
+        int r = s->r0 + i;
+        RowStats stats = row_stats(z, s->V, s->p.temperature > 0.0f ? s->p.temperature : 1.0f);
+        s->cut[r] = 0.0f;
+        if (s->p.temperature > 0.0f) {
+            s->ids[r] = draw(z, stats, &s->p, s->uniform[r], s->cut + r);
+        } else {
+            float top = -INFINITY;
+            for (int v = 0; v < s->p.vocab; v++) top = z[v] > top ? z[v] : top;
+            s->ids[r] = row_top(z, s->p.vocab, top);
+        }
+        s->logp[r] = token_logp(z, stats, s->ids[r]);
+    }
+}
+
+static void sample(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits, int chunk, int R,
+                   SampleParams p) {
+    for (int r = 0; r < R; r += chunk) {
+        int n = R - r < chunk ? R - r : chunk;
+        b->matmul_forward(b, logits, buf_at(h, (size_t)r * w.K), w, n);
+        Sample rows = {f32(logits), f32(logp), f32(cut), i32(ids), f64(uniform), w.O, r, p};
+        CPU(parallel)(n, 1, sample_rows, &rows);
+    }
+}
+
+void CPU(head_page)(Backend *b) {
+    b->gather_rows = gather_rows;
+    b->scatter_rows = scatter_rows;
+    b->head_forward = head_forward;
+    b->head_backward = head_backward;
+    b->score_forward = score_forward;
+    b->score_backward = score_backward;
+    b->sample = sample;
+}

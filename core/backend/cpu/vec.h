@@ -1,0 +1,106 @@
+/* vec.h - one vector type per instruction set: VW floats, with the few operations that kernels need.
+ *
+ * vfma is written out, never left to the compiler's contraction: a lane's bits must not depend on which
+ * copy of a loop it went through. Tails use the same lanes with loads cut short. */
+#ifndef VEC_H
+#define VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+enum { VW = 16 };
+#elif defined(__AVX2__)
+#include <immintrin.h>
+enum { VW = 8 };
+#else
+enum { VW = 4 };
+#endif
+
+typedef float vf __attribute__((vector_size(VW * 4)));
+typedef int32_t vi __attribute__((vector_size(VW * 4)));
+typedef float vf_mem __attribute__((vector_size(VW * 4), aligned(4), may_alias));
+
+static inline vf vload(const float *p) { return *(const vf_mem *)p; }
+static inline void vstore(float *p, vf v) { *(vf_mem *)p = v; }
+static inline vf vset1(float x) { return x - (vf){0}; }
+static inline vf vselect(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+#if defined(__AVX512F__)
+static inline vf vfma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+static inline vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline float sfma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#elif defined(__AVX2__)
+static inline vf vfma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+static inline vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+static inline vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+static inline float sfma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+static inline vf vfma(vf a, vf b, vf c) { return a * b + c; }
+static inline vf vmax(vf a, vf b) { return vselect(a > b, a, b); }
+static inline vf vmin(vf a, vf b) { return vselect(a < b, a, b); }
+static inline float sfma(float a, float b, float c) { return a * b + c; }
+#endif
+
+/* the first n floats of p, `fill` in the other lanes */
+static inline vf vload_n(const float *p, int n, float fill) {
+    float t[VW];
+    for (int i = 0; i < VW; i++) t[i] = i < n ? p[i] : fill;
+    return vload(t);
+}
+static inline void vstore_n(float *p, vf v, int n) {
+    float t[VW];
+    vstore(t, v);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+/* whole vectors take the fast way; the value of a lane is the same either way */
+static inline vf vload_upto(const float *p, int n, float fill) { return n >= VW ? vload(p) : vload_n(p, n, fill); }
+static inline void vstore_upto(float *p, vf v, int n) {
+    if (n >= VW) vstore(p, v);
+    else vstore_n(p, v, n);
+}
+
+static inline float vsum(vf v) { /* pairwise, in a fixed order */
+    float t[VW];
+    vstore(t, v);
+    for (int w = VW / 2; w; w /= 2)
+        for (int i = 0; i < w; i++) t[i] += t[i + w];
+    return t[0];
+}
+static inline float vhmax(vf v) {
+    float t[VW];
+    vstore(t, v);
+    for (int w = VW / 2; w; w /= 2)
+        for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+    return t[0];
+}
+
+/* The one exp: x = n ln2 + r, |r| <= ln2/2, minimax-like polynomial of degree 6 in r; error under 2 ulp.
+ * Below -87 (and for -inf) exactly 0, above 88 saturated at exp(88). */
+static inline vf vexp(vf x) {
+    const vf magic = vset1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    vi zero = x < vset1(-87.0f);
+    vf y = vmin(vmax(x, vset1(-87.0f)), vset1(88.0f));
+    vf shifted = vfma(y, vset1(1.44269504089f), magic);
+    vf n = shifted - magic;
+    vf r = vfma(n, vset1(-0.693359375f), y);
+    r = vfma(n, vset1(2.12194440e-4f), r);
+    vf p = vset1(1.9875691500e-4f);
+    p = vfma(p, r, vset1(1.3981999507e-3f));
+    p = vfma(p, r, vset1(8.3334519073e-3f));
+    p = vfma(p, r, vset1(4.1665795894e-2f));
+    p = vfma(p, r, vset1(1.6666665459e-1f));
+    p = vfma(p, r, vset1(5.0000001201e-1f));
+    p = vfma(p, r * r, r) + vset1(1.0f);
+    vi exponent = ((vi)shifted - (vi)magic) << 23;
+    vf e = (vf)((vi)p + exponent);
+    return vselect(zero, (vf){0}, e);
+}
+
+static inline float sexp(float x) { return vexp(vset1(x))[0]; }
+static inline vf vsigmoid(vf x) { return vset1(1.0f) / (vset1(1.0f) + vexp(-x)); }
+
+#endif
