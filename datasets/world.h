@@ -3,26 +3,53 @@
 #ifndef WORLD_H
 #define WORLD_H
 
-#include "core/base/json.h"
+#include <stdint.h>
+#include "core/base/status.h"
 
 /* Parts of the gold reward. A reply's gold score is their sum. */
-enum { WORLD_PARTS = 12 };
-extern const char *const world_part_names[WORLD_PARTS]; /* "fix", "product", "thanks", "apology", "vague", "polite", "promise", "order", "ending", "length", "repeat", ... */
+typedef enum {
+    PART_FIX,
+    PART_PRODUCT,
+    PART_THANKS,
+    PART_APOLOGY,
+    PART_VAGUE,
+    PART_RUDE,
+    PART_PROMISE,
+    PART_ORDER,
+    PART_ENDING,
+    PART_LENGTH,
+    PART_REPEAT,
+    WORLD_PARTS
+} WorldPart;
+extern const char *const world_part_names[WORLD_PARTS]; /* "fix", "product", "thanks", ... */
 
-typedef struct { double part[WORLD_PARTS]; double total; } Gold;
+typedef struct {
+    double part[WORLD_PARTS];
+    double total;
+} Gold;
 
-/* The gold score of `reply` to the customer's message `prompt`: computed from the two texts alone
- * (the generator's templates are recognised in the prompt). finished = 0 when the reply was cut
- * (no EOS), which costs the proper ending. E_FORMAT when prompt is not of this world. */
+/* The gold score of `reply` to the customer's message `prompt`: computed from the two texts alone, in
+ * time linear in their length, for any bytes up to the NUL (reply NULL reads as ""). finished = 0 when
+ * the reply was cut (no EOS), which costs the proper ending. E_FORMAT when prompt is not of this world:
+ * it must name one product after "this" and one trouble. */
 Status world_gold(Gold *g, const char *prompt, const char *reply, int finished);
 
-/* Writes into dir: sft.jsonl {prompt,completion}, pairs.jsonl {prompt,chosen,rejected}, prompts.jsonl
- * {prompt} (all training product-trouble pairs), and from held-out product-trouble pairs
- * sft.eval.jsonl, pairs.eval.jsonl, prompts.eval.jsonl, and parts.eval.jsonl {prompt,chosen,rejected,subset}
- * where rejected is the right reply with the part named by subset broken.
- * Sizes 0 take defaults (14000, 7000, 4000, 500 ...). */
-typedef struct { int sft, pairs, prompts, eval; uint64_t seed; } WorldConfig;
-typedef struct { double accuracy_ceiling; } WorldInfo; /* share of held-out labels that gold agrees with */
+/* Writes into dir: sft.jsonl {prompt,completion,gold}, pairs.jsonl {prompt,chosen,rejected,subset,
+ * gold_chosen,gold_rejected} with subset "draft" or "edit:PART", prompts.jsonl {prompt} (all from
+ * training product-trouble pairs), and from held-out product-trouble pairs sft.eval.jsonl,
+ * pairs.eval.jsonl, prompts.eval.jsonl, and parts.eval.jsonl {prompt,chosen,rejected,subset,...} where
+ * rejected is the right reply with the part named by subset broken and no other. world.json comes last
+ * and holds the configuration and the WorldInfo. Sizes 0 take defaults. */
+typedef struct {
+    int sft, pairs, prompts,
+        eval; /* 14000, 7000, 4000, 500; parts.eval has max(40, eval/5) rows a part */
+    uint64_t seed;
+} WorldConfig;
+typedef struct {
+    double accuracy_ceiling; /* share of the labels of pairs.eval that gold agrees with */
+    double longer_wins;      /* the same for "the longer reply (in words) is better" */
+    int held_out;            /* product-trouble pairs that training never sees */
+} WorldInfo;
 Status world_make(const char *dir, const WorldConfig *cfg, WorldInfo *info);
 
 #endif

@@ -1,0 +1,246 @@
+/* world_gold.c - the gold rule: reads the case back from the prompt and judges the reply part by part. */
+#include "datasets/world.h"
+
+#include <ctype.h>
+#include <string.h>
+#include <strings.h>
+
+#include "core/base/file.h"
+#include "datasets/world_text.h"
+
+const char *const world_part_names[WORLD_PARTS] = {
+    [PART_FIX] = "fix",         [PART_PRODUCT] = "product", [PART_THANKS] = "thanks",
+    [PART_APOLOGY] = "apology", [PART_VAGUE] = "vague",     [PART_RUDE] = "rude",
+    [PART_PROMISE] = "promise", [PART_ORDER] = "order",     [PART_ENDING] = "ending",
+    [PART_LENGTH] = "length",   [PART_REPEAT] = "repeat",
+};
+
+enum { WORDS_MIN = 15, WORDS_MAX = 32, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
+static const double length_floor =
+    -4.0; /* a runaway reply costs no more, so that means stay readable */
+
+typedef struct {
+    const char *s; /* not NUL-terminated */
+    size_t n;
+} Word;
+
+/* The next word or end mark of a normalised text; n = 0 at its end. */
+static Word next_word(const char **at) {
+    const char *s = *at + strspn(*at, " ");
+    Word w = {s, strcspn(s, " ")};
+    *at = s + w.n;
+    return w;
+}
+
+static int word_is(Word w, const char *s) {
+    return strlen(s) == w.n && !strncasecmp(w.s, s, w.n);
+}
+
+static int word_is_number(Word w) {
+    for (size_t i = 0; i < w.n; i++)
+        if (!isdigit((unsigned char)w.s[i])) return 0;
+    return w.n > 0;
+}
+
+static int word_index(Word w, const char *const *list, int n) {
+    for (int i = 0; i < n; i++)
+        if (word_is(w, list[i])) return i;
+    return -1;
+}
+
+/* Whether the words of `phrase` (lower case, single spaces) stand in a normalised text. */
+static int says(const char *text, const char *phrase) {
+    char spaced[64];
+    size_t n = strlen(phrase);
+    CHECK(n + 3 <= sizeof spaced);
+    spaced[0] = ' ';
+    memcpy(spaced + 1, phrase, n);
+    memcpy(spaced + 1 + n, " ", 2);
+    return strstr(text, spaced) != NULL;
+}
+
+static int says_any(const char *text, const char *const *phrases) {
+    for (; *phrases; phrases++)
+        if (says(text, *phrases)) return 1;
+    return 0;
+}
+
+/* An order number is compared as a number of up to 9 digits; longer ones equal no order. */
+static int number_of(Word w) {
+    int v = 0;
+    if (w.n > 9) return 1000000000;
+    for (size_t i = 0; i < w.n; i++) v = 10 * v + (w.s[i] - '0');
+    return v;
+}
+
+static Status find_product(Case *c, const char *text) {
+    c->brand = c->noun = -1;
+    for (const char *at = text; c->noun < 0;) {
+        Word w = next_word(&at);
+        if (w.n == 0) break;
+        if (!word_is(w, "this")) continue;
+        const char *ahead = at;
+        int brand = word_index(next_word(&ahead), world_brands, N_BRANDS);
+        int noun = word_index(next_word(&ahead), world_nouns, N_NOUNS);
+        if (brand >= 0 && noun >= 0) c->brand = brand, c->noun = noun;
+    }
+    if (c->noun >= 0) return OK;
+    return status_fail(E_FORMAT,
+                       "the prompt is not of the embedded world: it names no product of it");
+}
+
+static Status find_trouble(Case *c, const char *text) {
+    c->trouble = -1;
+    for (int i = 0; i < N_TROUBLES; i++) {
+        if (!says(text, world_troubles[i].keyword)) continue;
+        if (c->trouble >= 0)
+            return status_fail(
+                E_FORMAT,
+                "the prompt is not of the embedded world: it names two troubles, %s and %s",
+                world_troubles[c->trouble].keyword, world_troubles[i].keyword);
+        c->trouble = i;
+    }
+    if (c->trouble >= 0) return OK;
+    return status_fail(E_FORMAT,
+                       "the prompt is not of the embedded world: it names no trouble of it");
+}
+
+static Status case_of(Case *c, const char *text) {
+    *c = (Case){.order = -1};
+    TRY(find_product(c, text));
+    TRY(find_trouble(c, text));
+    c->tone = says_any(text, world_anger_marks) ? TONE_ANGRY : TONE_CALM;
+    for (const char *at = text; c->order < 0;) {
+        Word w = next_word(&at);
+        if (w.n == 0) break;
+        if (word_is_number(w)) c->order = number_of(w);
+    }
+    return OK;
+}
+
+Status world_case_read(Case *c, const char *prompt) {
+    Text text = {0};
+    world_normalise(&text, prompt ? prompt : "");
+    Status s = case_of(c, text.s);
+    text_release(&text);
+    return s;
+}
+
+static double judge_fix(const Case *c, const char *reply) {
+    int right = 0, wrong = 0;
+    for (int t = 0; t < N_TROUBLES; t++)
+        for (int f = 0; f < N_FIXES; f++) {
+            if (!says(reply, world_troubles[t].fix[f])) continue;
+            if (t == c->trouble)
+                right = 1;
+            else
+                wrong = 1;
+        }
+    return 2.0 * right - 1.5 * wrong;
+}
+
+/* Right is brand and noun together; any other brand or noun is wrong, alone too. */
+static double judge_product(const Case *c, const char *reply) {
+    int right = 0, wrong = 0, after_brand = 0;
+    for (const char *at = reply;;) {
+        Word w = next_word(&at);
+        if (w.n == 0) break;
+        int brand = word_index(w, world_brands, N_BRANDS),
+            noun = word_index(w, world_nouns, N_NOUNS);
+        if ((brand >= 0 && brand != c->brand) || (noun >= 0 && noun != c->noun)) wrong = 1;
+        if (noun == c->noun && after_brand) right = 1;
+        after_brand = brand == c->brand;
+    }
+    return 1.0 * right - 1.5 * wrong;
+}
+
+/* Any number is taken for an order number: nothing else in this world has digits. */
+static double judge_order(const Case *c, const char *reply) {
+    int right = 0, wrong = 0;
+    for (const char *at = reply;;) {
+        Word w = next_word(&at);
+        if (w.n == 0) break;
+        if (!word_is_number(w)) continue;
+        if (number_of(w) == c->order)
+            right = 1;
+        else
+            wrong = 1;
+    }
+    return 0.3 * right - 1.2 * wrong;
+}
+
+/* The last sentence is a closing phrase with its end mark. */
+static double judge_ending(const char *reply, int finished) {
+    int proper = 0;
+    size_t len = strlen(reply);
+    for (int i = 0; i < world_wordings(SAY_CLOSING); i++) {
+        Text closing = {0};
+        world_normalise(&closing, world_wording(SAY_CLOSING, i));
+        if (len >= closing.len && !strcmp(reply + len - closing.len, closing.s))
+            proper |= len == closing.len || reply[len - closing.len - 1] == '.';
+        text_release(&closing);
+    }
+    return proper && finished ? 0.6 : 0.0;
+}
+
+static double judge_length(const char *reply) {
+    size_t words = 0;
+    for (const char *at = reply;;) {
+        Word w = next_word(&at);
+        if (w.n == 0) break;
+        words += !word_is(w, ".");
+    }
+    if (words < WORDS_MIN) return -0.1 * (double)(WORDS_MIN - words);
+    if (words <= WORDS_MAX) return 0.0;
+    double cost = -0.08 * (double)(words - WORDS_MAX);
+    return cost < length_floor ? length_floor : cost;
+}
+
+/* Sentences beyond SENTENCES_MAX are not compared: the search stays linear, and the length has long
+ * taken all it can. */
+static double judge_repeat(const char *reply) {
+    uint64_t seen[SENTENCES_MAX];
+    int n = 0, repeats = 0;
+    for (const char *s = reply; *s && n < SENTENCES_MAX;) {
+        s += strspn(s, " .");
+        size_t len = strcspn(s, ".");
+        if (len == 0) break;
+        uint64_t hash = file_hash(s, len, 0);
+        int known = 0;
+        for (int i = 0; i < n && !known; i++) known = seen[i] == hash;
+        if (known)
+            repeats++;
+        else
+            seen[n++] = hash;
+        s += len;
+        if (repeats == REPEATS_MAX) break;
+    }
+    return -0.7 * repeats;
+}
+
+static void judge(Gold *g, const Case *c, const char *reply, int finished) {
+    g->part[PART_FIX] = judge_fix(c, reply);
+    g->part[PART_PRODUCT] = judge_product(c, reply);
+    g->part[PART_THANKS] = says_any(reply, world_thanks_marks) ? 0.4 : 0.0;
+    if (says_any(reply, world_apology_marks))
+        g->part[PART_APOLOGY] = c->tone == TONE_ANGRY ? 0.8 : 0.1;
+    g->part[PART_VAGUE] = says_any(reply, world_vague_marks) ? -0.5 : 0.0;
+    g->part[PART_RUDE] = says_any(reply, world_rude_marks) ? -1.5 : 0.0;
+    g->part[PART_PROMISE] = says_any(reply, world_promise_marks) ? -1.5 : 0.0;
+    g->part[PART_ORDER] = judge_order(c, reply);
+    g->part[PART_ENDING] = judge_ending(reply, finished);
+    g->part[PART_LENGTH] = judge_length(reply);
+    g->part[PART_REPEAT] = judge_repeat(reply);
+    for (int i = 0; i < WORLD_PARTS; i++) g->total += g->part[i];
+}
+
+Status world_gold(Gold *g, const char *prompt, const char *reply, int finished) {
+    Case c;
+    *g = (Gold){0};
+    TRY(world_case_read(&c, prompt));
+    Text text = {0};
+    world_normalise(&text, reply ? reply : "");
+    judge(g, &c, text.s, finished);
+    text_release(&text);
+    return OK;
+}

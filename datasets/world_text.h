@@ -1,0 +1,86 @@
+/* world_text.h - the language of the embedded world: its tables, and how a customer's case becomes a
+ * message and an agent's plan becomes a reply. Internal to world*.c and their tests. */
+#ifndef WORLD_TEXT_H
+#define WORLD_TEXT_H
+
+#include "core/base/status.h"
+#include "core/base/text.h"
+
+enum { N_BRANDS = 8, N_NOUNS = 10, N_TROUBLES = 24, N_PHRASINGS = 3, N_FIXES = 2 };
+enum { N_PRODUCTS = N_BRANDS * N_NOUNS, N_CELLS = N_PRODUCTS * N_TROUBLES };
+
+/* The keyword stands in every phrasing of its trouble and nowhere else in the world but in front of
+ * its fixes: a reply can be checked against its prompt by matching one word. */
+typedef struct {
+    const char *keyword;
+    const char *phrasing[N_PHRASINGS];
+    const char *fix[N_FIXES];
+} Trouble;
+
+extern const char *const world_brands[N_BRANDS];
+extern const char *const world_nouns[N_NOUNS];
+extern const Trouble world_troubles[N_TROUBLES];
+
+typedef enum { TONE_CALM, TONE_POLITE, TONE_ANGRY, N_TONES } Tone;
+
+/* What a customer writes about; everything in it but the wording is read back by the gold rule. */
+typedef struct {
+    int brand, noun, trouble;
+    int order; /* the order number, -1 none */
+    Tone tone;
+    int phrasing, opener, closer, order_wording, order_last; /* wording */
+} Case;
+
+enum { N_OPENERS = 3, N_CLOSERS = 3, N_ORDER_WORDINGS = 3 };
+void world_prompt_render(Text *t, const Case *c);
+
+/* Reads the case back from any message, the wording left out; E_FORMAT when it is not of this world. */
+Status world_case_read(Case *c, const char *prompt);
+
+/* The kinds of sentence a reply is made of. */
+typedef enum {
+    SAY_HELLO,
+    SAY_THANKS,
+    SAY_APOLOGY,
+    SAY_PRODUCT,
+    SAY_FIX,
+    SAY_VAGUE,
+    SAY_RUDE,
+    SAY_PROMISE,
+    SAY_NEUTRAL,
+    SAY_ORDER,
+    SAY_PADDING,
+    SAY_CLOSING,
+    N_SAY,
+} Say;
+enum { N_ARRANGEMENTS = 3, N_PADDINGS = 8 };
+int world_wordings(Say kind); /* sentences to choose from */
+const char *world_wording(Say kind, int i);
+
+typedef struct {
+    int say[N_SAY];    /* wording of each kind, -1: not said */
+    int brand, noun;   /* the product that is named, -1 none */
+    Say names_product; /* the kind of sentence that names it; the others say "it" */
+    int trouble, fix;  /* what SAY_FIX says */
+    int order;         /* what SAY_ORDER says */
+    int padding;       /* sentences of SAY_PADDING, the first is say[SAY_PADDING] */
+    int again;         /* kind said twice, -1 none */
+    int cut;           /* stops in the middle of the last sentence */
+    int arrangement;   /* order of the sentences */
+} Plan;
+void world_reply_render(Text *t, const Plan *p);
+
+/* What the gold rule looks for: lower-case words, NULL at the end of each list. */
+extern const char *const world_thanks_marks[];
+extern const char *const world_apology_marks[];
+extern const char *const world_vague_marks[];
+extern const char *const world_rude_marks[];
+extern const char *const world_promise_marks[];
+extern const char *const world_anger_marks[];
+
+/* Appends the words of s in lower case with one space before and after each; an end of sentence becomes
+ * " . ". Bytes that are no word are separators. Starts with a space, so that a search for " words "
+ * respects word boundaries. */
+void world_normalise(Text *t, const char *s);
+
+#endif
