@@ -1,0 +1,94 @@
+/* decoder.c - the llama decoder (Touvron et al. 2023): pre-norm attention and SwiGLU blocks, forward and
+ * backward. Norm outputs and the gated product are cheap and computed again in the backward. */
+#include "core/model/decoder.h"
+
+static LayerSaved *saved_of(Workspace *ws, int l) {
+    return &ws->saved[ws->plan.train && !ws->plan.recompute ? l : 0];
+}
+
+static KvLayer kv_layer(const KvCache *kv, int l) {
+    return (KvLayer){kv->keys[l], kv->values[l], kv->table, kv->max_pages};
+}
+
+/* y = x + attention(norm(x)); out = y + mlp(norm(y)) */
+static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, KvCache *kv, int decode) {
+    const ModelConfig *m = &net->w.cfg;
+    const LayerTensors *t = &net->w.t.layer[l];
+    const LayerMats *w = &net->w.mats[l];
+    Backend *b = net->b;
+    Workspace *ws = net->ws;
+    int N = ws->N, stride = config_qkv_rows(m);
+
+    b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
+    b->matmul_forward(b, s->qkv, ws->norm, w->qkv, N);
+    b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
+    if (kv) b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV, m->HS);
+    if (decode)
+        b->attention_decode(b, s->att, s->qkv, kv_layer(kv, l), ws->kv_rows, ws->positions, N, m->NH, m->NKV, m->HS);
+    else b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
+    b->matmul_forward(b, ws->proj, s->att, w->o, N);
+    b->add(b, s->xm, x, ws->proj, (size_t)N * m->C);
+
+    b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
+    b->matmul_forward(b, s->gate_up, ws->norm, w->gate_up, N);
+    b->swiglu_forward(b, ws->h, s->gate_up, N, m->FF);
+    b->matmul_forward(b, ws->proj, ws->h, w->down, N);
+    b->add(b, out, s->xm, ws->proj, (size_t)N * m->C);
+}
+
+void decoder_forward(Network *net, KvCache *kv, int decode) {
+    const ModelConfig *m = &net->w.cfg;
+    Workspace *ws = net->ws;
+    for (int l = 0; l < m->L; l++)
+        layer_forward(net, l, ws->x[l], ws->x[l + 1], saved_of(ws, l), kv, decode);
+    net->b->rmsnorm_forward(net->b, ws->hidden, ws->rstd_final, ws->x[m->L], net->w.t.final_norm, ws->N, m->C,
+                            m->norm_eps);
+}
+
+/* dx: in, the gradient of the layer's output; out, of its input. */
+static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
+    const ModelConfig *m = &net->w.cfg;
+    const LayerTensors *t = &net->w.t.layer[l];
+    const LayerTensors *g = &net->g.layer[l];
+    const LayerMats *w = &net->w.mats[l];
+    Backend *b = net->b;
+    Workspace *ws = net->ws;
+    int N = ws->N, QKV = config_qkv_rows(m);
+    size_t NC = (size_t)N * m->C;
+
+    b->swiglu_forward(b, ws->h, s->gate_up, N, m->FF);
+    b->matmul_backward_weight(b, g->w_down, dx, ws->h, N, m->C, m->FF);
+    b->matmul_backward_input(b, ws->dh, dx, w->down, N);
+    b->swiglu_backward(b, ws->dgate_up, ws->dh, s->gate_up, N, m->FF);
+    b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
+    b->matmul_backward_weight(b, g->w_gate, ws->dgate_up, ws->norm, N, 2 * m->FF, m->C);
+    b->matmul_backward_input(b, ws->dnorm, ws->dgate_up, w->gate_up, N);
+    b->rmsnorm_backward(b, ws->dtmp, g->mlp_norm, ws->dnorm, s->xm, t->mlp_norm, s->rstd2, N, m->C);
+    b->add(b, dx, dx, ws->dtmp, NC);
+
+    b->matmul_backward_weight(b, g->wo, dx, s->att, N, m->C, m->NH * m->HS);
+    b->matmul_backward_input(b, ws->datt, dx, w->o, N);
+    b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
+    b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
+    b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
+    b->matmul_backward_weight(b, g->wq, ws->dqkv, ws->norm, N, QKV, m->C);
+    b->matmul_backward_input(b, ws->dnorm, ws->dqkv, w->qkv, N);
+    b->rmsnorm_backward(b, ws->dtmp, g->attn_norm, ws->dnorm, x, t->attn_norm, s->rstd1, N, m->C);
+    b->add(b, dx, dx, ws->dtmp, NC);
+}
+
+void decoder_backward(Network *net) {
+    const ModelConfig *m = &net->w.cfg;
+    Backend *b = net->b;
+    Workspace *ws = net->ws;
+    b->rmsnorm_backward(b, ws->dx, net->g.final_norm, ws->dhidden, ws->x[m->L], net->w.t.final_norm, ws->rstd_final,
+                        ws->N, m->C);
+    for (int l = m->L - 1; l >= 0; l--) {
+        LayerSaved *s = saved_of(ws, l);
+        /* the residual after this layer has served its purpose: the second forward may overwrite it */
+        if (ws->plan.recompute) layer_forward(net, l, ws->x[l], ws->x[l + 1], s, NULL, 0);
+        layer_backward(net, l, ws->dx, ws->x[l], s);
+    }
+    Buf demb = m->tied && m->lm_head ? net->grad_tied : net->g.tok_emb;
+    b->embedding_backward(b, demb, ws->dx, ws->ids, ws->N, m->C);
+}

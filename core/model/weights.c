@@ -1,0 +1,204 @@
+/* weights.c - the one list of tensors, and what is carved by walking it. */
+#include "core/model/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/file.h"
+#include "core/base/memory.h"
+#include "core/base/rng.h"
+
+Status config_check(const ModelConfig *m, const char *what) {
+    struct { const char *name; int value, min, max; } const rules[] = {
+        {"vocab_size", m->V, 2, 1 << 24},
+        {"hidden_size", m->C, 1, 1 << 17},
+        {"num_hidden_layers", m->L, 1, 1000},
+        {"num_attention_heads", m->NH, 1, 1024},
+        {"num_key_value_heads", m->NKV, 1, 1024},
+        {"head_dim", m->HS, 2, 256},
+        {"intermediate_size", m->FF, 1, 1 << 18},
+        {"max_position_embeddings", m->max_positions, 1, 1 << 24},
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (rules[i].value < rules[i].min || rules[i].value > rules[i].max)
+            return status_fail(E_FORMAT, "%s: %s is %d, it must be from %d to %d", what, rules[i].name, rules[i].value,
+                               rules[i].min, rules[i].max);
+    }
+    if (m->NH % m->NKV)
+        return status_fail(E_FORMAT, "%s: num_attention_heads %d is not a multiple of num_key_value_heads %d", what,
+                           m->NH, m->NKV);
+    if (m->HS % 2) return status_fail(E_FORMAT, "%s: head_dim %d is odd, rotary positions need pairs", what, m->HS);
+    if (!m->lm_head && !m->scores) return status_fail(E_FORMAT, "%s: a model needs a head", what);
+    return OK;
+}
+
+typedef struct {
+    const ModelConfig *m;
+    TensorVisitor visit;
+    void *ctx;
+    size_t offset;
+} Walk;
+
+static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, int rows, int cols, TensorInit init) {
+    TensorInfo info = {.rows = rows, .cols = cols, .vector = init == INIT_ONE, .decay = init != INIT_ONE, .init = init,
+                       .offset = walk->offset};
+    if (layer < 0) snprintf(info.name, sizeof info.name, "%s.weight", name);
+    else snprintf(info.name, sizeof info.name, "model.layers.%d.%s.weight", layer, name);
+    walk->offset += (size_t)rows * (size_t)cols;
+    return walk->visit(walk->ctx, &info, slot);
+}
+
+Status tensors_visit(const ModelConfig *m, Tensors *t, TensorVisitor visit, void *ctx) {
+    Walk w = {m, visit, ctx, 0};
+    TRY(visit_one(&w, &t->tok_emb, -1, "model.embed_tokens", m->V, m->C, INIT_NORMAL));
+    for (int l = 0; l < m->L; l++) {
+        LayerTensors *y = &t->layer[l];
+        TRY(visit_one(&w, &y->attn_norm, l, "input_layernorm", m->C, 1, INIT_ONE));
+        TRY(visit_one(&w, &y->wq, l, "self_attn.q_proj", m->NH * m->HS, m->C, INIT_NORMAL)); /* q, k, v: */
+        TRY(visit_one(&w, &y->wk, l, "self_attn.k_proj", m->NKV * m->HS, m->C, INIT_NORMAL)); /* neighbours, */
+        TRY(visit_one(&w, &y->wv, l, "self_attn.v_proj", m->NKV * m->HS, m->C, INIT_NORMAL)); /* one product */
+        TRY(visit_one(&w, &y->wo, l, "self_attn.o_proj", m->C, m->NH * m->HS, INIT_RESIDUAL));
+        TRY(visit_one(&w, &y->mlp_norm, l, "post_attention_layernorm", m->C, 1, INIT_ONE));
+        TRY(visit_one(&w, &y->w_gate, l, "mlp.gate_proj", m->FF, m->C, INIT_NORMAL)); /* gate, up: one product */
+        TRY(visit_one(&w, &y->w_up, l, "mlp.up_proj", m->FF, m->C, INIT_NORMAL));
+        TRY(visit_one(&w, &y->w_down, l, "mlp.down_proj", m->C, m->FF, INIT_RESIDUAL));
+    }
+    TRY(visit_one(&w, &t->final_norm, -1, "model.norm", m->C, 1, INIT_ONE));
+    if (m->lm_head && !m->tied) TRY(visit_one(&w, &t->lm_head, -1, "lm_head", m->V, m->C, INIT_NORMAL));
+    if (m->scores) TRY(visit_one(&w, &t->score, -1, "score", m->scores, m->C, INIT_SCORE));
+    return OK;
+}
+
+static Status layers_create(const ModelConfig *m, Tensors *t) {
+    t->layer = calloc((size_t)m->L, sizeof *t->layer);
+    return t->layer ? OK : status_fail(E_MEMORY, "no memory for a list of %d layers", m->L);
+}
+
+void tensors_release(Tensors *t) {
+    free(t->layer);
+    *t = (Tensors){0};
+}
+
+static Status count_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
+    (void)slot;
+    *(size_t *)ctx = info->offset + (size_t)info->rows * (size_t)info->cols;
+    return OK;
+}
+
+size_t tensors_count(const ModelConfig *m) {
+    size_t count = 0;
+    Tensors t = {0};
+    if (layers_create(m, &t) == OK) tensors_visit(m, &t, count_tensor, &count);
+    tensors_release(&t);
+    return count;
+}
+
+static Status place_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
+    *slot = buf_at(*(Buf *)ctx, info->offset);
+    return OK;
+}
+
+Status tensors_carve(const ModelConfig *m, Tensors *t, Buf flat) {
+    TRY(layers_create(m, t));
+    return tensors_visit(m, t, place_tensor, &flat);
+}
+
+static Mat mat(Backend *b, Buf w, Buf packed, size_t *used, int O, int K) {
+    Mat m = {w, buf_at(packed, *used), O, K};
+    *used += b->packed_count(O, K);
+    return m;
+}
+
+/* Once without memory to count the packed copies, once to place them. */
+static size_t place_mats(Weights *w) {
+    const ModelConfig *m = &w->cfg;
+    size_t used = 0;
+    for (int l = 0; l < m->L; l++) {
+        const LayerTensors *y = &w->t.layer[l];
+        w->mats[l] = (LayerMats){.qkv = mat(w->b, y->wq, w->packed, &used, config_qkv_rows(m), m->C),
+                                 .o = mat(w->b, y->wo, w->packed, &used, m->C, m->NH * m->HS),
+                                 .gate_up = mat(w->b, y->w_gate, w->packed, &used, 2 * m->FF, m->C),
+                                 .down = mat(w->b, y->w_down, w->packed, &used, m->C, m->FF)};
+    }
+    if (m->lm_head) w->head = mat(w->b, m->tied ? w->t.tok_emb : w->t.lm_head, w->packed, &used, m->V, m->C);
+    return used;
+}
+
+Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg) {
+    *w = (Weights){.cfg = *cfg, .b = b, .count = tensors_count(cfg)};
+    TRY(b->alloc(b, &w->flat, DT_F32, w->count, "weights"));
+    TRY(tensors_carve(cfg, &w->t, w->flat));
+    w->mats = calloc((size_t)cfg->L, sizeof *w->mats);
+    if (!w->mats) return status_fail(E_MEMORY, "no memory for a list of %d layers", cfg->L);
+    w->packed = (Buf){NULL, DT_F32};
+    size_t packed = place_mats(w);
+    if (!packed) return OK;
+    TRY(b->alloc(b, &w->packed, DT_F32, packed, "packed weights"));
+    place_mats(w);
+    return OK;
+}
+
+void weights_release(Weights *w) {
+    if (!w->b) return;
+    w->b->release(w->b, &w->flat);
+    w->b->release(w->b, &w->packed);
+    tensors_release(&w->t);
+    free(w->mats);
+    *w = (Weights){0};
+}
+
+void weights_pack(Weights *w) {
+    if (!w->packed.ptr) return;
+    for (int l = 0; l < w->cfg.L; l++) {
+        w->b->pack(w->b, w->mats[l].qkv);
+        w->b->pack(w->b, w->mats[l].o);
+        w->b->pack(w->b, w->mats[l].gate_up);
+        w->b->pack(w->b, w->mats[l].down);
+    }
+    if (w->cfg.lm_head) w->b->pack(w->b, w->head);
+}
+
+typedef struct {
+    Weights *w;
+    uint64_t seed;
+    int index;
+} Init;
+
+static Status init_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
+    Init *init = ctx;
+    const ModelConfig *m = &init->w->cfg;
+    size_t count = (size_t)info->rows * (size_t)info->cols;
+    float *host = malloc(count * sizeof *host), std = m->init_std;
+    if (!host) return status_fail(E_MEMORY, "%s: no memory for initial values", info->name);
+    if (info->init == INIT_RESIDUAL) std /= sqrtf(2.0f * (float)m->L);
+    if (info->init == INIT_SCORE) std = 1.0f / sqrtf((float)m->C + 1.0f);
+    for (size_t i = 0; i < count; i++)
+        host[i] = info->init == INIT_ONE ? 1.0f : std * rng_normal(init->seed, RNG_INIT, (uint64_t)init->index, i);
+    init->w->b->upload(init->w->b, *slot, host, count);
+    free(host);
+    init->index++;
+    return OK;
+}
+
+Status weights_init(Weights *w, uint64_t seed) {
+    Init init = {w, seed, 0};
+    TRY(tensors_visit(&w->cfg, &w->t, init_tensor, &init));
+    weights_pack(w);
+    return w->b->sync(w->b);
+}
+
+Status weights_hash(const Weights *w, uint64_t *hash) {
+    enum { PIECE = 1 << 18 };
+    float *host = malloc(PIECE * sizeof *host);
+    if (!host) return status_fail(E_MEMORY, "no memory to hash weights");
+    *hash = 0;
+    for (size_t at = 0; at < w->count; at += PIECE) {
+        size_t n = w->count - at < PIECE ? w->count - at : PIECE;
+        w->b->download(w->b, host, buf_at(w->flat, at), n);
+        *hash = file_hash(host, n * sizeof *host, *hash);
+    }
+    free(host);
+    return OK;
+}

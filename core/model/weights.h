@@ -1,0 +1,64 @@
+/* weights.h - one allocation for all of a model's weights, carved by walking the one list of tensors.
+ *
+ * Gradients, moments, checkpoints, weight decay, file names and gradient tests walk the same list: a new
+ * tensor is one line of tensors_visit. */
+#ifndef WEIGHTS_H
+#define WEIGHTS_H
+
+#include "core/backend/backend.h"
+#include "core/model/config.h"
+
+typedef struct {
+    Buf attn_norm, wq, wk, wv, wo, mlp_norm, w_gate, w_up, w_down;
+} LayerTensors;
+
+typedef struct { /* weights, or gradients of the same shape */
+    Buf tok_emb, final_norm, lm_head, score;
+    LayerTensors *layer; /* [L] */
+} Tensors;
+
+typedef enum { INIT_NORMAL, INIT_RESIDUAL /* std / sqrt(2L) */, INIT_ONE, INIT_SCORE /* 1/sqrt(C+1) */ } TensorInit;
+
+typedef struct {
+    char name[80];    /* as in a Hugging Face directory */
+    int rows, cols;   /* cols 1 for vectors; rows x cols elements */
+    int vector;       /* one-dimensional in files */
+    int decay;        /* takes part in weight decay */
+    TensorInit init;
+    size_t offset;    /* first element in the flat range */
+} TensorInfo;
+
+typedef Status (*TensorVisitor)(void *ctx, const TensorInfo *info, Buf *slot);
+
+/* Calls visit for every tensor of the model in order of the flat range. */
+Status tensors_visit(const ModelConfig *m, Tensors *t, TensorVisitor visit, void *ctx);
+size_t tensors_count(const ModelConfig *m); /* elements of the flat range */
+/* Points the slots into flat; *layers is the array they need (from the host allocator). */
+Status tensors_carve(const ModelConfig *m, Tensors *t, Buf flat);
+void tensors_release(Tensors *t);
+
+typedef struct { /* the products' view: neighbours fused */
+    Mat qkv, o, gate_up, down;
+} LayerMats;
+
+typedef struct {
+    ModelConfig cfg;
+    Backend *b;
+    Buf flat, packed;
+    size_t count;
+    Tensors t;
+    LayerMats *mats; /* [L] */
+    Mat head;
+} Weights;
+
+/* Zeroed weights on the backend. E_MEMORY. */
+Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg);
+void weights_release(Weights *w);
+/* To be called after the weights changed: renews the packed copies. */
+void weights_pack(Weights *w);
+/* Normal initialisation from the seed; packs. */
+Status weights_init(Weights *w, uint64_t seed);
+/* XXH3 over the weights as f32 bytes in list order: what tests and checkpoints compare. */
+Status weights_hash(const Weights *w, uint64_t *hash);
+
+#endif
