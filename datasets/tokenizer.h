@@ -27,13 +27,16 @@ typedef struct {
     const char *const *tokens; const int *types; int n_tokens;
     const char *const *merges; int n_merges;
     int bos, eos, pad;
+    int add_bos, add_eos;        /* what TOKENIZE_ADD_SPECIAL adds */
     const char *chat_template;
 } GgufTokenizer;
 Status tokenizer_from_gguf(Tokenizer **t, const GgufTokenizer *g);
+Status tokenizer_open_gguf(Tokenizer **t, const char *path);
 void tokenizer_release(Tokenizer *t);
 
-/* Appends the ids of text. parse_special: added tokens in the text become their ids (template text);
- * without it they stay ordinary text (users' text). add_special: what the post-processor adds. */
+/* Appends the ids of text. parse_special: special tokens in the text become their ids (template text);
+ * without it they stay ordinary text (users' text). Added tokens that are not special (runs of spaces,
+ * <think>) are found either way. add_special: what the post-processor adds. */
 enum { TOKENIZE_PARSE_SPECIAL = 1, TOKENIZE_ADD_SPECIAL = 2 };
 Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out);
 
@@ -42,7 +45,8 @@ Status tokenizer_decode(const Tokenizer *t, const int *ids, int n, int keep_spec
 
 int tokenizer_vocab_size(const Tokenizer *t);  /* highest id + 1 */
 int tokenizer_eos(const Tokenizer *t);         /* the one appended to completions; -1 none */
-int tokenizer_is_eos(const Tokenizer *t, int id); /* any id of the model's set */
+/* Any id of the model's set; the special token <|im_end|>, where a chatml turn ends, always is. */
+int tokenizer_is_eos(const Tokenizer *t, int id);
 int tokenizer_pad(const Tokenizer *t);         /* distinct from eos when the tokenizer has one; -1 none */
 int tokenizer_bos(const Tokenizer *t);
 int tokenizer_id(const Tokenizer *t, const char *token); /* added or vocabulary token by content; -1 */

@@ -1,0 +1,250 @@
+/* tokenizer.c - encoding, decoding and look-ups of a tokenizer that has been read or trained. */
+#include <stdlib.h>
+#include <string.h>
+#include "core/base/file.h"
+#include "datasets/tokenizer_parts.h"
+
+void ids_add(Ids *ids, int id) {
+    if (ids->n == ids->cap) {
+        int cap = ids->cap ? 2 * ids->cap : 64;
+        int *v = cap > 0 ? realloc(ids->v, (size_t)cap * sizeof(*v)) : NULL;
+        if (!v) {
+            status_fail(E_MEMORY, "memory ran out for a list of %d token ids", ids->n);
+            CHECK(!"memory for token ids");
+        }
+        ids->v = v;
+        ids->cap = cap;
+    }
+    ids->v[ids->n++] = id;
+}
+
+void ids_release(Ids *ids) {
+    free(ids->v);
+    *ids = (Ids){0};
+}
+
+Tokenizer *tokenizer_new(void) {
+    Arena arena = {0};
+    Tokenizer *t = arena_alloc(&arena, sizeof(*t));
+    t->arena = arena;
+    t->bos = t->eos = t->pad = -1;
+    return t;
+}
+
+void tokenizer_release(Tokenizer *t) {
+    if (!t) return;
+    bpe_release(&t->bpe);
+    pretokenizer_release(t->pre);
+    Arena arena = t->arena;
+    arena_release(&arena);
+}
+
+void tokenizer_add_added(Tokenizer *t, const AddedToken *token) {
+    AddedTokens *a = &t->added;
+    if (a->n == a->cap) {
+        a->cap = a->cap ? 2 * a->cap : 32;
+        AddedToken *v = arena_alloc(&t->arena, (size_t)a->cap * sizeof(*v));
+        if (a->n) memcpy(v, a->v, (size_t)a->n * sizeof(*v));
+        a->v = v;
+    }
+    a->v[a->n] = *token;
+    a->v[a->n++].content = arena_strdup(&t->arena, token->content);
+}
+
+void tokenizer_add_eos(Tokenizer *t, int id) {
+    if (id < 0 || tokenizer_is_eos(t, id)) return;
+    int *set = arena_alloc(&t->arena, (size_t)(t->n_eos + 1) * sizeof(*set));
+    if (t->n_eos) memcpy(set, t->eos_set, (size_t)t->n_eos * sizeof(*set));
+    set[t->n_eos++] = id;
+    t->eos_set = set;
+    if (t->eos < 0) t->eos = id;
+}
+
+static int special_id(const Tokenizer *t, const char *name) {
+    for (int i = 0; i < t->added.n; i++)
+        if (t->added.v[i].special && !strcmp(t->added.v[i].content, name)) return t->added.v[i].id;
+    return -1;
+}
+
+static int first_special(const Tokenizer *t, const char *const *names, int not_this) {
+    for (; *names; names++) {
+        int id = special_id(t, *names);
+        if (id >= 0 && id != not_this) return id;
+    }
+    return -1;
+}
+
+static void settle_eos_and_pad(Tokenizer *t) {
+    static const char *const eos_names[] = {"<|eos|>", "<|endoftext|>", "<|end_of_text|>", "</s>",
+                                            NULL};
+    static const char *const pad_names[] = {
+        "<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", NULL};
+    if (t->eos < 0) tokenizer_add_eos(t, first_special(t, eos_names, -1));
+    tokenizer_add_eos(t, special_id(t, "<|im_end|>"));
+    if (t->pad < 0 || t->pad == t->eos) t->pad = first_special(t, pad_names, t->eos);
+}
+
+static uint64_t hash_string(const char *s, uint64_t h) {
+    return s ? file_hash(s, strlen(s) + 1, h) : file_hash("", 0, h + 1);
+}
+
+static uint64_t hash_all(const Tokenizer *t) {
+    const Bpe *b = &t->bpe;
+    uint64_t h = file_hash(b->token, (size_t)b->n * sizeof(*b->token), 1);
+    h = file_hash(b->pool.s, b->pool.len, h);
+    h = file_hash(b->merge_left, (size_t)b->n_merges * sizeof(int), h);
+    h = file_hash(b->merge_right, (size_t)b->n_merges * sizeof(int), h);
+    for (int i = 0; i < t->added.n; i++) {
+        const AddedToken *a = &t->added.v[i];
+        int flags[] = {a->id, a->special, a->normalized, a->lstrip, a->rstrip, a->single_word};
+        h = hash_string(a->content, file_hash(flags, sizeof(flags), h));
+    }
+    h = hash_string(t->source.normalizer, h);
+    h = hash_string(t->source.pre_tokenizer, h);
+    h = hash_string(t->chat_template, h);
+    int numbers[] = {t->bos, t->eos, t->pad, t->nfc, b->ignore_merges, t->n_prefix, t->n_suffix};
+    h = file_hash(numbers, sizeof(numbers), h);
+    h = file_hash(t->eos_set, (size_t)t->n_eos * sizeof(int), h);
+    h = file_hash(t->prefix, (size_t)t->n_prefix * sizeof(int), h);
+    return file_hash(t->suffix, (size_t)t->n_suffix * sizeof(int), h);
+}
+
+static int in_range(const Tokenizer *t, int id) {
+    return id < t->size ? id : -1;
+}
+
+Status tokenizer_finish(Tokenizer *t) {
+    t->size = t->bpe.n;
+    for (int i = 0; i < t->added.n; i++)
+        if (t->added.v[i].id >= t->size) t->size = t->added.v[i].id + 1;
+    if (t->size == 0) return status_fail(E_FORMAT, "the vocabulary is empty");
+    t->added_by_id = arena_alloc(&t->arena, (size_t)t->size * sizeof(*t->added_by_id));
+    for (int i = 0; i < t->added.n; i++) t->added_by_id[t->added.v[i].id] = &t->added.v[i];
+    added_index(&t->added, &t->arena, t->nfc);
+
+    int kept = 0; /* ids of config files that the vocabulary does not have */
+    for (int i = 0; i < t->n_eos; i++)
+        if (t->eos_set[i] < t->size) t->eos_set[kept++] = t->eos_set[i];
+    t->n_eos = kept;
+    t->eos = kept ? t->eos_set[0] : -1;
+    t->bos = in_range(t, t->bos);
+    t->pad = in_range(t, t->pad);
+    settle_eos_and_pad(t);
+    t->hash = hash_all(t);
+    return OK;
+}
+
+typedef struct {
+    const Tokenizer *t;
+    int special;
+    BpeWork work;
+    Ids *out;
+} Encoding;
+
+static Status emit_piece(void *ctx, const char *s, size_t n) {
+    Encoding *e = ctx;
+    bpe_encode_piece(&e->t->bpe, &e->work, s, n, e->out);
+    return OK;
+}
+
+/* Text between raw added tokens, normalized: the normalized ones are cut out, the rest is split. */
+static Status encode_normalized(Encoding *e, const char *s, size_t n) {
+    size_t at = 0;
+    AddedMatch m;
+    while (added_find(&e->t->added, 1, e->special, s, n, at, &m)) {
+        TRY(pretokenizer_run(e->t->pre, s + at, m.from - at, emit_piece, e));
+        ids_add(e->out, m.token->id);
+        at = m.to;
+    }
+    return at < n ? pretokenizer_run(e->t->pre, s + at, n - at, emit_piece, e) : OK;
+}
+
+static Status encode_stretch(Encoding *e, const char *s, size_t n) {
+    if (n == 0) return OK;
+    if (!e->t->nfc) return encode_normalized(e, s, n);
+    Text normal = {0};
+    Status status = nfc_append(&normal, s, n);
+    if (status == OK && normal.len) status = encode_normalized(e, normal.s, normal.len);
+    text_release(&normal);
+    return status;
+}
+
+static Status encode_text(Encoding *e, const char *s, size_t n) {
+    size_t at = 0;
+    AddedMatch m;
+    while (added_find(&e->t->added, 0, e->special, s, n, at, &m)) {
+        TRY(encode_stretch(e, s + at, m.from - at));
+        ids_add(e->out, m.token->id);
+        at = m.to;
+    }
+    return encode_stretch(e, s + at, n - at);
+}
+
+Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out) {
+    if (len > (size_t)1 << 30)
+        return status_fail(E_USAGE, "a text of %zu bytes is too long to be encoded at once", len);
+    Encoding e = {.t = t, .special = (flags & TOKENIZE_PARSE_SPECIAL) != 0, .out = out};
+    int add = (flags & TOKENIZE_ADD_SPECIAL) != 0;
+    for (int i = 0; add && i < t->n_prefix; i++) ids_add(out, t->prefix[i]);
+    Status status = encode_text(&e, text, len);
+    for (int i = 0; add && i < t->n_suffix; i++) ids_add(out, t->suffix[i]);
+    bpe_work_release(&e.work);
+    return status;
+}
+
+Status tokenizer_decode(const Tokenizer *t, const int *ids, int n, int keep_special, Text *out) {
+    for (int i = 0; i < n; i++) {
+        int id = ids[i];
+        if (id < 0 || id >= t->size)
+            return status_fail(E_FORMAT, "token id %d is outside of the vocabulary of %d", id,
+                               t->size);
+        const AddedToken *added = t->added_by_id[id];
+        if (added) {
+            if (keep_special || !added->special) text_add(out, added->content);
+            continue;
+        }
+        if (id >= t->bpe.n || t->bpe.token[id].kind == TOKEN_HOLE)
+            return status_fail(E_FORMAT, "token id %d is not used by the vocabulary", id);
+        const Token *token = &t->bpe.token[id];
+        text_add_bytes(out, t->bpe.pool.s + token->at, token->len);
+    }
+    return OK;
+}
+
+int tokenizer_vocab_size(const Tokenizer *t) {
+    return t->size;
+}
+int tokenizer_eos(const Tokenizer *t) {
+    return t->eos;
+}
+int tokenizer_pad(const Tokenizer *t) {
+    return t->pad;
+}
+int tokenizer_bos(const Tokenizer *t) {
+    return t->bos;
+}
+uint64_t tokenizer_hash(const Tokenizer *t) {
+    return t->hash;
+}
+const char *tokenizer_chat_template(const Tokenizer *t) {
+    return t->chat_template ? t->chat_template : "";
+}
+
+int tokenizer_is_eos(const Tokenizer *t, int id) {
+    for (int i = 0; i < t->n_eos; i++)
+        if (t->eos_set[i] == id) return 1;
+    return 0;
+}
+
+int tokenizer_id(const Tokenizer *t, const char *token) {
+    for (int i = 0; i < t->added.n; i++)
+        if (!strcmp(t->added.v[i].content, token)) return t->added.v[i].id;
+    Text bytes = {0};
+    size_t n = strlen(token);
+    int id = alphabet_decode(&bytes, token, n)
+                 ? bpe_find(&t->bpe, bytes.s ? bytes.s : "", bytes.len, TOKEN_BYTES)
+                 : -1;
+    if (id < 0) id = bpe_find(&t->bpe, token, n, TOKEN_VERBATIM);
+    text_release(&bytes);
+    return id;
+}
