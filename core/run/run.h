@@ -34,12 +34,16 @@ Status run_open(Run **run, const RunConfig *cfg, const char *verb, const char *r
 void run_close(Run *run); /* NULL is fine */
 const char *run_dir(const Run *run);
 
-/* Appends one metrics row {"step","wall_time","tokens","samples", ...}; flushed. */
+/* Appends one metrics row {"step","wall_time","tokens","samples", ...}. A row that cannot be written (disk
+ * full) is a warning, never half a line, and the run goes on. */
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m);
 /* Appends a row (a JSON object as text) to samples.jsonl. */
 Status run_sample(Run *run, const char *json);
 
-/* --- checkpoints --- */
+/* --- checkpoints ---
+ * A save that fails (disk full, I/O error) is a warning, not the end of a run: the first failure is kept in
+ * the writer, later calls do nothing, the commit cleans up, warns and returns OK; the older checkpoints
+ * stay. run_saved_step() tells what is really on disk, for those who stop after a save. */
 typedef struct CheckpointWriter CheckpointWriter;
 Status checkpoint_begin(CheckpointWriter **w, Run *run, int step);
 Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data, size_t bytes); /* one file */
@@ -49,7 +53,11 @@ Status checkpoint_write(CheckpointWriter *w, const void *data, size_t bytes);
 Status checkpoint_commit(CheckpointWriter *w); /* protocol above, then drops old ones; releases w always */
 void checkpoint_abort(CheckpointWriter *w);    /* NULL is fine */
 
-/* Opens the newest good checkpoint; *c = NULL when there is none. Logs are cut back. */
+/* Step of the newest complete checkpoint; -1 when there is none. */
+int run_saved_step(const Run *run);
+
+/* Opens the newest good checkpoint; *c = NULL when there is none at all, E_FORMAT when there are some but
+ * all are damaged. Logs are cut back, so call it before other logs are opened. */
 typedef struct Checkpoint Checkpoint;
 Status checkpoint_open_latest(Checkpoint **c, Run *run);
 int checkpoint_step(const Checkpoint *c);

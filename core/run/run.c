@@ -1,0 +1,320 @@
+/* run.c - the run directory: lock, recipe, logs, finished marker. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "core/run/run_inside.h"
+
+const Field run_fields[] = {
+    FIELD(RunConfig, dir, FIELD_STRING, "", "run directory (runs/<verb> when not given)"),
+    FIELD(RunConfig, seed, FIELD_U64, "1", "seed of every random number of the run"),
+    FIELD_IN(RunConfig, eval_every, FIELD_INT, "0", 0, 1e9,
+             "steps between evaluations; 0: at the end"),
+    FIELD_IN(RunConfig, save_every, FIELD_INT, "0", 0, 1e9,
+             "steps between checkpoints; 0: at the end"),
+    FIELD_IN(RunConfig, keep, FIELD_INT, "2", 2, 1e6, "newest checkpoints kept"),
+    FIELD(RunConfig, best, FIELD_STRING, "", "metric whose best value's model is kept"),
+    FIELD(RunConfig, resume, FIELD_BOOL, "false",
+          "continue from the newest good checkpoint, if any"),
+    FIELD(RunConfig, overwrite, FIELD_BOOL, "false", "replace the run that the directory holds"),
+    FIELD_IN(RunConfig, log_every, FIELD_INT, "10", 1, 1e9,
+             "steps between lines when not on a terminal"),
+};
+const int run_n_fields = sizeof run_fields / sizeof *run_fields;
+
+/* What a run writes and --overwrite removes; anything else in the directory is the user's. */
+static const char *const own_files[] = {
+    "recipe.json", "run.json",    "metrics.jsonl", "samples.jsonl", "alarms.jsonl", "rejects.jsonl",
+    "checkpoints", "report.html", "model",         "best",          "tensorboard",
+};
+
+void run_path(char out[RUN_PATH], const Run *run, const char *name) {
+    int n = snprintf(out, RUN_PATH, "%s/%s", run->dir, name);
+    CHECK(n > 0 && n < RUN_PATH);
+}
+
+const char *run_dir(const Run *run) {
+    return run->dir;
+}
+
+/* --- the lock --- */
+
+static Status lock_held(Run *run) {
+    char pid[32] = "";
+    ssize_t n = pread(run->lock, pid, sizeof pid - 1, 0);
+    pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
+    return status_fail(E_USAGE, "%s is in use by process %s", run->dir, pid[0] ? pid : "(unknown)");
+}
+
+static Status take_lock(Run *run) {
+    char path[RUN_PATH], pid[32];
+    run_path(path, run, ".lock");
+    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (run->lock < 0) return status_fail(E_IO, "cannot create %s: %s", path, strerror(errno));
+    if (flock(run->lock, LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) return lock_held(run);
+        return status_fail(E_IO, "cannot lock %s: %s", path, strerror(errno));
+    }
+    int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
+    /* the number only serves the other process's message, the lock is what counts */
+    if (ftruncate(run->lock, 0) != 0 || pwrite(run->lock, pid, (size_t)n, 0) != n)
+        log_debug("the pid could not be written to %s", path);
+    return OK;
+}
+
+/* --- an old run in the directory --- */
+
+static int holds_run(const Run *run) {
+    char path[RUN_PATH];
+    run_path(path, run, "recipe.json");
+    return file_exists(path);
+}
+
+static Status remove_old(const Run *run) {
+    for (size_t i = 0; i < sizeof own_files / sizeof *own_files; i++) {
+        char path[RUN_PATH];
+        run_path(path, run, own_files[i]);
+        TRY(file_remove_tree(path));
+    }
+    return file_fsync_dir(run->dir);
+}
+
+static Status check_verb(const Run *run) {
+    char path[RUN_PATH];
+    const char *verb = run->verb;
+    JsonDoc *doc;
+    run_path(path, run, "run.json");
+    if (!file_exists(path)) return OK;
+    TRY(json_parse_file(&doc, path, JSON_STRICT));
+    Status s = json_get_str(doc, json_root(doc), "verb", JSON_OPTIONAL, &verb);
+    if (s == OK && strcmp(verb, run->verb) != 0)
+        s = status_fail(E_USAGE, "%s holds a run of %s, which %s cannot resume", run->dir, verb,
+                        run->verb);
+    json_release(doc);
+    return s;
+}
+
+static Status check_same_run(const Run *run, const char *recipe) {
+    char path[RUN_PATH];
+    JsonDoc *stored = NULL, *now = NULL;
+    TRY(check_verb(run));
+    run_path(path, run, "recipe.json");
+    Status s = json_parse_file(&stored, path, JSON_STRICT);
+    if (s == OK)
+        s = json_parse(&now, "the resolved recipe", 1, recipe, strlen(recipe), JSON_STRICT);
+    if (s == OK) s = run_compare_recipes(run->dir, stored, now);
+    json_release(stored);
+    json_release(now);
+    return s;
+}
+
+static Status write_marker(const Run *run, const char *members) {
+    char path[RUN_PATH];
+    Text t = {0};
+    text_add(&t, "{");
+    json_put_key(&t, "verb");
+    json_put_string(&t, run->verb);
+    text_addf(&t, ",%s}\n", members);
+    run_path(path, run, "run.json");
+    Status s = file_write_atomic(path, t.s, t.len);
+    text_release(&t);
+    return s;
+}
+
+/* recipe.json goes last: it is what marks the directory as holding a run. */
+static Status begin_fresh(const Run *run, const char *recipe) {
+    char path[RUN_PATH];
+    TRY(remove_old(run));
+    run_path(path, run, "checkpoints");
+    TRY(file_mkdirs(path));
+    TRY(write_marker(run, "\"finished\":false"));
+    run_path(path, run, "recipe.json");
+    return file_write_atomic(path, recipe, strlen(recipe));
+}
+
+static Status prepare(Run *run, const RunConfig *cfg, const char *recipe) {
+    if (cfg->resume && cfg->overwrite)
+        return status_fail(E_USAGE, "resume and overwrite exclude each other");
+    if (!holds_run(run)) return begin_fresh(run, recipe);
+    if (cfg->resume) return check_same_run(run, recipe);
+    if (cfg->overwrite) return begin_fresh(run, recipe);
+    return status_fail(
+        E_USAGE,
+        "%s holds a run already: give --resume to continue it, --overwrite to replace "
+        "it, or another --run.dir",
+        run->dir);
+}
+
+/* --- opening --- */
+
+static Status open_log(int *fd, const Run *run, const char *name) {
+    char path[RUN_PATH];
+    run_path(path, run, name);
+    *fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    return *fd >= 0 ? OK : status_fail(E_IO, "cannot open %s: %s", path, strerror(errno));
+}
+
+static Status open_all(Run *run, const RunConfig *cfg, const char *recipe) {
+    char path[RUN_PATH];
+    TRY(file_mkdirs(run->dir));
+    TRY(take_lock(run));
+    TRY(prepare(run, cfg, recipe));
+    run_path(path, run, "checkpoints");
+    TRY(file_mkdirs(path));
+    TRY(checkpoint_clean(run));
+    TRY(open_log(&run->metrics, run, "metrics.jsonl"));
+    TRY(open_log(&run->samples, run, "samples.jsonl"));
+    return file_fsync_dir(run->dir);
+}
+
+Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *resolved_recipe) {
+    *out = NULL;
+    Run *run = calloc(1, sizeof *run);
+    if (!run) return status_fail(E_MEMORY, "no memory to open the run directory %s", cfg->dir);
+    run->lock = run->metrics = run->samples = -1;
+    run->last_step = run->saved_step = -1;
+    run->keep = cfg->keep > 2 ? cfg->keep : 2;
+    snprintf(run->verb, sizeof run->verb, "%s", verb);
+    Status s;
+    if (!cfg->dir || !cfg->dir[0])
+        s = status_fail(E_USAGE, "no run directory was given: set --run.dir");
+    else if ((size_t)snprintf(run->dir, sizeof run->dir, "%s", cfg->dir) >= sizeof run->dir)
+        s = status_fail(E_USAGE, "the path of the run directory is too long: %.100s...", cfg->dir);
+    else
+        s = open_all(run, cfg, resolved_recipe);
+    if (s == OK)
+        *out = run;
+    else
+        run_close(run);
+    return s;
+}
+
+void run_close(Run *run) {
+    if (!run) return;
+    if (run->metrics >= 0) close(run->metrics);
+    if (run->samples >= 0) close(run->samples);
+    if (run->lock >= 0) close(run->lock);
+    free(run);
+}
+
+/* --- logs --- */
+
+/* A row that could not be written whole is taken back, so that a log never holds half a line. */
+static int append(int fd, const char *data, size_t n) {
+    struct stat st;
+    if (fstat(fd, &st) != 0) return errno;
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(fd, data + done, n - done);
+        if (k < 0 && errno == EINTR) continue;
+        if (k >= 0) {
+            done += (size_t)k;
+            continue;
+        }
+        int err = errno;
+        return ftruncate(fd, st.st_size) == 0 ? err : EIO;
+    }
+    return 0;
+}
+
+static void append_row(Run *run, int fd, const char *name, Text *row) {
+    text_add(row, "\n");
+    int err = append(fd, row->s, row->len);
+    if (err && run->rows_lost++ % 100 == 0)
+        log_warn(
+            "a row of %s/%s could not be written (%s); the run goes on, %d rows were lost so far",
+            run->dir, name, strerror(err), run->rows_lost);
+    text_release(row);
+}
+
+Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m) {
+    struct timespec now;
+    Text t = {0};
+    clock_gettime(CLOCK_REALTIME, &now);
+    text_addf(&t, "{\"step\":%d,\"wall_time\":%lld.%03ld,\"tokens\":%llu,\"samples\":%llu", step,
+              (long long)now.tv_sec, now.tv_nsec / 1000000, (unsigned long long)tokens,
+              (unsigned long long)samples);
+    for (int i = 0; i < m->n; i++) {
+        json_put_key(&t, m->row[i].name);
+        json_put_number(&t, m->row[i].value);
+    }
+    text_add(&t, "}");
+    append_row(run, run->metrics, "metrics.jsonl", &t);
+    run->last_step = step;
+    return OK;
+}
+
+Status run_sample(Run *run, const char *json) {
+    Text t = {0};
+    text_add(&t, json);
+    append_row(run, run->samples, "samples.jsonl", &t);
+    return OK;
+}
+
+/* Named, not "*.jsonl": a user's data may lie in the same directory, and logs get cut. */
+static int is_log(const char *name) {
+    return !strcmp(name, "metrics.jsonl") || !strcmp(name, "samples.jsonl") ||
+           !strcmp(name, "alarms.jsonl") || !strncmp(name, "events.out.tfevents", 19);
+}
+
+static Status visit_log(const char *dir, const char *name, RunLogVisitor visit, void *ctx) {
+    char path[RUN_PATH];
+    struct stat st;
+    if (!is_log(name)) return OK;
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, name) >= sizeof path) return OK;
+    if (lstat(path, &st) != 0 || !S_ISREG(st.st_mode)) return OK;
+    return visit(ctx, name, path, (uint64_t)st.st_size);
+}
+
+Status run_visit_logs(const Run *run, RunLogVisitor visit, void *ctx) {
+    DIR *d = opendir(run->dir);
+    if (!d) return status_fail(E_IO, "cannot open the folder %s: %s", run->dir, strerror(errno));
+    Status s = OK;
+    for (struct dirent *e; s == OK && (e = readdir(d));)
+        s = visit_log(run->dir, e->d_name, visit, ctx);
+    closedir(d);
+    return s;
+}
+
+/* --- the end --- */
+
+static void put_members(Text *t, const Json *object) {
+    for (const Json *m = json_first(object); m; m = json_next(m)) {
+        const char *key = json_key(m);
+        if (!strcmp(key, "verb") || !strcmp(key, "finished") || !strcmp(key, "step")) continue;
+        json_put_key(t, key);
+        json_put_node(t, m);
+    }
+}
+
+Status run_finish(Run *run, const char *summary_json) {
+    JsonDoc *doc;
+    Text t = {0};
+    TRY(json_parse(&doc, "the run's summary", 1, summary_json, strlen(summary_json), JSON_STRICT));
+    int step = run->last_step > run->saved_step ? run->last_step : run->saved_step;
+    text_addf(&t, "\"finished\":true,\"step\":%d", step);
+    put_members(&t, json_root(doc));
+    Status s = write_marker(run, t.s);
+    text_release(&t);
+    json_release(doc);
+    return s;
+}
+
+int run_is_finished(const char *dir) {
+    char path[RUN_PATH];
+    JsonDoc *doc;
+    int finished = 0;
+    if ((size_t)snprintf(path, sizeof path, "%s/run.json", dir) >= sizeof path) return 0;
+    if (!file_exists(path) || json_parse_file(&doc, path, JSON_STRICT) != OK) return 0;
+    if (json_get_bool(doc, json_root(doc), "finished", JSON_OPTIONAL, &finished) != OK)
+        finished = 0;
+    json_release(doc);
+    return finished;
+}
