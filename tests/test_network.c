@@ -1,0 +1,314 @@
+/* test_network.c - the waist: gradients of a whole 2-layer model by signed differences for every output,
+ * and the promises about bits: threads, batches, micro-batches, recomputation, decoding. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "core/base/memory.h"
+#include "core/base/rng.h"
+#include "core/base/threads.h"
+#include "core/model/network.h"
+#include "tests/gradient.h"
+
+static const ModelConfig small = {.V = 61, .C = 40, .L = 2, .NH = 4, .NKV = 2, .HS = 10, .FF = 52, .max_positions = 128,
+                                  .rope_theta = 10000.0f, .norm_eps = 1e-5f, .lm_head = 1, .scores = 1,
+                                  .init_std = 0.3f, .bos = -1, .pad = -1};
+
+enum { S = 3, N = 41 };
+static const int starts[S + 1] = {0, 1, 37, 41};
+static int ids[N];
+static uint8_t wanted[N];
+
+static const char *kernels[] = {"avx512", "avx2", "portable"};
+static Backend *backend(const char *name) {
+    Backend *b;
+    return backend_create(&b, "cpu", name) == OK ? b : NULL;
+}
+
+static Batch batch_all(void) {
+    for (int i = 0; i < N; i++) ids[i] = (int)(rng_uniform(5, RNG_TEST, 1, (uint64_t)i) * small.V);
+    for (int s = 0; s < S; s++)
+        for (int n = starts[s]; n < starts[s + 1]; n++) wanted[n] = n > starts[s] && n % 5 != 3;
+    return (Batch){.S = S, .N = N, .ids = ids, .starts = starts, .wanted = wanted, .temperature = 0.7f};
+}
+
+typedef struct {
+    Workspace *ws;
+    Network net;
+} Model;
+
+static Model model_create(Backend *b, ModelConfig cfg, int recompute) {
+    Model m;
+    const ModelConfig *c = &cfg;
+    WorkspacePlan plan = {.tokens = 64, .sequences = 8, .train = 1, .recompute = recompute, .max_length = 64};
+    assert_int_equal(workspace_create(&m.ws, b, &plan, &c, 1, NULL), OK);
+    assert_int_equal(network_create(&m.net, b, &cfg, m.ws, 1), OK);
+    assert_int_equal(weights_init(&m.net.w, 3), OK);
+    return m;
+}
+
+static void model_release(Model *m) {
+    network_release(&m->net);
+    workspace_release(m->ws);
+}
+
+/* A scalar that uses every output, with fixed random coefficients. */
+typedef struct {
+    Network *net;
+    Batch batch;
+    float a[N], e[N], u[N], s[N];
+    float *host; /* weights, uploaded before each evaluation */
+    double planted;
+} Loss;
+
+static double loss_of(void *ctx) {
+    Loss *l = ctx;
+    float logp[N] = {0}, entropy[N] = {0}, mean[N] = {0}, score[N] = {0};
+    l->net->b->upload(l->net->b, l->net->w.flat, l->host, l->net->w.count);
+    weights_pack(&l->net->w);
+    TokenOutputs out = {.logp = logp, .entropy = entropy, .mean_logp = mean, .score = score};
+    assert_int_equal(network_forward(l->net, &l->batch, &out), OK);
+    double sum = 0.0;
+    for (int n = 0; n < N; n++) {
+        if (l->batch.wanted[n]) sum += (double)l->a[n] * logp[n] + (double)l->e[n] * entropy[n] + (double)l->u[n] * mean[n];
+        sum += (double)l->s[n] * score[n];
+    }
+    return sum;
+}
+
+static void loss_fill(Loss *l, Network *net) {
+    l->net = net;
+    l->batch = batch_all();
+    fill_random(l->a, N, 1, 0.3f);
+    fill_random(l->e, N, 2, 0.3f);
+    fill_random(l->u, N, 3, 0.3f);
+    fill_random(l->s, N, 4, 0.3f);
+    l->host = malloc(net->w.count * sizeof(float));
+    net->b->download(net->b, l->host, net->w.flat, net->w.count);
+}
+
+static float *gradient_of(Loss *l) {
+    TokenOutputs out = {0};
+    TokenGrads g = {.logp = l->a, .entropy = l->e, .mean_logp = l->u, .score = l->s};
+    network_zero_grads(l->net);
+    float logp[N];
+    out.logp = logp;
+    assert_int_equal(network_forward(l->net, &l->batch, &out), OK);
+    assert_int_equal(network_backward(l->net, &g), OK);
+    Network *net = l->net;
+    if (net->grad_tied.ptr) net->b->add(net->b, net->g.tok_emb, net->g.tok_emb, net->grad_tied, (size_t)net->w.cfg.V * (size_t)net->w.cfg.C);
+    float *grad = malloc(net->w.count * sizeof *grad);
+    net->b->download(net->b, grad, net->grad, net->w.count);
+    return grad;
+}
+
+typedef struct {
+    Loss *loss;
+    float *grad;
+} PerTensor;
+
+static Status check_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
+    (void)slot;
+    PerTensor *p = ctx;
+    expect_gradient(info->name, loss_of, p->loss, p->loss->host + info->offset, p->grad + info->offset,
+                    (size_t)info->rows * (size_t)info->cols, 4e-5, 4e-3);
+    return OK;
+}
+
+static void gradients_of_the_whole_model(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        for (int k = 0; k < 3; k++) {
+            Backend *b = backend(kernels[k]);
+            if (!b) continue;
+            ModelConfig cfg = small;
+            cfg.tied = tied;
+            Model m = model_create(b, cfg, 0);
+            Loss l;
+            loss_fill(&l, &m.net);
+            float *grad = gradient_of(&l);
+            PerTensor p = {&l, grad};
+            assert_int_equal(tensors_visit(&cfg, &m.net.w.t, check_tensor, &p), OK);
+            free(grad);
+            free(l.host);
+            model_release(&m);
+            backend_release(b);
+        }
+    }
+}
+
+/* A gradient test that cannot fail proves nothing: a flipped sign, a dropped token, a shifted tensor. */
+static void planted_mistakes_are_seen(void **state) {
+    (void)state;
+    Backend *b = backend("auto");
+    Model m = model_create(b, small, 0);
+    Loss l;
+    loss_fill(&l, &m.net);
+    float *grad = gradient_of(&l);
+    size_t n = m.net.w.count;
+    float *wrong = malloc(n * sizeof *wrong);
+    for (size_t i = 0; i < n; i++) wrong[i] = -grad[i];
+    assert_true(gradient_error("(planted sign)", loss_of, &l, l.host, wrong, n, 2e-4, 1e9) > 0.1);
+    for (size_t i = 0; i < n; i++) wrong[i] = grad[(i + 1) % n];
+    assert_true(gradient_error("(planted shift)", loss_of, &l, l.host, wrong, n, 2e-4, 1e9) > 0.1);
+    l.a[9] += 3.0f; /* the loss gains a term that the gradient does not know */
+    assert_true(gradient_error("(planted term)", loss_of, &l, l.host, grad, n, 2e-4, 1e9) > 0.01);
+    free(wrong);
+    free(grad);
+    free(l.host);
+    model_release(&m);
+    backend_release(b);
+}
+
+typedef struct {
+    float logp[N], entropy[N], score[N];
+} Outputs;
+
+static void forward(Network *net, const Batch *batch, Outputs *o) {
+    memset(o, 0, sizeof *o);
+    TokenOutputs out = {.logp = o->logp, .entropy = o->entropy, .score = o->score};
+    assert_int_equal(network_forward(net, batch, &out), OK);
+}
+
+static void forward_bits_do_not_depend_on_threads_or_neighbours(void **state) {
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        Backend *b = backend(kernels[k]);
+        if (!b) {
+            printf("%s: not on this processor\n", kernels[k]);
+            continue;
+        }
+        Model m = model_create(b, small, 0);
+        Batch all = batch_all();
+        Outputs one, other;
+        forward(&m.net, &all, &one);
+        for (int threads = 2; threads <= 3; threads++) {
+            assert_int_equal(threads_start(threads), OK);
+            forward(&m.net, &all, &other);
+            assert_memory_equal(&one, &other, sizeof one);
+        }
+        threads_start(1);
+        for (int s = 0; s < S; s++) { /* each sequence alone */
+            int alone_starts[2] = {0, starts[s + 1] - starts[s]};
+            Batch alone = {.S = 1, .N = alone_starts[1], .ids = ids + starts[s], .starts = alone_starts,
+                           .wanted = wanted + starts[s], .temperature = 0.7f};
+            forward(&m.net, &alone, &other);
+            size_t bytes = (size_t)alone.N * sizeof(float);
+            assert_memory_equal(other.logp, one.logp + starts[s], bytes);
+            assert_memory_equal(other.entropy, one.entropy + starts[s], bytes);
+            assert_memory_equal(other.score, one.score + starts[s], bytes);
+        }
+        model_release(&m);
+        backend_release(b);
+    }
+}
+
+/* Gradients after one batch, after one batch per sequence, with recomputation, with 3 threads, through
+ * network_learn: the same bytes. */
+static void gradient_bits(Backend *b, int tied, int how, float *grad) {
+    ModelConfig cfg = small;
+    cfg.tied = tied;
+    Model m = model_create(b, cfg, how == 2);
+    Loss l;
+    loss_fill(&l, &m.net);
+    network_zero_grads(&m.net);
+    threads_start(how == 3 ? 3 : 1);
+    float logp[N];
+    TokenOutputs out = {.logp = logp};
+    for (int s = 0; s < (how == 1 ? S : 1); s++) {
+        int first = how == 1 ? starts[s] : 0, one[2] = {0, starts[s + 1] - starts[s]};
+        Batch part = l.batch;
+        if (how == 1) part = (Batch){.S = 1, .N = one[1], .ids = ids + first, .starts = one, .wanted = wanted + first, .temperature = 0.7f};
+        TokenGrads g = {.logp = l.a + first, .entropy = l.e + first, .mean_logp = l.u + first, .score = l.s + first};
+        if (how == 4) {
+            assert_int_equal(network_learn(&m.net, &part, &g, &out), OK);
+        } else {
+            assert_int_equal(network_forward(&m.net, &part, &out), OK);
+            assert_int_equal(network_backward(&m.net, &g), OK);
+        }
+    }
+    if (tied) b->add(b, m.net.g.tok_emb, m.net.g.tok_emb, m.net.grad_tied, (size_t)cfg.V * (size_t)cfg.C);
+    b->download(b, grad, m.net.grad, m.net.w.count);
+    threads_start(1);
+    free(l.host);
+    model_release(&m);
+}
+
+static void gradient_bits_do_not_depend_on_micro_batches(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        Backend *b = backend("auto");
+        ModelConfig cfg = small;
+        cfg.tied = tied;
+        size_t bytes = tensors_count(&cfg) * sizeof(float);
+        float *want = malloc(bytes), *got = malloc(bytes);
+        gradient_bits(b, tied, 0, want);
+        for (int how = 1; how <= 4; how++) {
+            gradient_bits(b, tied, how, got);
+            if (memcmp(want, got, bytes)) printf("tied %d, variant %d differs\n", tied, how);
+            assert_memory_equal(want, got, bytes);
+        }
+        free(want);
+        free(got);
+        backend_release(b);
+    }
+}
+
+/* Prefill + decoding token by token, rows in odd slots, equals the training forward bit for bit. */
+static void decoding_equals_the_full_forward(void **state) {
+    (void)state;
+    enum { T = 45, PROMPT = 7 };
+    for (int k = 0; k < 3; k++) {
+        Backend *b = backend(kernels[k]);
+        if (!b) continue;
+        Model m = model_create(b, small, 0);
+        KvCache kv;
+        assert_int_equal(kv_create(&kv, b, &small, 3, 64, 0), OK);
+        int seq[T], rows[2] = {2, 0}, two[3] = {0, PROMPT, PROMPT + 3};
+        int prompt[PROMPT + 3];
+        float sampled[T] = {0}, cut[2], logp[2];
+        for (int i = 0; i < PROMPT + 3; i++) prompt[i] = (i * 7 + 3) % small.V;
+        memcpy(seq, prompt, PROMPT * sizeof(int));
+        for (int r = 0; r < 3; r++) assert_true(kv_reserve(&kv, r, r == 2 ? T : 8));
+        kv_flush(&kv);
+        Batch p = {.S = 2, .N = PROMPT + 3, .ids = prompt, .starts = two, .temperature = 0.7f};
+        assert_int_equal(network_prefill(&m.net, &kv, &p, rows), OK);
+        SampleParams sp = {.temperature = 0.7f, .top_p = 1.0f, .vocab = small.V};
+        for (int t = PROMPT; t < T; t++) {
+            double u[2] = {rng_uniform(1, RNG_SAMPLE, 0, (uint64_t)t), 0.5};
+            int drawn[2];
+            assert_int_equal(network_sample(&m.net, u, sp, t == PROMPT ? 2 : 1, drawn, logp, cut), OK);
+            seq[t] = drawn[0];
+            sampled[t] = logp[0];
+            assert_int_equal(network_decode(&m.net, &kv, drawn, rows, (int[]){t}, 1), OK);
+        }
+        uint8_t want[T];
+        int one[2] = {0, T};
+        float full[T] = {0};
+        for (int t = 0; t < T; t++) want[t] = t >= PROMPT;
+        Batch whole = {.S = 1, .N = T, .ids = seq, .starts = one, .wanted = want, .temperature = 0.7f};
+        TokenOutputs out = {.logp = full};
+        assert_int_equal(network_forward(&m.net, &whole, &out), OK);
+        assert_memory_equal(sampled + PROMPT, full + PROMPT, (T - PROMPT) * sizeof(float));
+        kv_release(&kv);
+        model_release(&m);
+        backend_release(b);
+    }
+}
+
+int main(void) {
+    threads_start(1);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_of_the_whole_model),
+        cmocka_unit_test(planted_mistakes_are_seen),
+        cmocka_unit_test(forward_bits_do_not_depend_on_threads_or_neighbours),
+        cmocka_unit_test(gradient_bits_do_not_depend_on_micro_batches),
+        cmocka_unit_test(decoding_equals_the_full_forward),
+    };
+    return cmocka_run_group_tests_name("network", tests, NULL, NULL);
+}
