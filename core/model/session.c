@@ -1,0 +1,168 @@
+/* session.c - see session.h. */
+#include "core/model/session.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/base/threads.h"
+
+const Field stage_fields[] = {
+    FIELD(StageConfig, model, FIELD_STRING, "", "model directory, GGUF file, or \"init\" to start from nothing"),
+    FIELD(StageConfig, tokenizer, FIELD_STRING, "", "tokenizer directory; empty: the model's own"),
+    FIELD(StageConfig, reward_model, FIELD_STRING, "", "judge: a reward model's directory, or \"gold\""),
+    FIELD(StageConfig, reference, FIELD_STRING, "", "reference model; empty: the model itself"),
+    FIELD(StageConfig, device, FIELD_STRING, "auto", "auto or cpu"),
+    FIELD_OF(StageConfig, kernels, "auto", "auto|avx512|avx2|portable", "instruction set of the CPU kernels"),
+    FIELD_IN(StageConfig, threads, FIELD_INT, "0", 0, 1024, "threads; 0 = all cores"),
+    FIELD(StageConfig, dry_run, FIELD_BOOL, "false", "print the memory plan and stop"),
+    FIELD(StageConfig, allow_kernel_change, FIELD_BOOL, "false", "resume with other kernels than the checkpoint's"),
+};
+const int stage_n_fields = sizeof stage_fields / sizeof *stage_fields;
+
+const Field init_fields[] = {
+    FIELD_IN(InitConfig, hidden_size, FIELD_INT, "128", 1, 1 << 17, "C"),
+    FIELD_IN(InitConfig, num_hidden_layers, FIELD_INT, "4", 1, 1000, "L"),
+    FIELD_IN(InitConfig, num_attention_heads, FIELD_INT, "4", 1, 1024, "NH"),
+    FIELD_IN(InitConfig, num_key_value_heads, FIELD_INT, "2", 1, 1024, "NKV"),
+    FIELD_IN(InitConfig, head_dim, FIELD_INT, "0", 0, 256, "HS; 0 = hidden_size / heads"),
+    FIELD_IN(InitConfig, intermediate_size, FIELD_INT, "384", 1, 1 << 18, "FF"),
+    FIELD_IN(InitConfig, max_position_embeddings, FIELD_INT, "512", 1, 1 << 24, "longest sequence"),
+    FIELD(InitConfig, tie_word_embeddings, FIELD_BOOL, "true", "the head is the embedding"),
+    FIELD_IN(InitConfig, rope_theta, FIELD_FLOAT, "10000", 1, 1e12, "base of the rotary angles"),
+    FIELD_IN(InitConfig, initializer_range, FIELD_FLOAT, "0.02", 1e-6, 10, "standard deviation of initial weights"),
+};
+const int init_n_fields = sizeof init_fields / sizeof *init_fields;
+
+void init_model_config(ModelConfig *m, const InitConfig *init, int vocab) {
+    *m = (ModelConfig){.V = vocab, .C = init->hidden_size, .L = init->num_hidden_layers, .NH = init->num_attention_heads,
+                       .NKV = init->num_key_value_heads,
+                       .HS = init->head_dim ? init->head_dim : init->hidden_size / init->num_attention_heads,
+                       .FF = init->intermediate_size, .max_positions = init->max_position_embeddings,
+                       .rope_theta = init->rope_theta, .norm_eps = 1e-5f, .tied = init->tie_word_embeddings, .lm_head = 1,
+                       .init_std = init->initializer_range, .bos = -1, .pad = -1};
+}
+
+Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb, const char *recipe) {
+    *s = (Session){0};
+    const char *kernels = cfg->kernels;
+    char stored[32] = "";
+    TRY(threads_start(cfg->threads));
+    if (!cfg->dry_run) {
+        TRY(run_open(&s->run, run, verb, recipe));
+        if (run->resume) TRY(checkpoint_open_latest(&s->from, s->run));
+        if (s->from && !cfg->allow_kernel_change) {
+            const void *data;
+            size_t n;
+            TRY(checkpoint_view(s->from, "kernels", 0, &data, &n));
+            snprintf(stored, sizeof stored, "%.*s", (int)n, (const char *)data);
+            kernels = stored;
+        }
+    }
+    Status status = backend_create(&s->b, cfg->device, kernels);
+    if (status != OK && stored[0])
+        return status_context(status, "the checkpoint was made with the %s kernels (--allow-kernel-change resumes with others, not bit for bit)", stored);
+    return status;
+}
+
+void session_close(Session *s) {
+    checkpoint_close(s->from);
+    run_close(s->run);
+    backend_release(s->b);
+    *s = (Session){0};
+}
+
+enum { PIECE = 1 << 20 };
+
+static Status save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
+    char file[64];
+    float *host = malloc(PIECE * sizeof *host);
+    if (!host) return status_fail(E_MEMORY, "no memory to save %s", name);
+    snprintf(file, sizeof file, "%s.%s", name, what);
+    Status s = checkpoint_file(w, file);
+    for (size_t at = 0; s == OK && at < count; at += PIECE) {
+        size_t n = count - at < PIECE ? count - at : PIECE;
+        b->download(b, host, buf_at(buf, at), n);
+        s = checkpoint_write(w, host, n * sizeof *host);
+    }
+    free(host);
+    return s;
+}
+
+static Status load_range(const Checkpoint *c, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
+    char file[64];
+    const void *data;
+    size_t bytes;
+    snprintf(file, sizeof file, "%s.%s", name, what);
+    TRY(checkpoint_view(c, file, count * sizeof(float), &data, &bytes));
+    b->upload(b, buf, data, count);
+    return OK;
+}
+
+Status session_save_network(CheckpointWriter *w, const char *name, const Network *net, const Optim *optim) {
+    TRY(save_range(w, name, "weights", net->b, net->w.flat, net->w.count));
+    if (!optim) return OK;
+    TRY(save_range(w, name, "m", net->b, optim->m, net->w.count));
+    TRY(save_range(w, name, "v", net->b, optim->v, net->w.count));
+    char file[64];
+    snprintf(file, sizeof file, "%s.optim", name);
+    uint64_t counts[3] = {optim->step, (uint64_t)optim->skipped, (uint64_t)optim->skipped_in_row};
+    return checkpoint_add(w, file, counts, sizeof counts);
+}
+
+Status session_load_network(const Checkpoint *c, const char *name, Network *net, Optim *optim) {
+    TRY(load_range(c, name, "weights", net->b, net->w.flat, net->w.count));
+    weights_pack(&net->w);
+    if (!optim) return OK;
+    TRY(load_range(c, name, "m", net->b, optim->m, net->w.count));
+    TRY(load_range(c, name, "v", net->b, optim->v, net->w.count));
+    char file[64];
+    const void *data;
+    size_t bytes;
+    uint64_t counts[3];
+    snprintf(file, sizeof file, "%s.optim", name);
+    TRY(checkpoint_view(c, file, sizeof counts, &data, &bytes));
+    memcpy(counts, data, sizeof counts);
+    optim->step = counts[0];
+    optim->skipped = (int)counts[1];
+    optim->skipped_in_row = (int)counts[2];
+    return OK;
+}
+
+Status session_checkpoint(CheckpointWriter **w, Session *s, int step) {
+    TRY(checkpoint_begin(w, s->run, step));
+    return checkpoint_add(*w, "kernels", s->b->kernels, strlen(s->b->kernels));
+}
+
+void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
+    if (p->n == PLAN_MAX) return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(p->row[p->n].name, sizeof p->row[p->n].name, fmt, ap);
+    va_end(ap);
+    p->row[p->n++].bytes = bytes;
+}
+
+void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
+    size_t count = tensors_count(m);
+    size_t packed = (size_t)m->L * (b->packed_count(config_qkv_rows(m), m->C) + b->packed_count(m->C, m->NH * m->HS) +
+                                    b->packed_count(2 * m->FF, m->C) + b->packed_count(m->C, m->FF)) +
+                    (m->lm_head ? b->packed_count(m->V, m->C) : 0);
+    plan_add(p, count * sizeof(float), "%s: weights", name);
+    if (packed) plan_add(p, packed * sizeof(float), "%s: packed weights", name);
+    if (!trainable) return;
+    plan_add(p, count * sizeof(float) + (m->tied && m->lm_head ? (size_t)m->V * (size_t)m->C * sizeof(float) : 0), "%s: gradients", name);
+    plan_add(p, 2 * count * sizeof(float), "%s: Adam moments", name);
+}
+
+void plan_print(const Plan *p) {
+    size_t total = 0;
+    log_info("memory plan:");
+    for (int i = 0; i < p->n; i++) {
+        total += p->row[i].bytes;
+        log_info("  %-32s %10.1f MiB", p->row[i].name, (double)p->row[i].bytes / (1 << 20));
+    }
+    log_info("  %-32s %10.1f MiB", "total", (double)total / (1 << 20));
+}

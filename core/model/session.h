@@ -1,0 +1,68 @@
+/* session.h - what a trainer runs in: a backend, a run directory, the checkpoint it continues from, and
+ * the memory plan; and how a network's state goes into a checkpoint and comes back. */
+#ifndef SESSION_H
+#define SESSION_H
+
+#include "core/model/optim.h"
+#include "core/run/run.h"
+
+typedef struct { /* top-level keys of a stage's recipe */
+    const char *model;        /* directory, GGUF file, or "init" */
+    const char *tokenizer;    /* directory; "" = the model's own */
+    const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
+    const char *reference;    /* ppo, dpo: "" = model */
+    const char *device, *kernels;
+    int threads;
+    int dry_run;
+    int allow_kernel_change;
+} StageConfig;
+extern const Field stage_fields[];
+extern const int stage_n_fields;
+
+/* Shape of a model that starts from nothing ("model": "init"). */
+typedef struct {
+    int hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size,
+        max_position_embeddings, tie_word_embeddings;
+    float rope_theta, initializer_range;
+} InitConfig;
+extern const Field init_fields[];
+extern const int init_n_fields;
+void init_model_config(ModelConfig *m, const InitConfig *init, int vocab);
+
+/* How the tokens of a step are cut; shared by every trainer's table. */
+#define STEP_MEMBERS int batch_size, micro_tokens, epochs, max_steps, recompute
+#define STEP_FIELDS(S, batch, epochs_default)                                                      \
+    FIELD_IN(S, batch_size, FIELD_INT, batch, 1, 1 << 20, "sequences (pairs) per optimizer step"), \
+    FIELD_IN(S, micro_tokens, FIELD_INT, "0", 0, 1 << 24, "packed tokens per forward; 0 chooses"), \
+    FIELD_IN(S, epochs, FIELD_INT, epochs_default, 1, 1 << 20, "passes over the data"),            \
+    FIELD_IN(S, max_steps, FIELD_INT, "0", 0, 1 << 30, "optimizer steps; 0 = all epochs"),         \
+    FIELD(S, recompute, FIELD_BOOL, "false", "compute activations again in the backward, to save memory")
+
+typedef struct {
+    Backend *b;
+    Run *run;
+    Checkpoint *from; /* NULL: start from the beginning */
+} Session;
+
+/* Opens (locks) the run directory, finds the checkpoint to resume from, makes the backend with the kernels the
+ * checkpoint was made with. E_USAGE when this machine lacks them, unless cfg->allow_kernel_change. */
+Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb, const char *recipe);
+void session_close(Session *s);
+
+/* NAME.weights, NAME.m, NAME.v; optim NULL for a network without one. */
+Status session_save_network(CheckpointWriter *w, const char *name, const Network *net, const Optim *optim);
+Status session_load_network(const Checkpoint *c, const char *name, Network *net, Optim *optim);
+/* Begins a checkpoint and notes the kernels in it. */
+Status session_checkpoint(CheckpointWriter **w, Session *s, int step);
+
+/* --- the memory plan, printed before the first allocation --- */
+enum { PLAN_MAX = 32 };
+typedef struct {
+    struct { char name[40]; size_t bytes; } row[PLAN_MAX];
+    int n;
+} Plan;
+void plan_add(Plan *p, size_t bytes, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, int trainable);
+void plan_print(const Plan *p);
+
+#endif
