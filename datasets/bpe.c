@@ -85,15 +85,26 @@ static size_t merge_slot(const Bpe *b, uint64_t pair) {
     return i;
 }
 
+static int find_any(const Bpe *b, const char *bytes, size_t len) {
+    int id = bpe_find(b, bytes, len, TOKEN_BYTES);
+    return id >= 0 ? id : bpe_find(b, bytes, len, TOKEN_VERBATIM);
+}
+
+static int is_verbatim(const Bpe *b, int id) {
+    return b->token[id].kind == TOKEN_VERBATIM;
+}
+
 int bpe_add_merge(Bpe *b, const char *left, size_t n_left, const char *right, size_t n_right) {
     CHECK(b->n_merges < b->cap_merges);
     char both[2 * TOKEN_BYTES_MAX];
     if (n_left > TOKEN_BYTES_MAX || n_right > TOKEN_BYTES_MAX) return 0;
     memcpy(both, left, n_left);
     memcpy(both + n_left, right, n_right);
-    int l = bpe_find(b, left, n_left, TOKEN_BYTES), r = bpe_find(b, right, n_right, TOKEN_BYTES);
-    int id = bpe_find(b, both, n_left + n_right, TOKEN_BYTES);
+    int l = find_any(b, left, n_left), r = find_any(b, right, n_right);
+    int id = find_any(b, both, n_left + n_right);
     if (l < 0 || r < 0 || id < 0) return 0;
+    /* no text may become a special token, nor part of one */
+    if (is_verbatim(b, l) || is_verbatim(b, r) || is_verbatim(b, id)) return 1;
     int rank = b->n_merges++;
     b->merge_left[rank] = l;
     b->merge_right[rank] = r;

@@ -57,7 +57,8 @@ uint64_t tokenizer_hash(const Tokenizer *t);   /* of everything that changes ids
 Status tokenizer_save(const Tokenizer *t, const char *dir);
 
 /* Trains byte-level BPE on texts: every byte is a token, single digits, GPT-2's splitting; special tokens
- * <|pad|>, <|eos|>, <|im_start|>, <|im_end|> included in vocab_size. Deterministic (ties by smallest ids). */
+ * <|pad|>, <|eos|>, <|im_start|>, <|im_end|> included in vocab_size. Deterministic (ties by smallest ids). Where the
+ * text runs out of pairs that occur twice the vocabulary stays smaller. A trainer finishes once. */
 typedef struct BpeTrainer BpeTrainer;
 Status bpe_trainer_create(BpeTrainer **b);
 Status bpe_trainer_add(BpeTrainer *b, const char *text, size_t len);

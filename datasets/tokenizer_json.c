@@ -33,6 +33,14 @@ static int id_limit(int n_tokens) {
     return n_tokens > TOKENS_MAX - slack ? TOKENS_MAX : n_tokens + slack;
 }
 
+/* Flags of the ids below n that are special tokens. */
+static uint8_t *special_flags(Tokenizer *t, int n) {
+    uint8_t *flag = arena_alloc(&t->arena, (size_t)n);
+    for (int i = 0; i < t->added.n; i++)
+        if (t->added.v[i].id < n) flag[t->added.v[i].id] = (uint8_t)t->added.v[i].special;
+    return flag;
+}
+
 static Status read_vocab(Tokenizer *t, const JsonDoc *doc, const Json *vocab, int n_merges) {
     int count = json_size(vocab), highest = -1;
     if (count > TOKENS_MAX)
@@ -43,6 +51,7 @@ static Status read_vocab(Tokenizer *t, const JsonDoc *doc, const Json *vocab, in
         if (id > highest) highest = id;
     }
     TRY(bpe_reserve(&t->bpe, highest + 1, n_merges));
+    const uint8_t *special = special_flags(t, highest + 1);
 
     Text bytes = {0};
     Status s = OK;
@@ -50,7 +59,7 @@ static Status read_vocab(Tokenizer *t, const JsonDoc *doc, const Json *vocab, in
         const char *token = json_key(n);
         size_t len = strlen(token);
         text_clear(&bytes);
-        int is_bytes = alphabet_decode(&bytes, token, len);
+        int is_bytes = !special[(int)json_num(n)] && alphabet_decode(&bytes, token, len);
         s = is_bytes ? bpe_set_token(&t->bpe, (int)json_num(n), bytes.s ? bytes.s : "", bytes.len,
                                      TOKEN_BYTES)
                      : bpe_set_token(&t->bpe, (int)json_num(n), token, len, TOKEN_VERBATIM);
@@ -148,8 +157,10 @@ static Status read_model(Tokenizer *t, const JsonDoc *doc) {
 static Status read_added(Tokenizer *t, const JsonDoc *doc) {
     const Json *list = NULL;
     TRY(json_get_node(doc, json_root(doc), "added_tokens", JSON_OPTIONAL, JSON_ARRAY, &list));
-    int limit = id_limit(t->bpe.n + json_size(list));
-    for (const Json *n = list ? json_first(list) : NULL; n; n = json_next(n)) {
+    if (!list) return OK;
+    const Json *vocab = member(member(json_root(doc), "model"), "vocab");
+    int limit = id_limit((vocab ? json_size(vocab) : 0) + json_size(list));
+    for (const Json *n = json_first(list); n; n = json_next(n)) {
         AddedToken a = {.content = NULL};
         TRY(json_get_str(doc, n, "content", JSON_REQUIRED, &a.content));
         TRY(json_get_int(doc, n, "id", JSON_REQUIRED, &a.id));
@@ -287,8 +298,8 @@ static Status read_doc(Tokenizer *t, const JsonDoc *doc) {
     const Json *model = json_get(json_root(doc), "model");
     if (model) TRY(refuse_set(doc, model, "byte_fallback"));
     TRY(tokenizer_read_parts(t, doc));
-    TRY(read_model(t, doc));
-    return read_added(t, doc);
+    TRY(read_added(t, doc));
+    return read_model(t, doc);
 }
 
 Status tokenizer_open_json(Tokenizer **t, const char *name, const char *json, size_t len) {

@@ -2,7 +2,7 @@
  *
  * text -> added tokens are cut out -> NFC -> pieces (pretokenizer) -> ids (merges). Vocabulary tokens
  * are kept as the bytes they stand for, not in GPT-2's byte alphabet; a token with a character outside
- * of the alphabet is kept as it is written (verbatim) and can only be produced as an added token. */
+ * of the alphabet, or a special one, is kept as it is written (verbatim) and merges never make it. */
 #ifndef TOKENIZER_PARTS_H
 #define TOKENIZER_PARTS_H
 
