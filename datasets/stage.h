@@ -1,0 +1,48 @@
+/* stage.h - what every trainer is given, and the two things each does with it first: open the tokenizer,
+ * open the data. */
+#ifndef STAGE_H
+#define STAGE_H
+
+#include "core/model/session.h"
+#include "datasets/dataset.h"
+
+typedef struct {
+    const char *verb;
+    StageConfig cfg;
+    RunConfig run;
+    DataConfig data;
+    InitConfig init;
+    const char *recipe;   /* the resolved settings as JSON, for the run directory */
+    Text summary;         /* out: what the stage reports, members of a JSON object */
+} Stage;
+
+Status stage_tokenizer(Tokenizer **t, const Stage *s);
+/* Config of s->cfg.model (or init); checks it against the tokenizer, takes over its special ids. */
+Status stage_model_config(ModelConfig *m, const Stage *s, const Tokenizer *t);
+/* Weights of s->cfg.model, or initial ones from the seed. */
+Status stage_model_weights(Weights *w, const Stage *s);
+
+typedef struct {
+    Dataset *sets;
+    int n_sets;
+    double *weights;
+    Dataset eval;       /* n = 0 without an eval file */
+    DataOrder order;
+    Arena arena;
+} TrainData;
+/* Training files of s->data as `kind`, eval file as eval_kind; reports both. E_USAGE without training rows. */
+Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_kind, const Tokenizer *t);
+void train_data_close(TrainData *d);
+
+/* Steps of a run: max_steps if given, else epochs over the data, at least 1. */
+int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps);
+/* micro_tokens, or a good size for this machine: at least max_length. */
+int stage_micro_tokens(int asked, int max_length);
+
+/* Final (or best) model of a stage: DIR/name with the tokenizer beside it. */
+Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir, const char *name);
+
+/* "name": value into the stage's summary */
+void summary_put(Stage *s, const char *name, double value);
+
+#endif

@@ -1,0 +1,254 @@
+/* reward.c - training the reward model. One step: the next pairs, scores of both answers, the
+ * Bradley-Terry loss, update. A pair is never split over micro-batches. */
+#include "reward/reward.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/run/progress.h"
+
+const Field reward_fields[] = {
+    OPTIM_FIELDS(RewardConfig, "1e-5"),
+    STEP_FIELDS(RewardConfig, "16", "1"),
+    FIELD(RewardConfig, use_margin, FIELD_BOOL, "false", "subtract each row's margin inside the sigmoid"),
+    FIELD_IN(RewardConfig, center, FIELD_FLOAT, "0", 0, 100, "weight of (r_c + r_r)^2; 0.01 is usual"),
+    FIELD(RewardConfig, parts, FIELD_STRING, "", "extra pairs for evaluation, reported per subset"),
+};
+const int reward_n_fields = sizeof reward_fields / sizeof *reward_fields;
+
+typedef struct {
+    uint64_t position, tokens, samples;
+    double best;
+    int32_t step, pad;
+} RewardState;
+
+typedef struct {
+    Stage *stage;
+    const RewardConfig *cfg;
+    Session session;
+    Tokenizer *tokenizer;
+    TrainData data;
+    Dataset parts;
+    Workspace *ws;
+    Network net;
+    Optim optim;
+    Packed batch; /* chosen, rejected, chosen, rejected, ... */
+    float *score, *dscore, *margin;
+    int micro_tokens, steps;
+    RewardState state;
+} Reward;
+
+static Status reward_create(Reward *r) {
+    Stage *stage = r->stage;
+    ModelConfig m;
+    TRY(session_open(&r->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
+    TRY(stage_tokenizer(&r->tokenizer, stage));
+    TRY(stage_model_config(&m, stage, r->tokenizer));
+    m.lm_head = 0;
+    m.scores = 1;
+    m.score_std = 0.0;
+    TRY(train_data_open(&r->data, stage, ROWS_PAIRS, ROWS_PAIRS, r->tokenizer));
+    if (r->cfg->parts[0]) TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer, NULL));
+    r->steps = stage_steps(&r->data, r->cfg->batch_size, r->cfg->epochs, r->cfg->max_steps);
+    r->micro_tokens = stage_micro_tokens(r->cfg->micro_tokens, 2 * stage->data.max_length);
+
+    Backend *b = r->session.b;
+    const ModelConfig *config = &m;
+    WorkspacePlan plan = {.tokens = r->micro_tokens, .sequences = r->micro_tokens, .train = 1, .recompute = r->cfg->recompute,
+                          .max_length = stage->data.max_length};
+    size_t bytes;
+    Plan memory = {0};
+    plan_network(&memory, b, "reward model", &m, 1);
+    TRY(workspace_create(NULL, NULL, &plan, &config, 1, &bytes));
+    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
+    plan_print(&memory);
+    if (stage->cfg.dry_run) return OK;
+
+    TRY(workspace_create(&r->ws, b, &plan, &config, 1, NULL));
+    TRY(network_create(&r->net, b, &m, r->ws, 1));
+    TRY(optim_create(&r->optim, &r->net, &OPTIM_CONFIG(r->cfg)));
+    int max_S = 2 * r->cfg->batch_size, max_N = max_S * stage->data.max_length;
+    TRY(packed_create(&r->batch, max_S, max_N));
+    TRY(memory_alloc((void **)&r->score, (size_t)max_N * sizeof(float), "scores"));
+    TRY(memory_alloc((void **)&r->dscore, (size_t)max_N * sizeof(float), "scores"));
+    TRY(memory_alloc((void **)&r->margin, (size_t)r->cfg->batch_size * sizeof(float), "margins"));
+    r->state.best = NAN;
+    if (!r->session.from) return stage_model_weights(&r->net.w, stage);
+    const void *saved;
+    TRY(checkpoint_view(r->session.from, "state", sizeof r->state, &saved, &bytes));
+    memcpy(&r->state, saved, sizeof r->state);
+    return session_load_network(r->session.from, "model", &r->net, &r->optim);
+}
+
+static void reward_release(Reward *r) {
+    optim_release(&r->optim);
+    network_release(&r->net);
+    workspace_release(r->ws);
+    packed_release(&r->batch);
+    memory_release(r->score);
+    memory_release(r->dscore);
+    memory_release(r->margin);
+    dataset_release(&r->parts);
+    train_data_close(&r->data);
+    tokenizer_release(r->tokenizer);
+    session_close(&r->session);
+}
+
+typedef struct {
+    double loss, margin, sum, min, max;
+    int right;
+} RewardStats;
+
+/* Losses of the pairs of one micro-batch; dscore is nonzero at last tokens only. */
+static void pair_losses(Reward *r, RewardStats *stats, int first, int last) {
+    const int *starts = r->batch.starts;
+    double per_pair = 1.0 / (r->batch.S / 2);
+    for (int s = first; s < last; s += 2) {
+        int c = starts[s + 1] - 1, j = starts[s + 2] - 1;
+        double dc, dr, chosen = r->score[c], rejected = r->score[j];
+        double margin = r->cfg->use_margin && !isnan(r->margin[s / 2]) ? r->margin[s / 2] : 0.0;
+        stats->loss += per_pair * reward_loss(chosen, rejected, margin, r->cfg->center, &dc, &dr);
+        r->dscore[c] = (float)(per_pair * dc);
+        r->dscore[j] = (float)(per_pair * dr);
+        stats->right += chosen > rejected;
+        stats->margin += per_pair * (chosen - rejected);
+        stats->sum += chosen + rejected;
+        stats->min = fmin(stats->min, fmin(chosen, rejected));
+        stats->max = fmax(stats->max, fmax(chosen, rejected));
+    }
+}
+
+static Status reward_step(Reward *r, Metrics *m) {
+    const RewardConfig *cfg = r->cfg;
+
+    /* 1. the next pairs, chosen and rejected side by side */
+    packed_clear(&r->batch);
+    for (int i = 0; i < cfg->batch_size; i++) {
+        const Row *row = data_order_row(&r->data.order, r->state.position++);
+        packed_add(&r->batch, row->a.ids, NULL, row->a.n);
+        packed_add(&r->batch, row->b.ids, NULL, row->b.n);
+        r->margin[i] = row->margin;
+    }
+    memset(r->dscore, 0, (size_t)r->batch.N * sizeof(float));
+
+    /* 2. compare: -log sigma(r_c - r_r) */
+    RewardStats stats = {.min = INFINITY, .max = -INFINITY};
+    for (int first = 0, last; first < r->batch.S; first = last) {
+        Batch b;
+        last = packed_micro(&r->batch, first, 2, r->micro_tokens, 1.0f, &b);
+        size_t at = (size_t)r->batch.starts[first];
+        TokenOutputs out = {.score = r->score + at};
+        TRY(network_forward(&r->net, &b, &out));
+        pair_losses(r, &stats, first, last);
+        TRY(network_backward(&r->net, &(TokenGrads){.score = r->dscore + at}));
+    }
+
+    /* 3. update */
+    double norm;
+    float rate = optim_rate(&r->optim.cfg, r->state.step, r->steps);
+    TRY(optim_step(&r->optim, rate, &norm));
+    r->state.step++;
+    r->state.tokens += (uint64_t)r->batch.N;
+    r->state.samples += (uint64_t)cfg->batch_size;
+    metrics_set(m, "loss", stats.loss);
+    metrics_set(m, "accuracy", (double)stats.right / cfg->batch_size);
+    metrics_set(m, "margin", stats.margin);
+    metrics_set(m, "min_reward", stats.min);
+    metrics_set(m, "mean_reward", stats.sum / r->batch.S);
+    metrics_set(m, "max_reward", stats.max);
+    metrics_set(m, "grad_norm", norm);
+    metrics_set(m, "learning_rate", rate);
+    metrics_set(m, "epoch", (double)r->state.position / r->data.order.total);
+    return OK;
+}
+
+static Status reward_save(Reward *r) {
+    CheckpointWriter *w;
+    TRY(session_checkpoint(&w, &r->session, r->state.step));
+    Status status = checkpoint_add(w, "state", &r->state, sizeof r->state);
+    if (status == OK) status = session_save_network(w, "model", &r->net, &r->optim);
+    if (status == OK) return checkpoint_commit(w);
+    checkpoint_abort(w);
+    return status;
+}
+
+static Status reward_eval_step(Reward *r, Metrics *m) {
+    RewardEval e;
+    if (!r->data.eval.n) return OK;
+    TRY(reward_evaluate(&e, &r->net, &r->data.eval, &r->batch, r->score, r->micro_tokens));
+    metrics_set(m, "eval/loss", e.loss);
+    metrics_set(m, "eval/accuracy", reward_accuracy(&e));
+    metrics_set(m, "eval/mean_reward", e.mean);
+    if (r->stage->run.best[0] && !(reward_accuracy(&e) <= r->state.best)) {
+        r->state.best = reward_accuracy(&e);
+        return stage_write_model(&r->net.w, r->tokenizer, run_dir(r->session.run), "best");
+    }
+    return OK;
+}
+
+static void put_subsets(Text *t, const RewardEval *e) {
+    text_add(t, "{");
+    for (int i = 0; i < e->n_subsets; i++) {
+        json_put_key(t, e->subset[i].name);
+        json_put_number(t, (double)e->subset[i].right / e->subset[i].pairs);
+    }
+    text_add(t, "}");
+}
+
+/* Held-out figures; the scores' mean and deviation stay with the model, for PPO's normalisation. */
+static Status reward_finish(Reward *r) {
+    RewardEval e = {0};
+    if (r->data.eval.n) {
+        TRY(reward_evaluate(&e, &r->net, &r->data.eval, &r->batch, r->score, r->micro_tokens));
+        summary_put(r->stage, "accuracy", reward_accuracy(&e));
+        summary_put(r->stage, "accuracy_longer_wins", e.longer_pairs ? (double)e.longer_right / e.longer_pairs : 0.5);
+        if (e.gold_pairs) summary_put(r->stage, "accuracy_ceiling", (double)e.gold_right / e.gold_pairs);
+        summary_put(r->stage, "val_loss", e.loss);
+        summary_put(r->stage, "ties", e.ties);
+        json_put_key(&r->stage->summary, "accuracy_by_subset");
+        put_subsets(&r->stage->summary, &e);
+        r->net.w.cfg.score_mean = e.mean;
+        r->net.w.cfg.score_std = e.std;
+    }
+    if (r->parts.n) {
+        TRY(reward_evaluate(&e, &r->net, &r->parts, &r->batch, r->score, r->micro_tokens));
+        json_put_key(&r->stage->summary, "accuracy_by_part");
+        put_subsets(&r->stage->summary, &e);
+    }
+    summary_put(r->stage, "steps", r->state.step);
+    return stage_write_model(&r->net.w, r->tokenizer, run_dir(r->session.run), "model");
+}
+
+static Status reward_loop(Reward *r) {
+    Run *run = r->session.run;
+    const RunConfig *cfg = &r->stage->run;
+    Progress p;
+    progress_begin(&p, "reward", r->state.step, r->steps, cfg->log_every);
+    run_signals();
+    memory_freeze();
+    while (r->state.step < r->steps) {
+        Metrics m;
+        metrics_clear(&m);
+        TRY(reward_step(r, &m));
+        int step = r->state.step, last = step == r->steps;
+        progress_step(&p, step, (uint64_t)r->batch.N, "loss %.4f  accuracy %.3f", metrics_get(&m, "loss"), metrics_get(&m, "accuracy"));
+        if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(reward_eval_step(r, &m));
+        TRY(run_log(run, step, r->state.tokens, r->state.samples, &m));
+        int stop = run_stop_requested();
+        if (stop || run_save_requested() || last || (cfg->save_every && step % cfg->save_every == 0)) TRY(reward_save(r));
+        if (stop && !last) return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+    }
+    TRY(reward_finish(r));
+    summary_put(r->stage, "tokens_per_second", progress_rate(&p));
+    return OK;
+}
+
+Status reward_run(Stage *stage, const RewardConfig *cfg) {
+    Reward r = {.stage = stage, .cfg = cfg};
+    Status status = reward_create(&r);
+    if (status == OK && !stage->cfg.dry_run) status = reward_loop(&r);
+    memory_thaw();
+    reward_release(&r);
+    return status;
+}

@@ -1,0 +1,42 @@
+/* reward.h - the Bradley-Terry reward model: how it is trained and evaluated (Bradley & Terry 1952;
+ * Stiennon et al. 2020, eq. 1). Score = scalar head at the hidden state of the last token. */
+#ifndef REWARD_H
+#define REWARD_H
+
+#include "core/model/packed.h"
+#include "datasets/stage.h"
+
+typedef struct {
+    OPTIM_MEMBERS;
+    STEP_MEMBERS;
+    int use_margin;
+    float center;
+    const char *parts;   /* pairs whose subset names the broken part, "" none */
+} RewardConfig;
+extern const Field reward_fields[];
+extern const int reward_n_fields;
+
+/* Runs the stage: DIR/model is a *ForSequenceClassification directory. */
+Status reward_run(Stage *stage, const RewardConfig *cfg);
+
+/* L = -log sigma(r_c - r_r - margin) + center (r_c + r_r)^2 of one pair; gradients by both scores.
+ * (Stiennon et al. 2020, eq. 1; the margin as in Touvron et al. 2023, eq. 2; centering as in Eisenstein et al. 2023) */
+double reward_loss(double chosen, double rejected, double margin, double center, double *dchosen, double *drejected);
+
+/* --- evaluation over preference rows --- */
+typedef struct {
+    char name[40];
+    int pairs, right, ties;
+} SubsetAccuracy;
+enum { SUBSETS_MAX = 64 };
+typedef struct {
+    int pairs, right, ties, longer_right, longer_pairs, gold_right, gold_pairs;
+    double loss, mean, std, min, max; /* of all scores */
+    SubsetAccuracy subset[SUBSETS_MAX];
+    int n_subsets;
+} RewardEval;
+/* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. */
+Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score, int micro_tokens);
+static inline double reward_accuracy(const RewardEval *e) { return e->pairs ? (double)e->right / e->pairs : 0.0; }
+
+#endif

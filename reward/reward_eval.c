@@ -1,0 +1,74 @@
+/* reward_eval.c - accuracy overall and per subset, beside the baselines "longer wins" and, where rows carry
+ * the gold scores of both answers, the ceiling that label noise sets. */
+#include <math.h>
+#include <string.h>
+
+#include "reward/reward.h"
+
+static SubsetAccuracy *subset_of(RewardEval *e, const char *name) {
+    for (int i = 0; i < e->n_subsets; i++)
+        if (!strncmp(e->subset[i].name, name, sizeof e->subset[i].name - 1)) return &e->subset[i];
+    if (e->n_subsets == SUBSETS_MAX) return NULL;
+    SubsetAccuracy *s = &e->subset[e->n_subsets++];
+    strncpy(s->name, name, sizeof s->name - 1);
+    return s;
+}
+
+static void count_gold(RewardEval *e, const Row *row) {
+    JsonDoc *doc;
+    double chosen = NAN, rejected = NAN;
+    if (!strstr(row->source, "gold_chosen") || json_parse(&doc, "row", row->line, row->source, strlen(row->source), 0) != OK) return;
+    if (json_get_num(doc, json_root(doc), "gold_chosen", JSON_OPTIONAL, &chosen) == OK &&
+        json_get_num(doc, json_root(doc), "gold_rejected", JSON_OPTIONAL, &rejected) == OK && !isnan(chosen + rejected)) {
+        e->gold_pairs++;
+        e->gold_right += chosen > rejected;
+    }
+    json_release(doc);
+}
+
+static void count_pair(RewardEval *e, const Row *row, double chosen, double rejected) {
+    double dc, dr;
+    e->pairs++;
+    e->right += chosen > rejected;
+    e->ties += chosen == rejected;
+    e->loss += reward_loss(chosen, rejected, 0.0, 0.0, &dc, &dr);
+    if (row->a.n != row->b.n) {
+        e->longer_pairs++;
+        e->longer_right += row->a.n > row->b.n;
+    }
+    count_gold(e, row);
+    SubsetAccuracy *s = row->subset[0] ? subset_of(e, row->subset) : NULL;
+    if (!s) return;
+    s->pairs++;
+    s->right += chosen > rejected;
+    s->ties += chosen == rejected;
+}
+
+Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score, int micro_tokens) {
+    *e = (RewardEval){.min = INFINITY, .max = -INFINITY};
+    double sum = 0.0, squares = 0.0;
+    for (int row = 0, first = 0; row < d->n; first = row) {
+        packed_clear(scratch);
+        for (; row < d->n && scratch->S + 2 <= scratch->max_S && scratch->N + d->rows[row].a.n + d->rows[row].b.n <= scratch->max_N; row++) {
+            packed_add(scratch, d->rows[row].a.ids, NULL, d->rows[row].a.n);
+            packed_add(scratch, d->rows[row].b.ids, NULL, d->rows[row].b.n);
+        }
+        TRY(packed_forward(scratch, net, micro_tokens, 1.0f, &(TokenOutputs){.score = score}));
+        for (int i = first; i < row; i++) {
+            int s = 2 * (i - first);
+            double pair[2] = {score[scratch->starts[s + 1] - 1], score[scratch->starts[s + 2] - 1]};
+            count_pair(e, &d->rows[i], pair[0], pair[1]);
+            for (int k = 0; k < 2; k++) {
+                sum += pair[k];
+                squares += pair[k] * pair[k];
+                e->min = fmin(e->min, pair[k]);
+                e->max = fmax(e->max, pair[k]);
+            }
+        }
+    }
+    int n = 2 * e->pairs;
+    e->mean = n ? sum / n : 0.0;
+    e->std = n > 1 ? sqrt(fmax(0.0, (squares - n * e->mean * e->mean) / (n - 1))) : 0.0;
+    e->loss = e->pairs ? e->loss / e->pairs : 0.0;
+    return OK;
+}

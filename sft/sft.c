@@ -1,0 +1,235 @@
+/* sft.c - supervised fine-tuning. One step: take the next rows, learn from their trained tokens with one
+ * global normaliser, update. */
+#include "sft/sft.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/model/packed.h"
+#include "core/run/progress.h"
+
+const Field sft_fields[] = {
+    OPTIM_FIELDS(SftConfig, "2e-5"),
+    STEP_FIELDS(SftConfig, "8", "1"),
+    FIELD_IN(SftConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.999, "share of the target spread over the vocabulary"),
+    FIELD_IN(SftConfig, neftune_alpha, FIELD_FLOAT, "0", 0, 1000, "noise on the embeddings (NEFTune), 0 = off"),
+};
+const int sft_n_fields = sizeof sft_fields / sizeof *sft_fields;
+
+void sft_loss(SftStats *sum, const float *logp, const float *mean_logp, const float *entropy, const float *top1,
+              const uint8_t *wanted, int N, float label_smoothing) {
+    for (int n = 0; n < N; n++) {
+        if (!wanted[n]) continue;
+        sum->loss -= (1.0 - label_smoothing) * logp[n];
+        if (mean_logp) sum->loss -= (double)label_smoothing * mean_logp[n];
+        sum->entropy += entropy[n];
+        sum->correct += top1[n];
+        sum->tokens++;
+    }
+}
+
+typedef struct {     /* what a resume needs besides weights and moments */
+    uint64_t position; /* rows taken from the data's order */
+    uint64_t tokens, samples;
+    double first_loss, recent_loss, best;
+    int32_t step, pad;
+} SftState;
+
+typedef struct {
+    Stage *stage;
+    const SftConfig *cfg;
+    Session session;
+    Tokenizer *tokenizer;
+    TrainData data;
+    Workspace *ws;
+    Network net;
+    Optim optim;
+    Packed batch;
+    float *dlogp, *dmean, *logp, *mean, *entropy, *top1; /* [max_N] */
+    int micro_tokens, steps;
+    SftState state;
+} Sft;
+
+static TokenOutputs outputs(Sft *s, size_t offset) {
+    return (TokenOutputs){.logp = s->logp + offset, .entropy = s->entropy + offset, .top1 = s->top1 + offset,
+                          .mean_logp = s->cfg->label_smoothing > 0.0f ? s->mean + offset : NULL};
+}
+
+static Status sft_create(Sft *s) {
+    Stage *stage = s->stage;
+    ModelConfig m;
+    TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
+    TRY(stage_tokenizer(&s->tokenizer, stage));
+    TRY(stage_model_config(&m, stage, s->tokenizer));
+    TRY(train_data_open(&s->data, stage, ROWS_SFT, ROWS_SFT, s->tokenizer));
+    s->steps = stage_steps(&s->data, s->cfg->batch_size, s->cfg->epochs, s->cfg->max_steps);
+    s->micro_tokens = stage_micro_tokens(s->cfg->micro_tokens, stage->data.max_length);
+
+    Backend *b = s->session.b;
+    const ModelConfig *config = &m;
+    WorkspacePlan plan = {.tokens = s->micro_tokens, .sequences = s->micro_tokens, .train = 1, .recompute = s->cfg->recompute,
+                          .max_length = stage->data.max_length};
+    size_t bytes;
+    Plan memory = {0};
+    plan_network(&memory, b, "model", &m, 1);
+    TRY(workspace_create(NULL, NULL, &plan, &config, 1, &bytes));
+    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
+    plan_print(&memory);
+    if (stage->cfg.dry_run) return OK;
+
+    TRY(workspace_create(&s->ws, b, &plan, &config, 1, NULL));
+    TRY(network_create(&s->net, b, &m, s->ws, 1));
+    TRY(optim_create(&s->optim, &s->net, &OPTIM_CONFIG(s->cfg)));
+    int max_N = s->cfg->batch_size * stage->data.max_length;
+    TRY(packed_create(&s->batch, s->cfg->batch_size, max_N));
+    float **arrays[] = {&s->dlogp, &s->dmean, &s->logp, &s->mean, &s->entropy, &s->top1};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
+    s->state.best = NAN;
+    if (!s->session.from) return stage_model_weights(&s->net.w, stage);
+    const void *saved;
+    TRY(checkpoint_view(s->session.from, "state", sizeof s->state, &saved, &bytes));
+    memcpy(&s->state, saved, sizeof s->state);
+    return session_load_network(s->session.from, "model", &s->net, &s->optim);
+}
+
+static void sft_release(Sft *s) {
+    optim_release(&s->optim);
+    network_release(&s->net);
+    workspace_release(s->ws);
+    packed_release(&s->batch);
+    float *arrays[] = {s->dlogp, s->dmean, s->logp, s->mean, s->entropy, s->top1};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) memory_release(arrays[i]);
+    train_data_close(&s->data);
+    tokenizer_release(s->tokenizer);
+    session_close(&s->session);
+}
+
+static Status sft_step(Sft *s, Metrics *m) {
+    const SftConfig *cfg = s->cfg;
+
+    /* 1. the next rows, end to end */
+    packed_clear(&s->batch);
+    for (int i = 0; i < cfg->batch_size; i++) {
+        const Sequence *q = &data_order_row(&s->data.order, s->state.position++)->a;
+        packed_add(&s->batch, q->ids, q->trained, q->n);
+    }
+    int tokens = packed_wanted(&s->batch);
+
+    /* 2. learn: the gradient of a mean over trained tokens is known before the forward */
+    for (int n = 0; n < s->batch.N; n++) {
+        s->dlogp[n] = -(1.0f - cfg->label_smoothing) / (float)tokens;
+        s->dmean[n] = -cfg->label_smoothing / (float)tokens;
+    }
+    SftStats sum = {0};
+    for (int first = 0, last; first < s->batch.S; first = last) {
+        Batch b;
+        last = packed_micro(&s->batch, first, 1, s->micro_tokens, 1.0f, &b);
+        b.neftune_alpha = cfg->neftune_alpha;
+        b.noise_key = s->stage->run.seed + 0x9E3779B97F4A7C15u * (s->state.position + (uint64_t)first);
+        size_t at = (size_t)s->batch.starts[first];
+        TokenOutputs out = outputs(s, at);
+        TokenGrads grads = {.logp = s->dlogp + at, .mean_logp = cfg->label_smoothing > 0.0f ? s->dmean + at : NULL};
+        TRY(network_learn(&s->net, &b, &grads, &out));
+        sft_loss(&sum, out.logp, out.mean_logp, out.entropy, out.top1, b.wanted, b.N, cfg->label_smoothing);
+    }
+
+    /* 3. update */
+    double norm;
+    float rate = optim_rate(&s->optim.cfg, s->state.step, s->steps);
+    TRY(optim_step(&s->optim, rate, &norm));
+    s->state.step++;
+    s->state.tokens += (uint64_t)s->batch.N;
+    s->state.samples += (uint64_t)s->batch.S;
+    double loss = sum.loss / sum.tokens;
+    if (s->state.step == 1) s->state.first_loss = s->state.recent_loss = loss;
+    s->state.recent_loss += 0.05 * (loss - s->state.recent_loss);
+    metrics_set(m, "loss", loss);
+    metrics_set(m, "entropy", sum.entropy / sum.tokens);
+    metrics_set(m, "mean_token_accuracy", sum.correct / sum.tokens);
+    metrics_set(m, "num_tokens", (double)s->state.tokens);
+    metrics_set(m, "grad_norm", norm);
+    metrics_set(m, "learning_rate", rate);
+    metrics_set(m, "epoch", (double)s->state.position / s->data.order.total);
+    return OK;
+}
+
+static Status sft_evaluate(Sft *s, double *loss) {
+    SftStats sum = {0};
+    const Dataset *d = &s->data.eval;
+    for (int row = 0; row < d->n;) {
+        packed_clear(&s->batch);
+        while (row < d->n && s->batch.S < s->batch.max_S) {
+            const Sequence *q = &d->rows[row++].a;
+            packed_add(&s->batch, q->ids, q->trained, q->n);
+        }
+        TokenOutputs out = outputs(s, 0);
+        out.mean_logp = NULL;
+        TRY(packed_forward(&s->batch, &s->net, s->micro_tokens, 1.0f, &out));
+        sft_loss(&sum, out.logp, NULL, out.entropy, out.top1, s->batch.wanted, s->batch.N, 0.0f);
+    }
+    *loss = sum.loss / sum.tokens;
+    return OK;
+}
+
+static Status sft_save(Sft *s) {
+    CheckpointWriter *w;
+    TRY(session_checkpoint(&w, &s->session, s->state.step));
+    Status status = checkpoint_add(w, "state", &s->state, sizeof s->state);
+    if (status == OK) status = session_save_network(w, "model", &s->net, &s->optim);
+    if (status == OK) return checkpoint_commit(w);
+    checkpoint_abort(w);
+    return status;
+}
+
+static Status sft_eval_step(Sft *s, Metrics *m) {
+    double loss;
+    if (!s->data.eval.n) return OK;
+    TRY(sft_evaluate(s, &loss));
+    metrics_set(m, "eval/loss", loss);
+    if (s->stage->run.best[0] && !(loss >= s->state.best)) { /* also true while best is NAN */
+        s->state.best = loss;
+        return stage_write_model(&s->net.w, s->tokenizer, run_dir(s->session.run), "best");
+    }
+    return OK;
+}
+
+static Status sft_loop(Sft *s) {
+    Run *run = s->session.run;
+    const RunConfig *cfg = &s->stage->run;
+    Progress p;
+    progress_begin(&p, "sft", s->state.step, s->steps, cfg->log_every);
+    run_signals();
+    memory_freeze();
+    while (s->state.step < s->steps) {
+        Metrics m;
+        metrics_clear(&m);
+        TRY(sft_step(s, &m));
+        int step = s->state.step, last = step == s->steps;
+        if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(sft_eval_step(s, &m));
+        progress_step(&p, step, (uint64_t)s->batch.N, "loss %.4f", metrics_get(&m, "loss"));
+        TRY(run_log(run, step, s->state.tokens, s->state.samples, &m));
+        int stop = run_stop_requested();
+        if (stop || run_save_requested() || last || (cfg->save_every && step % cfg->save_every == 0)) TRY(sft_save(s));
+        if (stop && !last) return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+    }
+    double val = NAN;
+    if (s->data.eval.n) TRY(sft_evaluate(s, &val));
+    TRY(stage_write_model(&s->net.w, s->tokenizer, run_dir(run), "model"));
+    summary_put(s->stage, "loss_first", s->state.first_loss);
+    summary_put(s->stage, "loss_last", s->state.recent_loss);
+    summary_put(s->stage, "val_loss", val);
+    summary_put(s->stage, "steps", s->state.step);
+    summary_put(s->stage, "tokens_per_second", progress_rate(&p));
+    return OK;
+}
+
+Status sft_run(Stage *stage, const SftConfig *cfg) {
+    Sft s = {.stage = stage, .cfg = cfg};
+    Status status = sft_create(&s);
+    if (status == OK && !stage->cfg.dry_run) status = sft_loop(&s);
+    memory_thaw();
+    sft_release(&s);
+    return status;
+}
