@@ -1,5 +1,6 @@
 /* tokenizer_gguf.c - tokenizers from the metadata of GGUF files. */
 #include <string.h>
+#include "core/model/gguf.h"
 #include "datasets/tokenizer_parts.h"
 
 #define BYTE_LEVEL(regex)                                                                           \
@@ -169,5 +170,45 @@ Status tokenizer_from_gguf(Tokenizer **t, const GgufTokenizer *g) {
     Status s = from_gguf(new, g);
     *t = s == OK ? new : NULL;
     if (s != OK) tokenizer_release(new);
+    return s;
+}
+
+static Status read_metadata(Gguf *g, GgufTokenizer *out) {
+    const char *model = "";
+    int n_types = 0;
+    *out = (GgufTokenizer){.pre = "default", .bos = -1, .eos = -1, .pad = -1};
+    TRY(gguf_str(g, "tokenizer.ggml.model", GGUF_REQUIRED, &model));
+    if (strcmp(model, "gpt2"))
+        return status_fail(
+            E_FORMAT,
+            "%s: the tokenizer model \"%.80s\" is not supported (gpt2, byte-level BPE, is)",
+            gguf_path(g), model);
+    TRY(gguf_str(g, "tokenizer.ggml.pre", GGUF_OPTIONAL, &out->pre));
+    TRY(gguf_strings(g, "tokenizer.ggml.tokens", GGUF_REQUIRED, &out->tokens, &out->n_tokens));
+    TRY(gguf_ints(g, "tokenizer.ggml.token_type", GGUF_OPTIONAL, &out->types, &n_types));
+    if (out->types && n_types != out->n_tokens)
+        return status_fail(E_FORMAT, "%s: there are %d tokens and %d token types", gguf_path(g),
+                           out->n_tokens, n_types);
+    TRY(gguf_strings(g, "tokenizer.ggml.merges", GGUF_REQUIRED, &out->merges, &out->n_merges));
+    TRY(gguf_int(g, "tokenizer.ggml.bos_token_id", GGUF_OPTIONAL, &out->bos));
+    TRY(gguf_int(g, "tokenizer.ggml.eos_token_id", GGUF_OPTIONAL, &out->eos));
+    TRY(gguf_int(g, "tokenizer.ggml.padding_token_id", GGUF_OPTIONAL, &out->pad));
+    out->add_bos = !strcmp(out->pre, "llama-bpe"); /* what the format says when the key is absent */
+    TRY(gguf_bool(g, "tokenizer.ggml.add_bos_token", GGUF_OPTIONAL, &out->add_bos));
+    TRY(gguf_bool(g, "tokenizer.ggml.add_eos_token", GGUF_OPTIONAL, &out->add_eos));
+    return gguf_str(g, "tokenizer.chat_template", GGUF_OPTIONAL, &out->chat_template);
+}
+
+Status tokenizer_open_gguf(Tokenizer **t, const char *path) {
+    Gguf *g;
+    GgufTokenizer parts;
+    *t = NULL;
+    TRY(gguf_open(&g, path));
+    Status s = read_metadata(g, &parts);
+    if (s == OK) {
+        s = tokenizer_from_gguf(t, &parts);
+        if (s != OK) status_context(s, "%s", path);
+    }
+    gguf_close(g);
     return s;
 }
