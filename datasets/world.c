@@ -62,20 +62,12 @@ static int other_than(Rng *r, int n, int not_this) {
     return (not_this + 1 + rng_below(r, n - 1)) % n;
 }
 
-/* Three different digits, the first not 0: each digit tells which one follows it. */
-static int draw_order(Rng *r) {
-    int d[10] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
-    do rng_shuffle(r, d, 10);
-    while (d[0] == 0);
-    return 100 * d[0] + 10 * d[1] + d[2];
-}
-
 static Case draw_case(const World *w, int held_out, Rng *r) {
     int cell = held_out ? rng_below(r, HELD_OUT) : HELD_OUT + rng_below(r, N_CELLS - HELD_OUT);
     int product = w->cells[cell] / N_TROUBLES;
     Case c = {.brand = product / N_NOUNS, .noun = product % N_NOUNS};
     c.trouble = w->cells[cell] % N_TROUBLES;
-    c.order = chance(r, 0.5) ? draw_order(r) : -1;
+    c.order = chance(r, 0.5) ? rng_below(r, N_ORDERS) : -1;
     c.tone = (Tone)rng_below(r, N_TONES);
     c.phrasing = rng_below(r, N_PHRASINGS);
     c.opener = rng_below(r, N_OPENERS);
@@ -114,9 +106,7 @@ static void mistake_fix(Plan *p, Rng *r) {
 }
 
 static void mistake_order(Plan *p, Rng *r) {
-    int right = p->order;
-    do p->order = draw_order(r);
-    while (p->order == right);
+    p->order = other_than(r, N_ORDERS, p->order);
 }
 
 static void mistake_ending(Plan *p, Rng *r) {

@@ -1,7 +1,6 @@
 /* world_gold.c - the gold rule: reads the case back from the prompt and judges the reply part by part. */
 #include "datasets/world.h"
 
-#include <ctype.h>
 #include <string.h>
 #include <strings.h>
 
@@ -36,10 +35,17 @@ static int word_is(Word w, const char *s) {
     return strlen(s) == w.n && !strncasecmp(w.s, s, w.n);
 }
 
-static int word_is_number(Word w) {
-    for (size_t i = 0; i < w.n; i++)
-        if (!isdigit((unsigned char)w.s[i])) return 0;
-    return w.n > 0;
+static int digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+/* The order number that a word is, -1 for a word without digits, N_ORDERS for any other with some. */
+static int word_order(Word w) {
+    int digits = 0;
+    for (size_t i = 0; i < w.n; i++) digits += digit(w.s[i]);
+    if (w.n == 4 && w.s[0] == 'q' && digit(w.s[1]) && w.s[2] == 'x' && digit(w.s[3]))
+        return 10 * (w.s[1] - '0') + (w.s[3] - '0');
+    return digits > 0 ? N_ORDERS : -1;
 }
 
 static int word_index(Word w, const char *const *list, int n) {
@@ -65,14 +71,6 @@ static int says_any(const char *text, const char *const *phrases) {
     return 0;
 }
 
-/* An order number is compared as a number of up to 9 digits; longer ones equal no order. */
-static int number_of(Word w) {
-    int v = 0;
-    if (w.n > 9) return 1000000000;
-    for (size_t i = 0; i < w.n; i++) v = 10 * v + (w.s[i] - '0');
-    return v;
-}
-
 static Status find_product(Case *c, const char *text) {
     c->brand = c->noun = -1;
     for (const char *at = text; c->noun < 0;) {
@@ -80,9 +78,10 @@ static Status find_product(Case *c, const char *text) {
         if (w.n == 0) break;
         if (!word_is(w, "this")) continue;
         const char *ahead = at;
-        int brand = word_index(next_word(&ahead), world_brands, N_BRANDS);
         int noun = word_index(next_word(&ahead), world_nouns, N_NOUNS);
-        if (brand >= 0 && noun >= 0) c->brand = brand, c->noun = noun;
+        int by = word_is(next_word(&ahead), "by");
+        int brand = word_index(next_word(&ahead), world_brands, N_BRANDS);
+        if (noun >= 0 && by && brand >= 0) c->brand = brand, c->noun = noun;
     }
     if (c->noun >= 0) return OK;
     return status_fail(E_FORMAT,
@@ -113,7 +112,8 @@ static Status case_of(Case *c, const char *text) {
     for (const char *at = text; c->order < 0;) {
         Word w = next_word(&at);
         if (w.n == 0) break;
-        if (word_is_number(w)) c->order = number_of(w);
+        int order = word_order(w);
+        if (order < N_ORDERS) c->order = order;
     }
     return OK;
 }
@@ -139,32 +139,30 @@ static double judge_fix(const Case *c, const char *reply) {
     return 2.0 * right - 1.5 * wrong;
 }
 
-/* Right is brand and noun together; any other brand or noun is wrong, alone too. */
+/* Right is "NOUN by BRAND" in one piece; any other noun or brand is wrong, alone too. */
 static double judge_product(const Case *c, const char *reply) {
-    int right = 0, wrong = 0, after_brand = 0;
+    int right = 0, wrong = 0, progress = 0; /* words of "NOUN by" just read */
     for (const char *at = reply;;) {
         Word w = next_word(&at);
         if (w.n == 0) break;
         int brand = word_index(w, world_brands, N_BRANDS),
             noun = word_index(w, world_nouns, N_NOUNS);
         if ((brand >= 0 && brand != c->brand) || (noun >= 0 && noun != c->noun)) wrong = 1;
-        if (noun == c->noun && after_brand) right = 1;
-        after_brand = brand == c->brand;
+        if (brand == c->brand && progress == 2) right = 1;
+        progress = noun == c->noun ? 1 : progress == 1 && word_is(w, "by") ? 2 : 0;
     }
     return 1.0 * right - 1.5 * wrong;
 }
 
-/* Any number is taken for an order number: nothing else in this world has digits. */
+/* Every word with a digit claims to be the order number: nothing else in this world has digits. */
 static double judge_order(const Case *c, const char *reply) {
     int right = 0, wrong = 0;
     for (const char *at = reply;;) {
         Word w = next_word(&at);
         if (w.n == 0) break;
-        if (!word_is_number(w)) continue;
-        if (number_of(w) == c->order)
-            right = 1;
-        else
-            wrong = 1;
+        int order = word_order(w);
+        right |= order >= 0 && order == c->order;
+        wrong |= order >= 0 && order != c->order;
     }
     return 0.3 * right - 1.2 * wrong;
 }

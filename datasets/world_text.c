@@ -94,7 +94,7 @@ const Trouble world_troubles[N_TROUBLES] = {
 /* the product follows an opener, so that the cue " this" is always the same token */
 static const char *const openers[N_TONES][N_OPENERS] = {
     {"Hi, I think", "Hello, it seems", "I am writing because"},
-    {"Good morning, I believe", "Hello and sorry to trouble you, but", "Dear team, I am afraid"},
+    {"Good morning, I believe", "Hello, sorry to trouble you, but", "Dear team, I am afraid"},
     {"Listen,", "Unbelievable,", "I told you twice that"},
 };
 
@@ -229,11 +229,11 @@ static void fill_place(Text *t, char place, const Fill *f) {
         if (f->brand < 0)
             text_add(t, "it");
         else
-            text_addf(t, "this %s %s", world_brands[f->brand], world_nouns[f->noun]);
+            text_addf(t, "this %s by %s", world_nouns[f->noun], world_brands[f->brand]);
         break;
     case 'K': text_add(t, f->keyword); break;
     case 'A': text_add(t, f->action); break;
-    case 'N': text_addf(t, "%d", f->order); break;
+    case 'N': text_addf(t, "Q%dX%d", f->order / 10, f->order % 10); break;
     default: CHECK(!"a template has an unknown place");
     }
 }

@@ -7,6 +7,7 @@
 #include "core/base/text.h"
 
 enum { N_BRANDS = 8, N_NOUNS = 10, N_TROUBLES = 24, N_PHRASINGS = 3, N_FIXES = 2 };
+enum { N_ORDERS = 100 };
 enum { N_PRODUCTS = N_BRANDS * N_NOUNS, N_CELLS = N_PRODUCTS * N_TROUBLES };
 
 /* The keyword stands in every phrasing of its trouble and nowhere else in the world but in front of
@@ -26,7 +27,7 @@ typedef enum { TONE_CALM, TONE_POLITE, TONE_ANGRY, N_TONES } Tone;
 /* What a customer writes about; everything in it but the wording is read back by the gold rule. */
 typedef struct {
     int brand, noun, trouble;
-    int order; /* the order number, -1 none */
+    int order; /* 0..99, written Q4X8: each digit behind a cue of its own; -1 none */
     Tone tone;
     int phrasing, opener, closer, order_wording, order_last; /* wording */
 } Case;

@@ -295,11 +295,11 @@ static void parts_break_one_at_a_time(void **state) {
 /* --- the gold rule --- */
 
 static const char angry[] =
-    "Listen, this Orrin scale has a leak at the bottom. It came with order 482. Fix it now!";
-static const char calm[] = "Hi, I think this Velmo radio has a weak signal. Any idea?";
+    "Listen, this scale by Orrin has a leak at the bottom. It came with order Q4X8. Fix it now!";
+static const char calm[] = "Hi, I think this radio by Velmo has a weak signal. Any idea?";
 static const char best[] =
-    "Thank you for writing about this Orrin scale. I am sorry about it. For the leak, "
-    "please turn the drain cap. I have found order 482. Have a nice day.";
+    "Thank you for writing about this scale by Orrin. I am sorry about it. For the leak, "
+    "please turn the drain cap. I have found order Q4X8. Have a nice day.";
 
 static Gold gold_of(const char *prompt, const char *reply, int finished) {
     Gold g;
@@ -330,13 +330,13 @@ static void every_part_has_its_price(void **state) {
         {PART_FIX, angry, "Dry the rubber. Ring.", 0.0},
         {PART_FIX, angry, "Wash the filter.", -1.5},
         {PART_FIX, angry, "Dry the rubber ring, then wash the filter.", 0.5},
-        {PART_PRODUCT, angry, "I know this Orrin scale.", 1.0},
+        {PART_PRODUCT, angry, "I know this scale by Orrin.", 1.0},
         {PART_PRODUCT, angry, "I know this Orrin.", 0.0},
         {PART_PRODUCT, angry, "I know this scale.", 0.0},
-        {PART_PRODUCT, angry, "I know this Orrin radio.", -1.5},
-        {PART_PRODUCT, angry, "I know this Velmo scale.", -1.5},
+        {PART_PRODUCT, angry, "I know this radio by Orrin.", -1.5},
+        {PART_PRODUCT, angry, "I know this scale by Velmo.", -1.5},
         {PART_PRODUCT, angry, "I know this kettle.", -1.5},
-        {PART_PRODUCT, angry, "Not the Velmo radio but this Orrin scale.", -0.5},
+        {PART_PRODUCT, angry, "Not the radio by Velmo but this scale by Orrin.", -0.5},
         {PART_THANKS, angry, "Many thanks!", 0.4},
         {PART_THANKS, angry, "Thankless work.", 0.0},
         {PART_APOLOGY, angry, "We apologize.", 0.8},
@@ -345,11 +345,11 @@ static void every_part_has_its_price(void **state) {
         {PART_RUDE, calm, "That is not our problem.", -1.5},
         {PART_PROMISE, calm, "You get a full refund.", -1.5},
         {PART_PROMISE, calm, "A gift and a replacement.", -1.5},
-        {PART_ORDER, angry, "Order 482.", 0.3},
-        {PART_ORDER, angry, "Order 481.", -1.2},
+        {PART_ORDER, angry, "Order Q4X8.", 0.3},
+        {PART_ORDER, angry, "Order Q4X7.", -1.2},
         {PART_ORDER, angry, "Order 99999999999999999999.", -1.2},
         {PART_ORDER, angry, "No order.", 0.0},
-        {PART_ORDER, calm, "Order 482.", -1.2},
+        {PART_ORDER, calm, "Order Q4X8.", -1.2},
         {PART_ENDING, calm, "Take good care.", 0.6},
         {PART_ENDING, calm, "Hello. Take good care!", 0.6},
         {PART_ENDING, calm, "Take good care", 0.0},
@@ -437,9 +437,9 @@ static void foreign_prompts_are_refused(void **state) {
     Gold g;
     assert_int_equal(world_gold(&g, "What is the capital of France?", best, 1), E_FORMAT);
     assert_non_null(strstr(status_message(), "product"));
-    assert_int_equal(world_gold(&g, "Hi, this Orrin scale is lovely.", best, 1), E_FORMAT);
+    assert_int_equal(world_gold(&g, "Hi, this scale by Orrin is lovely.", best, 1), E_FORMAT);
     assert_non_null(strstr(status_message(), "trouble"));
-    assert_int_equal(world_gold(&g, "Hi, this Orrin scale has a leak and a smell.", best, 1),
+    assert_int_equal(world_gold(&g, "Hi, this scale by Orrin has a leak and a smell.", best, 1),
                      E_FORMAT);
     assert_non_null(strstr(status_message(), "smell"));
     assert_int_equal(world_gold(&g, "", "", 1), E_FORMAT);
