@@ -193,8 +193,9 @@ const char *settings_nearest(const char *word, const char *const *candidates, in
     if (length > WORD_MAX) return NULL;
     for (int i = 0; i < n; i++) {
         int d = edit_distance(word, candidates[i]);
-        if (d > limit && length >= 3 && strstr(candidates[i], word))
-            d = limit; /* "kl" of "kl_coef" */
+        int inside = length >= 3 ? strstr(candidates[i], word) != NULL
+                                 : length == 2 && !strncmp(candidates[i], word, 2);
+        if (d > limit && inside) d = limit; /* "kl" for "kl_coef" */
         if (d >= best || d >= (int)strlen(candidates[i])) continue;
         best = d;
         nearest = candidates[i];
