@@ -1,0 +1,439 @@
+/* dpo.c - direct preference optimization (Rafailov et al. 2023). The reference's log-probs of all pairs are
+ * computed once, before the first step, and kept on disk beside the run. */
+#include "dpo/dpo.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "core/model/hf.h"
+#include "core/model/packed.h"
+#include "core/run/progress.h"
+#include "reward/policy_eval.h"
+
+const Field dpo_fields[] = {
+    OPTIM_FIELDS(DpoConfig, "1e-6"),
+    STEP_FIELDS(DpoConfig, "16", "1"),
+    FIELD_IN(DpoConfig, beta, FIELD_FLOAT, "0.1", 1e-9, 1e6, "price of leaving the reference"),
+    FIELD_IN(DpoConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.499, "share of labels taken to be flipped (cDPO)"),
+    FIELD_IN(DpoConfig, sft_coef, FIELD_FLOAT, "0", 0, 1e6, "weight of the chosen answer's negative log-likelihood"),
+    FIELD(DpoConfig, prompts, FIELD_STRING, "", "held-out prompts to answer before and after training"),
+    FIELD_IN(DpoConfig, max_new_tokens, FIELD_INT, "64", 1, 1 << 20, "longest of those answers"),
+    FIELD_IN(DpoConfig, rows, FIELD_INT, "64", 1, 1 << 16, "answers decoded at once"),
+    FIELD_IN(DpoConfig, temperature, FIELD_FLOAT, "0.7", 0, 100, "of those answers, 0 = greedy"),
+};
+const int dpo_n_fields = sizeof dpo_fields / sizeof *dpo_fields;
+
+typedef struct {
+    uint64_t position, tokens, samples;
+    double first_loss, gold_before, score_before, best;
+    int32_t step, pad;
+} DpoState;
+
+typedef struct {
+    double loss, nll, rewards_chosen, rewards_rejected, logps_chosen, logps_rejected, entropy;
+    int right, pairs, tokens;
+} DpoStats;
+
+typedef struct {
+    Stage *stage;
+    const DpoConfig *cfg;
+    Session session;
+    Tokenizer *tokenizer;
+    TrainData data;
+    Dataset prompts;
+    Workspace *ws;
+    Network policy, reference;
+    Optim optim;
+    RolloutEngine *engine;
+    PolicyEval eval;
+    Packed batch;        /* chosen, rejected, chosen, rejected, ... */
+    float *logp, *entropy, *dlogp;
+    double *ref;         /* [rows of all sets][2] sums of log ref; NAN = not computed */
+    double *eval_ref;    /* [eval rows][2] */
+    int *first_row;      /* [n_sets] */
+    const Row **rows;    /* of the step */
+    int micro_tokens, steps;
+    DpoState state;
+} Dpo;
+
+static double sum_logp(const Dpo *d, int s) {
+    double sum = 0.0;
+    for (int n = d->batch.starts[s]; n < d->batch.starts[s + 1]; n++)
+        if (d->batch.wanted[n]) sum += d->logp[n];
+    return sum;
+}
+
+static int count_wanted(const Dpo *d, int s) {
+    int count = 0;
+    for (int n = d->batch.starts[s]; n < d->batch.starts[s + 1]; n++) count += d->batch.wanted[n] != 0;
+    return count;
+}
+
+static void add_pair(Dpo *d, const Row *row) {
+    packed_add(&d->batch, row->a.ids, row->a.trained, row->a.n);
+    packed_add(&d->batch, row->b.ids, row->b.trained, row->b.n);
+}
+
+static double *ref_of(Dpo *d, const Row *row) {
+    for (int i = 0; i < d->data.n_sets; i++) {
+        const Dataset *set = &d->data.sets[i];
+        if (row >= set->rows && row < set->rows + set->n) return d->ref + 2 * (d->first_row[i] + (row - set->rows));
+    }
+    return d->eval_ref + 2 * (row - d->data.eval.rows);
+}
+
+/* ---------------------------------------------------------------- reference log-probs, once */
+
+static Status reference_of_set(Dpo *d, const Dataset *set) {
+    for (int row = 0, first = 0; row < set->n; first = row) {
+        packed_clear(&d->batch);
+        for (; row < set->n && d->batch.S + 2 <= d->batch.max_S; row++) add_pair(d, &set->rows[row]);
+        TRY(packed_forward(&d->batch, &d->reference, d->micro_tokens, 1.0f, &(TokenOutputs){.logp = d->logp}));
+        for (int i = first; i < row; i++) {
+            double *ref = ref_of(d, &set->rows[i]);
+            ref[0] = sum_logp(d, 2 * (i - first));
+            ref[1] = sum_logp(d, 2 * (i - first) + 1);
+        }
+    }
+    return OK;
+}
+
+/* The cache's key: the reference's weights, every set's ids, the kernels. */
+static Status reference_key(Dpo *d, uint64_t *key) {
+    TRY(weights_hash(&d->reference.w, key));
+    for (int i = 0; i < d->data.n_sets; i++) *key = file_hash(&d->data.sets[i].hash, sizeof(uint64_t), *key);
+    *key = file_hash(&d->data.eval.hash, sizeof(uint64_t), *key);
+    *key = file_hash(d->session.b->kernels, strlen(d->session.b->kernels), *key);
+    return OK;
+}
+
+static Status reference_logps(Dpo *d, size_t pairs) {
+    char path[1300];
+    uint64_t key;
+    size_t bytes = 2 * pairs * sizeof(double);
+    TRY(reference_key(d, &key));
+    snprintf(path, sizeof path, "%s/reference-%016llx.logps", run_dir(d->session.run), (unsigned long long)key);
+    FileMap map;
+    if (file_exists(path) && file_map(&map, path) == OK) {
+        int good = map.len == bytes + sizeof key && file_hash(map.data, bytes, key) == *(const uint64_t *)(const void *)(map.data + bytes);
+        if (good) memcpy(d->ref, map.data, bytes);
+        else log_warn("%s is damaged; the reference's log-probs are computed again", path);
+        file_unmap(&map);
+        if (good) return OK;
+    }
+    log_info("reference log-probs of %zu pairs, once", pairs);
+    for (int i = 0; i < d->data.n_sets; i++) TRY(reference_of_set(d, &d->data.sets[i]));
+    TRY(reference_of_set(d, &d->data.eval));
+    uint64_t hash = file_hash(d->ref, bytes, key);
+    FileWriter w;
+    TRY(file_writer_open(&w, path));
+    Status s = file_writer_write(&w, d->ref, bytes);
+    if (s == OK) s = file_writer_write(&w, &hash, sizeof hash);
+    if (s == OK) return file_writer_commit(&w);
+    file_writer_abort(&w);
+    return s;
+}
+
+/* ---------------------------------------------------------------- the algorithm */
+
+/* Losses and gradients of pairs first/2 .. last/2 - 1; d L / d log pi of a token is that of its answer's sum. */
+static void pair_losses(Dpo *d, DpoStats *stats, int first, int last, int pairs_in_step) {
+    const DpoConfig *cfg = d->cfg;
+    for (int s = first; s < last; s += 2) {
+        const double *ref = ref_of(d, d->rows[s / 2]);
+        double pi[2] = {sum_logp(d, s), sum_logp(d, s + 1)};
+        int n_chosen = count_wanted(d, s);
+        DpoPair p = dpo_loss(pi[0], pi[1], ref[0], ref[1], cfg->beta, cfg->label_smoothing);
+        double slope[2] = {(p.dchosen - cfg->sft_coef / n_chosen) / pairs_in_step, p.drejected / pairs_in_step};
+        for (int k = 0; k < 2; k++)
+            for (int n = d->batch.starts[s + k]; n < d->batch.starts[s + k + 1]; n++) {
+                d->dlogp[n] = d->batch.wanted[n] ? (float)slope[k] : 0.0f;
+                if (d->batch.wanted[n]) stats->entropy += d->entropy[n], stats->tokens++;
+            }
+        double a = pi[0] - ref[0], c = pi[1] - ref[1];
+        stats->loss += p.loss;
+        stats->nll -= pi[0] / n_chosen;
+        stats->rewards_chosen += cfg->beta * a;
+        stats->rewards_rejected += cfg->beta * c;
+        stats->logps_chosen += pi[0];
+        stats->logps_rejected += pi[1];
+        stats->right += a > c;
+        stats->pairs++;
+    }
+}
+
+static void put_metrics(Metrics *m, const char *const names[8], const DpoStats *s, double sft_coef) {
+    double n = s->pairs;
+    double values[8] = {(s->loss + sft_coef * s->nll) / n, s->rewards_chosen / n, s->rewards_rejected / n,
+                        (s->rewards_chosen - s->rewards_rejected) / n, s->right / n, s->logps_chosen / n, s->logps_rejected / n,
+                        s->entropy / s->tokens};
+    for (int i = 0; i < 8; i++) metrics_set(m, names[i], values[i]);
+}
+static const char *const train_names[8] = {"loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+                                           "logps/chosen", "logps/rejected", "entropy"};
+static const char *const eval_names[8] = {"eval/loss", "eval/rewards/chosen", "eval/rewards/rejected", "eval/rewards/margins",
+                                          "eval/rewards/accuracies", "eval/logps/chosen", "eval/logps/rejected", "eval/entropy"};
+
+/* Where policy and reference are the same weights, every d is exactly 0 and the loss ln 2. */
+static Status check_first_loss(Dpo *d, const DpoStats *stats) {
+    d->state.first_loss = stats->loss / stats->pairs;
+    if (d->stage->cfg.reference[0] && strcmp(d->stage->cfg.reference, d->stage->cfg.model)) {
+        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is another model", d->state.first_loss);
+        return OK;
+    }
+    if (fabs(d->state.first_loss - log(2.0)) <= 1e-12) return OK;
+    return status_fail(E_NUMERIC, "the loss before the first update is %.15g and not ln 2: policy and reference differ though they are the same model",
+                       d->state.first_loss);
+}
+
+static Status dpo_step(Dpo *d, Metrics *m) {
+    const DpoConfig *cfg = d->cfg;
+
+    /* 1. the next pairs, chosen and rejected side by side */
+    packed_clear(&d->batch);
+    for (int i = 0; i < cfg->batch_size; i++) {
+        d->rows[i] = data_order_row(&d->data.order, d->state.position++);
+        add_pair(d, d->rows[i]);
+    }
+
+    /* 2. prefer: -log sigma(beta (log pi/ref (chosen) - log pi/ref (rejected))) */
+    DpoStats stats = {0};
+    for (int first = 0, last; first < d->batch.S; first = last) {
+        Batch b;
+        last = packed_micro(&d->batch, first, 2, d->micro_tokens, 1.0f, &b);
+        size_t at = (size_t)d->batch.starts[first];
+        TRY(network_forward(&d->policy, &b, &(TokenOutputs){.logp = d->logp + at, .entropy = d->entropy + at}));
+        pair_losses(d, &stats, first, last, cfg->batch_size);
+        TRY(network_backward(&d->policy, &(TokenGrads){.logp = d->dlogp + at}));
+    }
+    if (!d->state.step) TRY(check_first_loss(d, &stats));
+
+    /* 3. update */
+    double norm;
+    float rate = optim_rate(&d->optim.cfg, d->state.step, d->steps);
+    TRY(optim_step(&d->optim, rate, &norm));
+    d->state.step++;
+    d->state.tokens += (uint64_t)d->batch.N;
+    d->state.samples += (uint64_t)cfg->batch_size;
+    put_metrics(m, train_names, &stats, cfg->sft_coef);
+    metrics_set(m, "grad_norm", norm);
+    metrics_set(m, "learning_rate", rate);
+    metrics_set(m, "epoch", (double)d->state.position / d->data.order.total);
+    return OK;
+}
+
+static Status evaluate_pairs(Dpo *d, DpoStats *stats) {
+    const Dataset *set = &d->data.eval;
+    *stats = (DpoStats){0};
+    for (int row = 0; row < set->n;) {
+        packed_clear(&d->batch);
+        int pairs = 0;
+        for (; row < set->n && d->batch.S + 2 <= d->batch.max_S; row++) {
+            d->rows[pairs++] = &set->rows[row];
+            add_pair(d, &set->rows[row]);
+        }
+        TRY(packed_forward(&d->batch, &d->policy, d->micro_tokens, 1.0f, &(TokenOutputs){.logp = d->logp, .entropy = d->entropy}));
+        pair_losses(d, stats, 0, d->batch.S, pairs);
+    }
+    return OK;
+}
+
+/* ---------------------------------------------------------------- models, memory, resume */
+
+static Status create_eval(Dpo *d, const ModelConfig *m) {
+    const DpoConfig *c = d->cfg;
+    int length = d->stage->data.max_length;
+    if (!d->prompts.n) return OK;
+    SamplingConfig sampling = {.max_new_tokens = c->max_new_tokens, .temperature = c->temperature, .top_p = 1.0f, .rows = c->rows};
+    int rows = c->rows < d->prompts.n ? c->rows : d->prompts.n;
+    TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length, d->prompts.n));
+    return policy_eval_create(&d->eval, &d->prompts, 0, d->tokenizer, d->engine, &sampling, length, d->micro_tokens, d->stage->run.seed);
+}
+
+static Status load_networks(Dpo *d, const char *reference) {
+    TRY(model_read_weights(&d->reference.w, reference, d->stage->run.seed));
+    if (!d->session.from) {
+        d->state.best = NAN;
+        return stage_model_weights(&d->policy.w, d->stage);
+    }
+    const void *saved;
+    size_t bytes;
+    TRY(checkpoint_view(d->session.from, "state", sizeof d->state, &saved, &bytes));
+    memcpy(&d->state, saved, sizeof d->state);
+    if (d->eval.baseline) {
+        TRY(checkpoint_view(d->session.from, "baseline", (size_t)d->eval.rollout.seq.max_S * sizeof(float), &saved, &bytes));
+        memcpy(d->eval.baseline, saved, bytes);
+        d->eval.has_baseline = 1;
+    }
+    return session_load_network(d->session.from, "policy", &d->policy, &d->optim);
+}
+
+static Status dpo_create(Dpo *d) {
+    Stage *stage = d->stage;
+    const DpoConfig *c = d->cfg;
+    ModelConfig m, r;
+    TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
+    TRY(stage_tokenizer(&d->tokenizer, stage));
+    TRY(stage_model_config(&m, stage, d->tokenizer));
+    const char *reference = stage->cfg.reference[0] ? stage->cfg.reference : stage->cfg.model;
+    TRY(model_read_config(&r, reference));
+    TRY(train_data_open(&d->data, stage, ROWS_PAIRS, ROWS_PAIRS, d->tokenizer));
+    if (c->prompts[0]) {
+        DataConfig prompts = stage->data;
+        prompts.max_prompt_length = stage->data.max_length - c->max_new_tokens;
+        prompts.limit = stage->data.eval_limit;
+        if (prompts.max_prompt_length < 1) return status_fail(E_USAGE, "dpo.max_new_tokens %d leaves no room for prompts", c->max_new_tokens);
+        TRY(dataset_open(&d->prompts, &prompts, c->prompts, ROWS_PROMPTS, d->tokenizer, NULL));
+    }
+    d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
+    d->micro_tokens = stage_micro_tokens(c->micro_tokens, 2 * stage->data.max_length);
+
+    Backend *b = d->session.b;
+    const ModelConfig *configs[] = {&m, &r};
+    WorkspacePlan plan = {.tokens = d->micro_tokens, .sequences = d->micro_tokens, .train = 1, .recompute = c->recompute, .max_length = stage->data.max_length};
+    size_t bytes;
+    Plan memory = {0};
+    plan_network(&memory, b, "policy", &m, 1);
+    plan_network(&memory, b, "reference", &r, 0);
+    TRY(workspace_create(NULL, NULL, &plan, configs, 2, &bytes));
+    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
+    if (d->prompts.n) plan_add(&memory, rollout_engine_bytes(&m, c->rows, stage->data.max_length), "KV cache (%d rows)", c->rows);
+    plan_print(&memory);
+    if (stage->cfg.dry_run) return OK;
+
+    TRY(workspace_create(&d->ws, b, &plan, configs, 2, NULL));
+    TRY(network_create(&d->policy, b, &m, d->ws, 1));
+    TRY(network_create(&d->reference, b, &r, d->ws, 0));
+    TRY(optim_create(&d->optim, &d->policy, &OPTIM_CONFIG(c)));
+    TRY(create_eval(d, &m));
+    int max_S = 2 * c->batch_size, max_N = max_S * stage->data.max_length;
+    TRY(packed_create(&d->batch, max_S, max_N));
+    size_t pairs = (size_t)d->data.eval.n;
+    TRY(memory_alloc((void **)&d->first_row, (size_t)d->data.n_sets * sizeof(int), "sets"));
+    for (int i = 0; i < d->data.n_sets; i++) {
+        d->first_row[i] = (int)(pairs - (size_t)d->data.eval.n);
+        pairs += (size_t)d->data.sets[i].n;
+    }
+    TRY(memory_alloc((void **)&d->ref, 2 * pairs * sizeof(double), "reference log-probs"));
+    d->eval_ref = d->ref + 2 * (pairs - (size_t)d->data.eval.n);
+    TRY(memory_alloc((void **)&d->rows, (size_t)c->batch_size * sizeof *d->rows, "a step's pairs"));
+    float **arrays[] = {&d->logp, &d->entropy, &d->dlogp};
+    for (int i = 0; i < 3; i++) TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
+    TRY(load_networks(d, reference));
+    return reference_logps(d, pairs);
+}
+
+static void dpo_release(Dpo *d) {
+    policy_eval_release(&d->eval);
+    rollout_engine_release(d->engine);
+    optim_release(&d->optim);
+    network_release(&d->policy);
+    network_release(&d->reference);
+    workspace_release(d->ws);
+    packed_release(&d->batch);
+    void *owned[] = {d->logp, d->entropy, d->dlogp, d->ref, d->first_row, d->rows};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) memory_release(owned[i]);
+    dataset_release(&d->prompts);
+    train_data_close(&d->data);
+    tokenizer_release(d->tokenizer);
+    session_close(&d->session);
+}
+
+static Status dpo_save(Dpo *d) {
+    CheckpointWriter *w;
+    TRY(session_checkpoint(&w, &d->session, d->state.step));
+    Status s = checkpoint_add(w, "state", &d->state, sizeof d->state);
+    if (s == OK && d->eval.baseline) s = checkpoint_add(w, "baseline", d->eval.baseline, (size_t)d->eval.rollout.seq.max_S * sizeof(float));
+    if (s == OK) s = session_save_network(w, "policy", &d->policy, &d->optim);
+    if (s == OK) return checkpoint_commit(w);
+    checkpoint_abort(w);
+    return s;
+}
+
+/* ---------------------------------------------------------------- the run */
+
+static Status evaluate(Dpo *d, Metrics *m) {
+    DpoStats stats;
+    if (!d->data.eval.n) return OK;
+    TRY(evaluate_pairs(d, &stats));
+    put_metrics(m, eval_names, &stats, 0.0);
+    double loss = stats.loss / stats.pairs;
+    if (d->stage->run.best[0] && !(loss >= d->state.best)) {
+        d->state.best = loss;
+        return stage_write_model(&d->policy.w, d->tokenizer, run_dir(d->session.run), "best");
+    }
+    return OK;
+}
+
+/* Answers to the held-out prompts; the world's gold rule judges where the prompts are of it. */
+static Status evaluate_answers(Dpo *d, PolicyResult *r) {
+    TRY(policy_eval(r, &d->eval, &d->policy, &d->reference, NULL, d->session.run, d->state.step, 8));
+    if (!d->eval.has_baseline) policy_eval_keep_baseline(&d->eval);
+    return OK;
+}
+
+static Status summarize(Dpo *d, double rate) {
+    Stage *s = d->stage;
+    PolicyResult r = {0};
+    DpoStats stats;
+    TRY(evaluate_answers(d, &r));
+    if (r.has_gold) {
+        summary_put(s, "gold_before", d->state.gold_before);
+        summary_put(s, "gold_after", r.gold);
+        summary_put(s, "win_rate_vs_sft", policy_eval_win_rate(&d->eval));
+    }
+    if (r.n) {
+        summary_put(s, "kl_final", r.kl);
+        summary_put(s, "response_length", r.length);
+    }
+    summary_put(s, "first_loss", d->state.first_loss);
+    if (d->data.eval.n) {
+        TRY(evaluate_pairs(d, &stats));
+        summary_put(s, "val_loss", stats.loss / stats.pairs);
+        summary_put(s, "val_accuracy", (double)stats.right / stats.pairs);
+    }
+    summary_put(s, "steps", d->state.step);
+    summary_put(s, "tokens_per_second", rate);
+    return stage_write_model(&d->policy.w, d->tokenizer, run_dir(d->session.run), "model");
+}
+
+static Status dpo_loop(Dpo *d) {
+    Run *run = d->session.run;
+    const RunConfig *cfg = &d->stage->run;
+    Progress p;
+    run_signals();
+    memory_freeze();
+    if (!d->state.step) {
+        PolicyResult before = {0};
+        TRY(evaluate_answers(d, &before));
+        d->state.gold_before = before.gold;
+    }
+    progress_begin(&p, "dpo", d->state.step, d->steps, cfg->log_every);
+    while (d->state.step < d->steps) {
+        Metrics m;
+        metrics_clear(&m);
+        TRY(dpo_step(d, &m));
+        int step = d->state.step, last = step == d->steps, tokens = d->batch.N;
+        progress_step(&p, step, (uint64_t)tokens, "loss %.4f  margin %.3f  accuracy %.2f", metrics_get(&m, "loss"),
+                      metrics_get(&m, "rewards/margins"), metrics_get(&m, "rewards/accuracies"));
+        if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(evaluate(d, &m));
+        TRY(run_log(run, step, d->state.tokens, d->state.samples, &m));
+        int stop = run_stop_requested();
+        if (stop || run_save_requested() || last || (cfg->save_every && step % cfg->save_every == 0)) TRY(dpo_save(d));
+        if (stop && !last) return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+    }
+    return summarize(d, progress_rate(&p));
+}
+
+Status dpo_run(Stage *stage, const DpoConfig *cfg) {
+    Dpo d = {.stage = stage, .cfg = cfg};
+    Status status = dpo_create(&d);
+    if (status == OK && !stage->cfg.dry_run) status = dpo_loop(&d);
+    memory_thaw();
+    dpo_release(&d);
+    return status;
+}
