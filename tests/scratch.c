@@ -11,9 +11,11 @@
 
 static char root[256];
 static long owner;
+static Arena paths;
 
 static void remove_root(void) {
     if ((long)getpid() == owner) file_remove_tree(root); /* not in forked children */
+    arena_release(&paths);
 }
 
 static void create_root(void) {
@@ -28,12 +30,8 @@ static void create_root(void) {
 }
 
 const char *scratch(const char *name) {
-    static char path[8][512];
-    static unsigned next;
     if (!root[0]) create_root();
-    char *p = path[next++ % 8];
-    snprintf(p, sizeof path[0], "%s%s%s", root, name[0] ? "/" : "", name);
-    return p;
+    return arena_printf(&paths, "%s%s%s", root, name[0] ? "/" : "", name);
 }
 
 const char *scratch_write(const char *name, const void *data, size_t len) {

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-/* Path of `name` in the scratch folder; a few are valid at a time. "" is the folder itself. */
+/* Path of `name` in the scratch folder, valid until the end; "" is the folder itself. */
 const char *scratch(const char *name);
 const char *scratch_write(const char *name, const void *data, size_t len); /* its path */
 int stderr_mute(void); /* what follows on stderr is expected; returns what unmute needs */
