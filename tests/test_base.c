@@ -279,6 +279,23 @@ static void many_small_jobs_with_sleeps_between(void **state) {
     threads_stop();
 }
 
+static void write_late(void *ctx, int item, int thread) {
+    (void)thread;
+    usleep(item % 2 ? 2000 : 0);
+    ((int *)ctx)[item] = item + 1;
+}
+
+static void a_run_returns_when_all_is_done(void **state) {
+    (void)state;
+    assert_int_equal(threads_start(4), OK);
+    for (int job = 0; job < 10; job++) {
+        int out[6] = {0};
+        threads_run(6, write_late, out);
+        for (int i = 0; i < 6; i++) assert_int_equal(out[i], i + 1);
+    }
+    threads_stop();
+}
+
 static void inner(void *ctx, int item, int thread) {
     Work *w = ctx;
     (void)item;
@@ -436,6 +453,7 @@ int main(void) {
         cmocka_unit_test(shuffles_are_permutations),
         cmocka_unit_test(each_item_once),
         cmocka_unit_test(many_small_jobs_with_sleeps_between),
+        cmocka_unit_test(a_run_returns_when_all_is_done),
         cmocka_unit_test(nested_runs_are_serial),
         cmocka_unit_test(two_callers_take_turns),
         cmocka_unit_test(absurd_thread_counts_are_refused),
