@@ -341,7 +341,11 @@ static void a_window_beyond_the_limit_is_refused(void **state) {
 /* --- bombs --- */
 
 /* A sanitizer's own memory would be measured. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 static const int measured = 0;
 #else
 static const int measured = 1;
