@@ -15,11 +15,15 @@ count() {
         { sum=0; while read -r n; do sum=$((sum + n)); done; echo "$sum"; }
 }
 
-# The lines that say why; the whole end of the log where there are none.
+# The lines that say why; the end of the log where there are none.
+WHY='^\[ *(ERROR|LINE) *\]|^\[  FAILED  \] [^0-9]|Sanitizer|runtime error|CHECK\('
 show() {
     echo "--- $1: $3" >&2
-    grep -E -A 25 '^\[ *(ERROR|LINE|FAILED) *\]|Sanitizer|runtime error|CHECK\(' "$2" | head -n 120 >&2 ||
+    if grep -qE "$WHY" "$2"; then
+        grep -E -B 3 -A 12 "$WHY" "$2" | head -n 150 >&2
+    else
         tail -n 40 "$2" >&2
+    fi
     echo "--- (whole output: $2)" >&2
 }
 
