@@ -8,6 +8,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/model/hf.h"
+#include "core/run/progress.h"
 
 static int is_gguf(const char *path) {
     size_t n = strlen(path);
@@ -118,4 +119,13 @@ Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_d
 void summary_put(Stage *s, const char *name, double value) {
     json_put_key(&s->summary, name);
     json_put_number(&s->summary, value);
+}
+
+Status stage_finish(Stage *s, Run *run) {
+    Text object = {0};
+    summary_put(s, "seconds", clock_seconds() - s->began);
+    text_addf(&object, "{%s}", s->summary.s);
+    Status status = run_finish(run, object.s);
+    text_release(&object);
+    return status;
 }

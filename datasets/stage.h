@@ -13,6 +13,7 @@ typedef struct {
     DataConfig data;
     InitConfig init;
     const char *recipe;   /* the resolved settings as JSON, for the run directory */
+    double began;         /* clock_seconds() at its start */
     Text summary;         /* out: what the stage reports, members of a JSON object */
 } Stage;
 
@@ -44,5 +45,7 @@ Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_d
 
 /* "name": value into the stage's summary */
 void summary_put(Stage *s, const char *name, double value);
+/* The stage is done: adds "seconds" to the summary and leaves it in the run directory (run.json). */
+Status stage_finish(Stage *s, Run *run);
 
 #endif

@@ -398,7 +398,8 @@ static Status summarize(Dpo *d, double rate) {
     }
     summary_put(s, "steps", d->state.step);
     summary_put(s, "tokens_per_second", rate);
-    return stage_write_model(&d->policy.w, d->tokenizer, run_dir(d->session.run), "model");
+    TRY(stage_write_model(&d->policy.w, d->tokenizer, run_dir(d->session.run), "model"));
+    return stage_finish(s, d->session.run);
 }
 
 static Status dpo_loop(Dpo *d) {

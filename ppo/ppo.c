@@ -536,7 +536,8 @@ static Status summarize(Ppo *p, const PolicyResult *r) {
     summary_put(s, "first_ratio_max_deviation", p->state.first_deviation);
     summary_put(s, "steps", p->state.step);
     TRY(stage_write_model(&p->critic.w, p->tokenizer, run_dir(p->session.run), "critic"));
-    return stage_write_model(&p->actor.w, p->tokenizer, run_dir(p->session.run), "model");
+    TRY(stage_write_model(&p->actor.w, p->tokenizer, run_dir(p->session.run), "model"));
+    return stage_finish(s, p->session.run);
 }
 
 static Status ppo_loop(Ppo *p) {

@@ -241,7 +241,7 @@ static Status reward_loop(Reward *r) {
     }
     TRY(reward_finish(r));
     summary_put(r->stage, "tokens_per_second", progress_rate(&p));
-    return OK;
+    return stage_finish(r->stage, run);
 }
 
 Status reward_run(Stage *stage, const RewardConfig *cfg) {

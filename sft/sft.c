@@ -222,7 +222,7 @@ static Status sft_loop(Sft *s) {
     summary_put(s->stage, "val_loss", val);
     summary_put(s->stage, "steps", s->state.step);
     summary_put(s->stage, "tokens_per_second", progress_rate(&p));
-    return OK;
+    return stage_finish(s->stage, run);
 }
 
 Status sft_run(Stage *stage, const SftConfig *cfg) {

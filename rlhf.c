@@ -1,0 +1,376 @@
+/* rlhf.c - the command line: a table of verbs. The only file that ends the process. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/backend/backend.h"
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "core/base/stream.h"
+#include "core/base/threads.h"
+#include "core/run/pipeline.h"
+#include "core/run/progress.h"
+#include "datasets/world.h"
+#include "dpo/dpo.h"
+#include "policy/tools.h"
+#include "ppo/ppo.h"
+#include "reward/reward_tools.h"
+#include "sft/sft.h"
+
+#define RLHF_VERSION "0.1"
+
+/* ------------------------------------------------ trainers: a stage is settings, then one call */
+
+typedef union {
+    SftConfig sft;
+    RewardConfig reward;
+    PpoConfig ppo;
+    DpoConfig dpo;
+    EvalConfig eval;
+} TrainerConfig;
+
+typedef struct {
+    const char *verb, *help;
+    const Field *fields;
+    const int *n_fields;
+    Status (*run)(Stage *s, const TrainerConfig *c);
+} Trainer;
+
+static Status run_sft(Stage *s, const TrainerConfig *c) { return sft_run(s, &c->sft); }
+static Status run_reward(Stage *s, const TrainerConfig *c) { return reward_run(s, &c->reward); }
+static Status run_ppo(Stage *s, const TrainerConfig *c) { return ppo_run(s, &c->ppo); }
+static Status run_dpo(Stage *s, const TrainerConfig *c) { return dpo_run(s, &c->dpo); }
+static Status run_eval(Stage *s, const TrainerConfig *c) { return eval_run(s, &c->eval); }
+
+static const Trainer trainers[] = {
+    {"sft", "supervised fine-tuning", sft_fields, &sft_n_fields, run_sft},
+    {"reward", "train a Bradley-Terry reward model on preference pairs", reward_fields, &reward_n_fields, run_reward},
+    {"ppo", "align a policy against a reward model (actor, critic, reference, reward)", ppo_fields, &ppo_n_fields, run_ppo},
+    {"dpo", "align a policy on preference pairs directly", dpo_fields, &dpo_n_fields, run_dpo},
+    {"eval", "evaluate a reward model on pairs, or a policy on prompts", eval_fields, &eval_n_fields, run_eval},
+};
+enum { N_TRAINERS = sizeof trainers / sizeof *trainers, N_SECTIONS = 5 };
+
+static void sections_of(Section out[N_SECTIONS], const Trainer *t, Stage *s, TrainerConfig *c) {
+    out[0] = (Section){"", stage_fields, stage_n_fields, &s->cfg};
+    out[1] = (Section){"run", run_fields, run_n_fields, &s->run};
+    out[2] = (Section){"data", data_fields, data_n_fields, &s->data};
+    out[3] = (Section){"init", init_fields, init_n_fields, &s->init};
+    out[4] = (Section){t->verb, t->fields, *t->n_fields, c};
+}
+
+static Status trainer_run(const Trainer *t, const JsonDoc *recipe, int argc, char **argv, Text *summary) {
+    Stage stage = {.verb = t->verb, .began = clock_seconds()};
+    TrainerConfig config;
+    Section sections[N_SECTIONS];
+    Arena arena = {0};
+    Text resolved = {0};
+    memset(&config, 0, sizeof config);
+    sections_of(sections, t, &stage, &config);
+    Status s = settings_load(sections, N_SECTIONS, &arena, recipe, argc, argv);
+    if (s == OK && !stage.run.dir[0]) stage.run.dir = arena_printf(&arena, "runs/%s", t->verb);
+    if (s == OK) {
+        settings_write(&resolved, sections, N_SECTIONS);
+        stage.recipe = resolved.s;
+        s = t->run(&stage, &config);
+    }
+    if (s == OK && stage.summary.s) text_add(summary, stage.summary.s);
+    text_release(&stage.summary);
+    text_release(&resolved);
+    arena_release(&arena);
+    return s;
+}
+
+/* rlhf sft [RECIPE.json] [--key value ...] */
+static Status trainer_main(const Trainer *t, int argc, char **argv) {
+    JsonDoc *recipe = NULL;
+    Text summary = {0};
+    if (argc && !strncmp(argv[0], "--", 2) == 0) {
+        TRY(json_parse_file(&recipe, argv[0], JSON_COMMENTS));
+        argc--, argv++;
+        const char *verb = t->verb;
+        Status s = json_get_str(recipe, json_root(recipe), "verb", JSON_OPTIONAL, &verb);
+        if (s == OK && strcmp(verb, t->verb)) s = json_fail(recipe, json_get(json_root(recipe), "verb"), "this recipe is for \"rlhf %s\"", verb);
+        if (s != OK) {
+            json_release(recipe);
+            return s;
+        }
+    }
+    Status s = trainer_run(t, recipe, argc, argv, &summary);
+    json_release(recipe);
+    if (s == OK && summary.s) printf("{%s}\n", summary.s);
+    text_release(&summary);
+    return s;
+}
+
+static const Trainer *trainer_of(const char *verb) {
+    for (int i = 0; i < N_TRAINERS; i++)
+        if (!strcmp(trainers[i].verb, verb)) return &trainers[i];
+    return NULL;
+}
+
+/* ------------------------------------------------ data: the embedded world, tokenizers */
+
+typedef struct {
+    const char *out, *dir;
+    uint64_t seed;
+    int sft, pairs, prompts, eval;
+} DemoConfig;
+static const Field demo_fields[] = {
+    FIELD(DemoConfig, out, FIELD_STRING, "", "folder to write"),
+    FIELD(DemoConfig, seed, FIELD_U64, "1", "everything is a function of it"),
+    FIELD_IN(DemoConfig, sft, FIELD_INT, "0", 0, 1 << 24, "demonstrations; 0 = 14000"),
+    FIELD_IN(DemoConfig, pairs, FIELD_INT, "0", 0, 1 << 24, "preference pairs; 0 = 7000"),
+    FIELD_IN(DemoConfig, prompts, FIELD_INT, "0", 0, 1 << 24, "prompts; 0 = 4000"),
+    FIELD_IN(DemoConfig, eval, FIELD_INT, "0", 0, 1 << 24, "held-out rows of each kind; 0 = 500"),
+};
+
+static Status make_demo(const JsonDoc *recipe, int argc, char **argv, Text *summary) {
+    DemoConfig c;
+    Arena arena = {0};
+    Section sections[] = {SECTION("", demo_fields, &c)};
+    WorldInfo info;
+    Status s = settings_load(sections, 1, &arena, recipe, argc, argv);
+    if (s == OK && !c.out[0]) s = status_fail(E_USAGE, "rlhf data make-demo needs --out DIR");
+    if (s == OK) {
+        log_info("writing the embedded world to %s", c.out);
+        s = world_make(c.out, &(WorldConfig){.sft = c.sft, .pairs = c.pairs, .prompts = c.prompts, .eval = c.eval, .seed = c.seed}, &info);
+    }
+    if (s == OK) text_addf(summary, "\"accuracy_ceiling\":%.4f,\"longer_wins\":%.4f,\"held_out\":%d", info.accuracy_ceiling, info.longer_wins, info.held_out);
+    arena_release(&arena);
+    return s;
+}
+
+typedef struct {
+    const char *out;
+    StringList data;
+    int vocab_size;
+} TokenizerConfig;
+static const Field tokenizer_fields[] = {
+    FIELD(TokenizerConfig, out, FIELD_STRING, "", "folder to write"),
+    FIELD(TokenizerConfig, data, FIELD_LIST, "", "JSONL files; every string in them is learned from"),
+    FIELD_IN(TokenizerConfig, vocab_size, FIELD_INT, "1024", 260, 1 << 20, "tokens, special ones included"),
+};
+
+static Status learn_strings(BpeTrainer *b, const Json *n) {
+    if (json_type(n) == JSON_STRING) return bpe_trainer_add(b, json_str(n), strlen(json_str(n)));
+    if (json_type(n) == JSON_ARRAY || json_type(n) == JSON_OBJECT)
+        for (const Json *m = json_first(n); m; m = json_next(m)) TRY(learn_strings(b, m));
+    return OK;
+}
+
+static Status learn_file(BpeTrainer *b, const char *path) {
+    LineReader *r;
+    const char *line;
+    size_t len;
+    int number;
+    TRY(lines_open(&r, path));
+    Status s = lines_next(r, &line, &len, &number);
+    while (s == OK && line) {
+        JsonDoc *doc;
+        s = json_parse(&doc, path, number, line, len, JSON_STRICT);
+        if (s != OK) break;
+        s = learn_strings(b, json_root(doc));
+        json_release(doc);
+        if (s == OK) s = lines_next(r, &line, &len, &number);
+    }
+    lines_close(r);
+    return s;
+}
+
+static Status train_tokenizer(const JsonDoc *recipe, int argc, char **argv, Text *summary) {
+    TokenizerConfig c;
+    Arena arena = {0};
+    Section sections[] = {SECTION("", tokenizer_fields, &c)};
+    BpeTrainer *b = NULL;
+    Tokenizer *t = NULL;
+    Status s = settings_load(sections, 1, &arena, recipe, argc, argv);
+    if (s == OK && (!c.out[0] || !c.data.n)) s = status_fail(E_USAGE, "rlhf data train-tokenizer needs --data FILE and --out DIR");
+    if (s == OK) s = bpe_trainer_create(&b);
+    for (int i = 0; s == OK && i < c.data.n; i++) s = learn_file(b, c.data.items[i]);
+    if (s == OK) s = bpe_trainer_finish(b, c.vocab_size, &t);
+    if (s == OK) s = file_mkdirs(c.out);
+    if (s == OK) s = tokenizer_save(t, c.out);
+    if (s == OK) {
+        log_info("a tokenizer of %d tokens is in %s", tokenizer_vocab_size(t), c.out);
+        text_addf(summary, "\"vocab_size\":%d", tokenizer_vocab_size(t));
+    }
+    bpe_trainer_release(b);
+    tokenizer_release(t);
+    arena_release(&arena);
+    return s;
+}
+
+static Status data_main(int argc, char **argv) {
+    Text summary = {0};
+    Status s;
+    if (argc && !strcmp(argv[0], "make-demo")) s = make_demo(NULL, argc - 1, argv + 1, &summary);
+    else if (argc && !strcmp(argv[0], "train-tokenizer")) s = train_tokenizer(NULL, argc - 1, argv + 1, &summary);
+    else s = status_fail(E_USAGE, "rlhf data make-demo --out DIR, or rlhf data train-tokenizer --data F.jsonl --vocab-size N --out DIR");
+    if (s == OK) printf("{%s}\n", summary.s);
+    text_release(&summary);
+    return s;
+}
+
+/* ------------------------------------------------ pipelines */
+
+/* The data verbs of a pipeline take --out from the stage's directory and have no run section. */
+static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *), const JsonDoc *recipe, int argc, char **argv, Text *summary, int seeded) {
+    char *kept[160];
+    int n = 0;
+    for (int i = 0; i < argc && n + 2 < 160; i++) {
+        if (!strcmp(argv[i], "--run.dir") && i + 1 < argc) kept[n++] = "--out", kept[n++] = argv[++i];
+        else if (!strcmp(argv[i], "--run.seed") && i + 1 < argc) {
+            i++;
+            if (seeded) kept[n++] = "--seed", kept[n++] = argv[i];
+        } else if (!strncmp(argv[i], "--data", 6) && i + 1 < argc) kept[n++] = argv[i], kept[n++] = argv[i + 1], i++;
+    }
+    return run(recipe, n, kept, summary);
+}
+
+static Status pipeline_stage(void *ctx, const char *verb, const JsonDoc *recipe, int argc, char **argv, Text *summary) {
+    (void)ctx;
+    const Trainer *t = trainer_of(verb);
+    if (t) return trainer_run(t, recipe, argc, argv, summary);
+    if (!strcmp(verb, "make-demo")) return data_stage(make_demo, recipe, argc, argv, summary, 1);
+    if (!strcmp(verb, "train-tokenizer")) return data_stage(train_tokenizer, recipe, argc, argv, summary, 0);
+    return status_fail(E_USAGE, "\"%s\" is no verb of a stage: sft, reward, ppo, dpo, eval, make-demo, train-tokenizer", verb);
+}
+
+static Status run_main(int argc, char **argv) {
+    PipelineResult r;
+    if (!argc || argv[0][0] == '-') return status_fail(E_USAGE, "rlhf run RECIPE.json [--run.dir DIR] [--seed N] [--resume] [--key value ...]");
+    TRY(pipeline_run(&r, argv[0], argc - 1, argv + 1, pipeline_stage, NULL));
+    printf("%s/summary.json written after %.0f s\n", r.dir, r.seconds);
+    return OK;
+}
+
+/* ------------------------------------------------ about the program */
+
+static Status schema_main(int argc, char **argv) {
+    (void)argc, (void)argv;
+    Text t = {0};
+    text_add(&t, "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"title\":\"rlhf.c recipe\",\"oneOf\":[");
+    for (int i = 0; i < N_TRAINERS; i++) {
+        Stage stage = {0};
+        TrainerConfig c;
+        Section sections[N_SECTIONS];
+        Arena arena = {0};
+        memset(&c, 0, sizeof c);
+        sections_of(sections, &trainers[i], &stage, &c);
+        Status s = settings_load(sections, N_SECTIONS, &arena, NULL, 0, NULL);
+        if (s != OK) return s;
+        text_addf(&t, "%s{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"verb\"],\"properties\":", i ? "," : "");
+        size_t at = t.len;
+        settings_schema(&t, sections, N_SECTIONS);
+        /* the verb tells the recipes apart */
+        Text head = {0};
+        text_addf(&head, "{\"verb\":{\"const\":\"%s\"},\"$schema\":{\"type\":\"string\"},", trainers[i].verb);
+        char *properties = strdup(t.s + at + 1);
+        if (!properties) return status_fail(E_MEMORY, "no memory for the schema");
+        t.len = at;
+        text_add_bytes(&t, head.s, head.len);
+        text_add(&t, properties);
+        text_add(&t, "}");
+        free(properties);
+        text_release(&head);
+        arena_release(&arena);
+    }
+    text_add(&t, "]}\n");
+    fputs(t.s, stdout);
+    text_release(&t);
+    return OK;
+}
+
+static Status env_main(int argc, char **argv) {
+    (void)argc, (void)argv;
+    Backend *b;
+    TRY(threads_start(0));
+    TRY(backend_create(&b, "auto", "auto"));
+    printf("rlhf.c %s, %s, built %s\n", RLHF_VERSION, __VERSION__, __DATE__);
+    printf("device %s, kernels %s, %d threads\n", b->device, b->kernels, threads_count());
+    static const char *const kernels[] = {"avx512", "avx2", "portable"};
+    for (int i = 0; i < 3; i++) {
+        Backend *k;
+        int has = backend_create(&k, "cpu", kernels[i]) == OK;
+        printf("  %-9s %s\n", kernels[i], has ? "usable" : "not on this processor");
+        if (has) backend_release(k);
+    }
+    backend_release(b);
+    return OK;
+}
+
+static Status help_main(int argc, char **argv);
+
+static Status generate_verb(int argc, char **argv) { return generate_main(argc, argv); }
+
+typedef struct {
+    const char *name, *help;
+    Status (*run)(int argc, char **argv);
+} Verb;
+
+static const Verb verbs[] = {
+    {"run", "run a pipeline of stages from a recipe", run_main},
+    {"generate", "answer prompts with a model", generate_verb},
+    {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},
+    {"score", "score rows with a reward model", score_main},
+    {"tokenize", "token ids of rows", tokenize_main},
+    {"data", "make the embedded world, train a tokenizer", data_main},
+    {"env", "what this machine and build have, for bug reports", env_main},
+    {"schema", "JSON Schema of recipes, for editors", schema_main},
+    {"help", "this list, or the settings of a verb", help_main},
+};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static Status help_main(int argc, char **argv) {
+    const Trainer *t = argc ? trainer_of(argv[0]) : NULL;
+    if (t) {
+        Text text = {0};
+        Stage stage = {0};
+        TrainerConfig c;
+        Section sections[N_SECTIONS];
+        sections_of(sections, t, &stage, &c);
+        printf("rlhf %s [RECIPE.json] [--key value ...]: %s\n\n", t->verb, t->help);
+        settings_help(&text, sections, N_SECTIONS);
+        fputs(text.s, stdout);
+        text_release(&text);
+        return OK;
+    }
+    printf("rlhf.c %s aligns language models: SFT, reward models, PPO, DPO.\n\n", RLHF_VERSION);
+    for (int i = 0; i < N_TRAINERS; i++) printf("  rlhf %-9s %s\n", trainers[i].verb, trainers[i].help);
+    for (int i = 0; i < N_VERBS; i++) printf("  rlhf %-9s %s\n", verbs[i].name, verbs[i].help);
+    printf("\n`rlhf help ppo` lists the settings of a verb; every one is a recipe key and a flag.\n");
+    return OK;
+}
+
+static Status unknown_verb(const char *name) {
+    const char *known[N_TRAINERS + N_VERBS];
+    for (int i = 0; i < N_TRAINERS; i++) known[i] = trainers[i].verb;
+    for (int i = 0; i < N_VERBS; i++) known[N_TRAINERS + i] = verbs[i].name;
+    const char *near = settings_nearest(name, known, N_TRAINERS + N_VERBS);
+    if (near) return status_fail(E_USAGE, "\"%s\" is no verb; did you mean \"%s\"? (rlhf help lists all)", name, near);
+    return status_fail(E_USAGE, "\"%s\" is no verb; rlhf help lists all", name);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        help_main(0, NULL);
+        return 2;
+    }
+    Status s = OK;
+    const char *name = !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") ? "help" : argv[1];
+    const Trainer *t = trainer_of(name);
+    const Verb *verb = NULL;
+    for (int i = 0; i < N_VERBS && !verb; i++)
+        if (!strcmp(verbs[i].name, name)) verb = &verbs[i];
+    for (int i = 2; t && i < argc; i++)
+        if (!strcmp(argv[i], "--help")) return help_main(1, (char *[]){(char *)t->verb}) == OK ? 0 : 1;
+    if (t) s = trainer_main(t, argc - 2, argv + 2);
+    else if (verb) s = verb->run(argc - 2, argv + 2);
+    else s = unknown_verb(name);
+    threads_stop();
+    if (s == OK) return 0;
+    log_progress_end();
+    fprintf(stderr, "rlhf: %s\n", status_message());
+    return s == E_USAGE ? 2 : s == E_STOPPED ? 130 : 1;
+}
