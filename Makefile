@@ -71,7 +71,7 @@ check: test      ## tests, layering, formatting
 	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory test BUILD=build/asan OPT="-O1 -g" \
-	    EXTRA_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+	    EXTRA_CFLAGS="-Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 bench: all $(BENCHES) ## speed, beside limits measured in the same run
 	@for b in $(BENCHES); do $$b || exit 1; done
 quickstart: deps ## the whole route on the embedded world (SEED=1)

@@ -14,6 +14,7 @@
 #include "dpo/dpo.h"
 #include "policy/tools.h"
 #include "ppo/ppo.h"
+#include "reward/reward.h"
 #include "reward/reward_tools.h"
 #include "sft/sft.h"
 
@@ -85,7 +86,7 @@ static Status trainer_run(const Trainer *t, const JsonDoc *recipe, int argc, cha
 static Status trainer_main(const Trainer *t, int argc, char **argv) {
     JsonDoc *recipe = NULL;
     Text summary = {0};
-    if (argc && !strncmp(argv[0], "--", 2) == 0) {
+    if (argc && strncmp(argv[0], "--", 2) != 0) {
         TRY(json_parse_file(&recipe, argv[0], JSON_COMMENTS));
         argc--, argv++;
         const char *verb = t->verb;
