@@ -63,14 +63,15 @@ void dataset_report(const Dataset *d, const char *path); /* a line or two to the
  * ([{"role","content"}]) with the layout's turn markers and the opening of the assistant's turn. */
 Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc, const Json *prompt, Ids *out, Text *rendered);
 
-/* The order of training: epoch after epoch of a seeded permutation of one or several data sets, drawn by weight.
- * A pure function of (seed, position): nothing to save but the position. */
+/* The order of training: epoch after epoch of a seeded permutation of all rows; with weights every position
+ * draws a set and takes the next row of that set's own epochs. A pure function of (seed, position): nothing to
+ * save but the position. Going through positions in order is fast; with weights a step back counts anew. */
 typedef struct {
     const Dataset *sets; int n_sets;
     const double *weights;   /* NULL: one set, or by size */
     uint64_t seed;
-    int *perm; int64_t perm_epoch; /* cached permutation of the concatenated sets (or of set k) */
     int total;               /* rows in one epoch */
+    uint64_t next, *drawn;   /* with weights: rows drawn from each set before position `next` */
 } DataOrder;
 Status data_order_create(DataOrder *o, const Dataset *sets, int n_sets, const double *weights, uint64_t seed);
 const Row *data_order_row(DataOrder *o, uint64_t position); /* row number `position` of the whole run */

@@ -1,0 +1,209 @@
+/* dataset_render.c - turns as text and ids.
+ *
+ * plain: a prompt and its completion are put together as they are. Messages become blocks
+ *     System:\n...\n\nUser:\n...\n\nAssistant:\n...<eos>\n\n
+ * chatml: <|im_start|>role\n...<|im_end|>\n for every turn, the opening <|im_start|>assistant\n for the
+ * answer; a string prompt is one message of the user.
+ *
+ * Text is cut where an answer starts and ends and the parts are encoded by themselves, as generation
+ * does it. Data never becomes a special token: markers are put in by id, everything else is encoded
+ * with special-token parsing off. */
+#include <string.h>
+#include "datasets/dataset_parts.h"
+
+/* SmolLM2's template puts this first when the conversation has no system message. */
+static const char smollm2_system[] =
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+
+static const char *const chatml_roles[] = {"system", "user", "assistant"};
+static const char *const plain_roles[] = {"System", "User", "Assistant"};
+
+/* What TOKENIZE_ADD_SPECIAL puts before a text, if it is the beginning-of-sequence token. */
+static int leading_bos(const Tokenizer *t) {
+    Ids ids = {0};
+    int bos = tokenizer_bos(t);
+    if (tokenizer_encode(t, "", 0, TOKENIZE_ADD_SPECIAL, &ids) != OK || ids.n == 0 ||
+        ids.v[0] != bos)
+        bos = -1;
+    ids_release(&ids);
+    return bos;
+}
+
+void renderer_init(Renderer *r, const Tokenizer *t, const DataConfig *cfg) {
+    *r = (Renderer){.t = t, .cfg = cfg};
+    r->im_start = tokenizer_id(t, "<|im_start|>");
+    r->im_end = tokenizer_id(t, "<|im_end|>");
+    r->bos = leading_bos(t);
+}
+
+void renderer_release(Renderer *r) {
+    ids_release(&r->ids);
+    text_release(&r->trained);
+    text_release(&r->text);
+    text_release(&r->pending);
+}
+
+static Status choose_layout(Renderer *r, const Example *e) {
+    const char *layout = r->cfg->layout && r->cfg->layout[0] ? r->cfg->layout : "auto";
+    int has_markers = r->im_start >= 0 && r->im_end >= 0;
+    r->chatml = !strcmp(layout, "chatml") || (!strcmp(layout, "auto") && has_markers &&
+                                              (e->is_chat || tokenizer_chat_template(r->t)[0]));
+    if (e->is_text) r->chatml = 0;
+    if (r->chatml && !has_markers)
+        return status_fail(E_USAGE,
+                           "the layout chatml needs a tokenizer with <|im_start|> and <|im_end|>");
+    r->end = r->chatml ? r->im_end : tokenizer_eos(r->t);
+    if (r->end < 0) return status_fail(E_USAGE, "the tokenizer names no end-of-sequence token");
+    return OK;
+}
+
+static void mark(Renderer *r, int trained) {
+    char flag = (char)trained;
+    while (r->trained.len < (size_t)r->ids.n) text_add_bytes(&r->trained, &flag, 1);
+}
+
+static Status flush(Renderer *r, int trained) {
+    if (r->pending.len) {
+        TRY(tokenizer_encode(r->t, r->pending.s, r->pending.len, 0, &r->ids));
+        text_add_bytes(&r->text, r->pending.s, r->pending.len);
+        text_clear(&r->pending);
+    }
+    mark(r, trained);
+    return OK;
+}
+
+static Status special(Renderer *r, int id, int trained) {
+    TRY(flush(r, 0));
+    ids_add(&r->ids, id);
+    mark(r, trained);
+    return tokenizer_decode(r->t, &id, 1, 1, &r->text);
+}
+
+static Status start(Renderer *r, const Example *e) {
+    TRY(choose_layout(r, e));
+    r->ids.n = 0;
+    text_clear(&r->trained);
+    text_clear(&r->text);
+    text_clear(&r->pending);
+    r->n_prompt = -1;
+    return !r->chatml && r->bos >= 0 ? special(r, r->bos, 0) : OK;
+}
+
+static Status open_turn(Renderer *r, Role role) {
+    if (!r->chatml) {
+        text_addf(&r->pending, "%s:\n", plain_roles[role]);
+        return OK;
+    }
+    TRY(special(r, r->im_start, 0));
+    text_addf(&r->pending, "%s\n", chatml_roles[role]);
+    return OK;
+}
+
+static Status close_turn(Renderer *r, Role role) {
+    if (r->chatml || role == ROLE_ASSISTANT) TRY(special(r, r->end, 0));
+    text_add(&r->pending, r->chatml ? "\n" : "\n\n");
+    return OK;
+}
+
+static Status put_turn(Renderer *r, Role role, const char *content) {
+    TRY(open_turn(r, role));
+    text_add(&r->pending, content);
+    return close_turn(r, role);
+}
+
+static const char *system_message(const Renderer *r, const Example *e) {
+    if (e->n && e->turn[0].role == ROLE_SYSTEM) return "";
+    if (r->cfg->system && r->cfg->system[0]) return r->cfg->system;
+    return r->chatml && strstr(tokenizer_chat_template(r->t), smollm2_system) ? smollm2_system : "";
+}
+
+static Status put_system(Renderer *r, const Example *e) {
+    const char *system = system_message(r, e);
+    if (!*system) return OK;
+    if (r->chatml || e->is_chat) return put_turn(r, ROLE_SYSTEM, system);
+    text_addf(&r->pending, "%s\n\n", system);
+    return OK;
+}
+
+static Status open_answer(Renderer *r) {
+    TRY(open_turn(r, ROLE_ASSISTANT));
+    return flush(r, 0);
+}
+
+static void prompt_ends_here(Renderer *r) {
+    r->n_prompt = r->ids.n;
+    r->prompt_text = r->text.len;
+}
+
+Status render_prompt(Renderer *r, const Example *e) {
+    TRY(start(r, e));
+    TRY(put_system(r, e));
+    if (!r->chatml && !e->is_chat) {
+        text_add(&r->pending, e->turn[0].content);
+        TRY(flush(r, 0));
+    } else {
+        for (int i = 0; i < e->n; i++) TRY(put_turn(r, e->turn[i].role, e->turn[i].content));
+        TRY(open_answer(r));
+    }
+    prompt_ends_here(r);
+    return OK;
+}
+
+static Status put_answer(Renderer *r, const char *answer) {
+    text_add(&r->pending, answer);
+    TRY(flush(r, 1));
+    return special(r, r->end, 1);
+}
+
+Status render_answer(Renderer *r, const char *answer) {
+    r->ids.n = r->n_prompt;
+    r->trained.len = (size_t)r->n_prompt;
+    r->text.len = r->prompt_text;
+    return put_answer(r, answer);
+}
+
+static Status render_text(Renderer *r, const Example *e) {
+    TRY(put_answer(r, e->turn[0].content));
+    /* nothing predicts the first token */
+    r->trained.s[0] = 0;
+    r->n_prompt = 1;
+    r->prompt_text = 0;
+    return OK;
+}
+
+Status render_all(Renderer *r, const Example *e, const char **first) {
+    TRY(start(r, e));
+    *first = e->turn[0].content;
+    if (e->is_text) return render_text(r, e);
+    TRY(put_system(r, e));
+    for (int i = 0; i < e->n; i++) {
+        const Turn *t = &e->turn[i];
+        if (t->role != ROLE_ASSISTANT) {
+            TRY(put_turn(r, t->role, t->content));
+            continue;
+        }
+        TRY(open_answer(r));
+        if (r->n_prompt < 0) {
+            prompt_ends_here(r);
+            *first = t->content;
+        }
+        TRY(put_answer(r, t->content));
+        text_add(&r->pending, r->chatml ? "\n" : "\n\n");
+    }
+    return OK; /* what is pending stands behind the last end and is left out */
+}
+
+Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
+                     const Json *prompt, Ids *out, Text *rendered) {
+    Example e = {0};
+    Arena arena = {0};
+    Renderer r;
+    renderer_init(&r, t, cfg);
+    Status s = example_prompt(&e, &arena, doc, prompt);
+    if (s == OK) s = render_prompt(&r, &e);
+    for (int i = 0; s == OK && i < r.ids.n; i++) ids_add(out, r.ids.v[i]);
+    if (s == OK && rendered) text_add_bytes(rendered, r.text.s ? r.text.s : "", r.text.len);
+    renderer_release(&r);
+    arena_release(&arena);
+    return s;
+}
