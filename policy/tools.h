@@ -7,8 +7,11 @@
 
 /* argv: flags after the verb. rlhf generate --model DIR|F.gguf (--prompt TEXT | --data F --out F) [...] */
 Status generate_main(int argc, char **argv);
-Status logprobs_main(int argc, char **argv); /* rows {"text"} or {"ids"} -> + "ids","logp","entropy" */
-Status score_main(int argc, char **argv);    /* rows {"ids"}, {"prompt","completion"}, {"messages"}, {"text"} -> + "score" */
+Status logprobs_main(int argc,
+                     char **argv); /* rows {"text"} or {"ids"} -> + "ids","logp","entropy" */
+Status score_main(
+    int argc,
+    char **argv); /* rows {"ids"}, {"prompt","completion"}, {"messages"}, {"text"} -> + "score" */
 Status tokenize_main(int argc, char **argv); /* rows {"text"} -> + "ids" */
 
 #endif

@@ -187,34 +187,19 @@ static Status reward_eval_step(Reward *r, Metrics *m) {
     return OK;
 }
 
-static void put_subsets(Text *t, const RewardEval *e) {
-    text_add(t, "{");
-    for (int i = 0; i < e->n_subsets; i++) {
-        json_put_key(t, e->subset[i].name);
-        json_put_number(t, (double)e->subset[i].right / e->subset[i].pairs);
-    }
-    text_add(t, "}");
-}
-
 /* Held-out figures; the scores' mean and deviation stay with the model, for PPO's normalisation. */
 static Status reward_finish(Reward *r) {
     RewardEval e = {0};
     if (r->data.eval.n) {
         TRY(reward_evaluate(&e, &r->net, &r->data.eval, &r->batch, r->score, r->micro_tokens));
-        summary_put(r->stage, "accuracy", reward_accuracy(&e));
-        summary_put(r->stage, "accuracy_longer_wins", e.longer_pairs ? (double)e.longer_right / e.longer_pairs : 0.5);
-        if (e.gold_pairs) summary_put(r->stage, "accuracy_ceiling", (double)e.gold_right / e.gold_pairs);
-        summary_put(r->stage, "val_loss", e.loss);
-        summary_put(r->stage, "ties", e.ties);
-        json_put_key(&r->stage->summary, "accuracy_by_subset");
-        put_subsets(&r->stage->summary, &e);
+        reward_eval_summary(r->stage, &e);
         r->net.w.cfg.score_mean = e.mean;
         r->net.w.cfg.score_std = e.std;
     }
     if (r->parts.n) {
         TRY(reward_evaluate(&e, &r->net, &r->parts, &r->batch, r->score, r->micro_tokens));
         json_put_key(&r->stage->summary, "accuracy_by_part");
-        put_subsets(&r->stage->summary, &e);
+        reward_put_subsets(&r->stage->summary, &e);
     }
     summary_put(r->stage, "steps", r->state.step);
     return stage_write_model(&r->net.w, r->tokenizer, run_dir(r->session.run), "model");

@@ -37,6 +37,10 @@ typedef struct {
 } RewardEval;
 /* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. */
 Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score, int micro_tokens);
+/* {"subset": accuracy, ...} */
+void reward_put_subsets(Text *t, const RewardEval *e);
+/* accuracy and what to compare it with, loss, ties and subsets into the stage's summary. */
+void reward_eval_summary(Stage *s, const RewardEval *e);
 static inline double reward_accuracy(const RewardEval *e) { return e->pairs ? (double)e->right / e->pairs : 0.0; }
 
 #endif

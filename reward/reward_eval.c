@@ -72,3 +72,22 @@ Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *sc
     e->loss = e->pairs ? e->loss / e->pairs : 0.0;
     return OK;
 }
+
+void reward_put_subsets(Text *t, const RewardEval *e) {
+    text_add(t, "{");
+    for (int i = 0; i < e->n_subsets; i++) {
+        json_put_key(t, e->subset[i].name);
+        json_put_number(t, (double)e->subset[i].right / e->subset[i].pairs);
+    }
+    text_add(t, "}");
+}
+
+void reward_eval_summary(Stage *s, const RewardEval *e) {
+    summary_put(s, "accuracy", reward_accuracy(e));
+    summary_put(s, "accuracy_longer_wins", e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5);
+    if (e->gold_pairs) summary_put(s, "accuracy_ceiling", (double)e->gold_right / e->gold_pairs);
+    summary_put(s, "val_loss", e->loss);
+    summary_put(s, "ties", e->ties);
+    json_put_key(&s->summary, "accuracy_by_subset");
+    reward_put_subsets(&s->summary, e);
+}

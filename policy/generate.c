@@ -1,0 +1,285 @@
+/* generate.c - answers to prompts: the rows of a file, or one prompt that is shown as it is written. */
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "datasets/row_encode.h"
+#include "datasets/stage.h"
+#include "policy/rollout.h"
+#include "policy/tool_model.h"
+#include "policy/tools.h"
+
+typedef struct {
+    const char *prompt, *layout, *system;
+    int greedy, top_k, max_tokens, ignore_eos, samples, rows, logp;
+    float temperature, top_p;
+    uint64_t seed;
+    StringList stop;
+} GenerateConfig;
+
+static const Field generate_fields[] = {
+    FIELD(GenerateConfig, prompt, FIELD_STRING, "",
+          "one prompt; its answer goes to standard output"),
+    FIELD_OF(GenerateConfig, layout, "auto", "auto|plain|chatml",
+             "how prompts and messages become text"),
+    FIELD(GenerateConfig, system, FIELD_STRING, "", "system message for rows that have none"),
+    FIELD(GenerateConfig, greedy, FIELD_BOOL, "false", "always take the likeliest token"),
+    FIELD_IN(GenerateConfig, temperature, FIELD_FLOAT, "1", 0, 100,
+             "divides the logits; 0 = greedy"),
+    FIELD_IN(GenerateConfig, top_k, FIELD_INT, "0", 0, 1 << 24,
+             "sample from the k likeliest tokens, 0 = all"),
+    FIELD_IN(GenerateConfig, top_p, FIELD_FLOAT, "1", 0.01, 1,
+             "sample from the likeliest tokens of this mass"),
+    FIELD_IN(GenerateConfig, max_tokens, FIELD_INT, "128", 1, 1 << 24, "longest answer"),
+    FIELD(GenerateConfig, ignore_eos, FIELD_BOOL, "false", "go on after the end-of-sequence token"),
+    FIELD(GenerateConfig, seed, FIELD_U64, "1", "an answer is a function of it and the row"),
+    FIELD(GenerateConfig, stop, FIELD_LIST, "", "texts that end an answer and are cut off"),
+    FIELD_IN(GenerateConfig, samples, FIELD_INT, "1", 1, 1024,
+             "answers for each row, one output row each with its number as \"sample\""),
+    FIELD(GenerateConfig, logp, FIELD_BOOL, "false",
+          "add \"logp\" of the answer's tokens under the distribution sampled from"),
+    FIELD_IN(GenerateConfig, rows, FIELD_INT, "32", 1, 1 << 16, "answers decoded at once"),
+};
+
+typedef struct {
+    const GenerateConfig *cfg;
+    DataConfig layout;
+    SamplingConfig sampling;
+    ToolModel m;
+    RolloutEngine *engine;
+    int engine_rows, max_length, max_requests;
+    Rollout rollout;
+    RolloutRequest *requests;
+} Generator;
+
+/* ------------------------------------------------ memory, by what the rows at hand need */
+
+enum { REQUESTS = 256, DRAFT_TOKENS = 1 << 22, KV_BYTES = 1 << 30 };
+
+static void release_engine(Generator *g) {
+    rollout_engine_release(g->engine);
+    rollout_release(&g->rollout);
+    memory_release(g->requests);
+    g->engine = NULL;
+    g->requests = NULL;
+}
+
+/* Room for `requests` answers of up to max_length tokens with their prompts. */
+static Status prepare(Generator *g, int requests, int max_length, int longest_prompt) {
+    const ModelConfig *cfg = &g->m.net.w.cfg;
+    int rows = g->cfg->rows < requests ? g->cfg->rows : requests;
+    while (rows > 1 && kv_bytes(cfg, rows, max_length) > KV_BYTES) rows /= 2;
+    int tokens = stage_micro_tokens(0, longest_prompt);
+    TRY(tool_model_room(&g->m, tokens < rows ? rows : tokens));
+    if (g->engine && g->engine_rows >= rows && g->max_length >= max_length &&
+        g->max_requests >= requests)
+        return OK;
+    if ((int64_t)requests * max_length > INT_MAX)
+        return status_fail(E_USAGE, "--samples %d of up to %d tokens are too many at once",
+                           g->cfg->samples, max_length);
+    release_engine(g);
+    g->engine_rows = rows;
+    g->max_length = max_length;
+    g->max_requests = requests;
+    TRY(rollout_engine_create(&g->engine, g->m.b, cfg, g->m.t, rows, max_length, requests));
+    TRY(rollout_create(&g->rollout, requests, requests * max_length));
+    return memory_alloc((void **)&g->requests, (size_t)requests * sizeof *g->requests, "requests");
+}
+
+/* ------------------------------------------------ rows */
+
+static Status generate_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
+    const Generator *g = ctx;
+    const Json *row = json_root(doc), *prompt = json_get(row, "prompt");
+    if (json_get(row, "ids")) return row_ids(doc, g->m.net.w.cfg.V, ids);
+    if (!prompt) prompt = json_get(row, "messages");
+    if (!prompt) return json_fail(doc, NULL, "a row needs \"ids\", \"prompt\" or \"messages\"");
+    return prompt_encode(g->m.t, &g->layout, doc, prompt, ids, NULL);
+}
+
+/* Where the answer ends before a stop text; its length when there is none. */
+static size_t before_stop(const Text *text, const StringList *stop) {
+    size_t end = text->len;
+    for (int i = 0; i < stop->n; i++) {
+        size_t n = strlen(stop->items[i]);
+        const char *hit = text->s ? memmem(text->s, text->len, stop->items[i], n) : NULL;
+        if (n && hit && (size_t)(hit - text->s) < end) end = (size_t)(hit - text->s);
+    }
+    return end;
+}
+
+static Status put_answer(Generator *g, Rows *r, int row, int s, int sample) {
+    static const char *const own[] = {"completion", "completion_ids", "stop",
+                                      "logp",       "sample",         NULL};
+    const Rollout *q = &g->rollout;
+    Text text = {0};
+    Status status = rollout_text(q, s, g->m.t, &text);
+    size_t n = q->stop[s] == STOP_STRING ? before_stop(&text, &g->sampling.stop) : text.len;
+    Text *line = rows_begin(r, row, own);
+    json_put_key(line, "completion");
+    json_put_string_n(line, text.s ? text.s : "", n);
+    json_put_key(line, "completion_ids");
+    json_put_ints(line, rollout_response(q, s), rollout_length(q, s));
+    json_put_key(line, "stop");
+    json_put_string(line, stop_names[q->stop[s]]);
+    if (g->cfg->logp) {
+        json_put_key(line, "logp");
+        json_put_floats(line, q->logp + q->seq.starts[s] + q->n_prompt[s], rollout_length(q, s));
+    }
+    if (g->cfg->samples > 1) {
+        json_put_key(line, "sample");
+        json_put_number(line, sample);
+    }
+    if (status == OK) status = rows_put(r);
+    text_release(&text);
+    return status;
+}
+
+static Status answer_rows(Generator *g, Rows *r, int first, int last, int max_length, int longest) {
+    int k = g->cfg->samples, n = (last - first) * k;
+    TRY(prepare(g, n, max_length, longest));
+    for (int i = 0; i < n; i++) {
+        int row = first + i / k;
+        uint64_t place = (uint64_t)(r->done + row) * (uint64_t)k + (uint64_t)(i % k);
+        g->requests[i] = (RolloutRequest){rows_ids(r, row), rows_length(r, row), place};
+    }
+    TRY(rollout_generate(&g->rollout, g->engine, &g->m.net, g->requests, n, &g->sampling,
+                         g->cfg->seed, NULL, NULL));
+    for (int i = 0; i < n; i++) TRY(put_answer(g, r, first + i / k, i, i % k));
+    return OK;
+}
+
+static int capped_length(const Generator *g, int prompt) {
+    int64_t n = (int64_t)prompt + g->cfg->max_tokens, most = g->m.net.w.cfg.max_positions;
+    return (int)(n < most ? n : most);
+}
+
+static Status generate_rows(void *ctx, Rows *r) {
+    Generator *g = ctx;
+    int longest = 0;
+    for (int i = 0; i < r->n; i++)
+        if (rows_length(r, i) > longest) longest = rows_length(r, i);
+    int max_length = capped_length(g, longest);
+    int requests = DRAFT_TOKENS / max_length < REQUESTS ? DRAFT_TOKENS / max_length : REQUESTS;
+    int step = requests / g->cfg->samples > 1 ? requests / g->cfg->samples : 1;
+    for (int first = 0, last; first < r->n; first = last) {
+        last = r->n - first < step ? r->n : first + step;
+        TRY(answer_rows(g, r, first, last, max_length, longest));
+    }
+    return OK;
+}
+
+/* ------------------------------------------------ one prompt, shown token by token */
+
+typedef struct {
+    const Tokenizer *t;
+    const StringList *stop;
+    Text text;
+    size_t shown, held; /* bytes at the end that may yet turn out to be a stop text */
+} Stream;
+
+/* The most of n bytes that cuts no character; bytes that are none are taken as they are. */
+static size_t whole_characters(const char *s, size_t n) {
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
+        unsigned char c = (unsigned char)s[n - back];
+        if (c < 0x80) return n;
+        if (c < 0xc0) continue;
+        size_t need = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+        return back < need ? n - back : n;
+    }
+    return n;
+}
+
+static void show(Stream *w, size_t upto) {
+    if (upto <= w->shown) return;
+    fwrite(w->text.s + w->shown, 1, upto - w->shown, stdout);
+    fflush(stdout);
+    w->shown = upto;
+}
+
+static void show_token(void *ctx, int request, int id) {
+    (void)request;
+    Stream *w = ctx;
+    if (tokenizer_decode(w->t, &id, 1, 0, &w->text) != OK || !w->text.s) return;
+    size_t end = w->text.len > w->held ? w->text.len - w->held : 0;
+    size_t stop = before_stop(&w->text, w->stop);
+    show(w, whole_characters(w->text.s, stop < end ? stop : end));
+}
+
+static Status answer_one(Generator *g) {
+    Stream w = {.t = g->m.t, .stop = &g->sampling.stop};
+    Text row = {0};
+    Ids ids = {0};
+    JsonDoc *doc = NULL;
+    for (int i = 0; i < w.stop->n; i++)
+        if (strlen(w.stop->items[i]) > w.held + 1) w.held = strlen(w.stop->items[i]) - 1;
+    text_add(&row, "{\"prompt\":");
+    json_put_string(&row, g->cfg->prompt);
+    text_add(&row, "}");
+    Status s = json_parse(&doc, "--prompt", 1, row.s, row.len, JSON_STRICT);
+    if (s == OK) s = generate_ids(g, doc, &ids);
+    int most = g->m.net.w.cfg.max_positions - 1;
+    if (s == OK && ids.n > most)
+        s = status_fail(E_USAGE, "--prompt has %d tokens, the model takes at most %d and an answer",
+                        ids.n, most);
+    if (s == OK) s = prepare(g, 1, capped_length(g, ids.n), ids.n);
+    if (s == OK) {
+        g->requests[0] = (RolloutRequest){ids.v, ids.n, 0};
+        s = rollout_generate(&g->rollout, g->engine, &g->m.net, g->requests, 1, &g->sampling,
+                             g->cfg->seed, show_token, &w);
+    }
+    if (s == OK && w.text.s)
+        show(&w, g->rollout.stop[0] == STOP_STRING ? before_stop(&w.text, w.stop) : w.text.len);
+    if (s == OK && (putchar('\n') == EOF || fflush(stdout) == EOF))
+        s = status_fail(E_IO, "cannot write to standard output");
+    json_release(doc);
+    ids_release(&ids);
+    text_release(&row);
+    text_release(&w.text);
+    return s;
+}
+
+/* ------------------------------------------------ the verb */
+
+static Status generate(Generator *g, const ToolConfig *c) {
+    const GenerateConfig *cfg = g->cfg;
+    if (!cfg->prompt[0] == !c->data[0])
+        return status_fail(E_USAGE,
+                           "give a prompt (--prompt TEXT) or a file of them (--data FILE)");
+    if (cfg->prompt[0] && cfg->samples > 1)
+        return status_fail(E_USAGE, "--samples needs a file of prompts (--data FILE)");
+    if (cfg->prompt[0] && strcmp(c->out, "-"))
+        return status_fail(
+            E_USAGE, "the answer to --prompt goes to standard output; --out needs --data FILE");
+    g->layout = (DataConfig){.layout = cfg->layout, .system = cfg->system};
+    g->sampling = (SamplingConfig){.max_new_tokens = cfg->max_tokens,
+                                   .temperature = cfg->greedy ? 0.0f : cfg->temperature,
+                                   .top_k = cfg->top_k,
+                                   .top_p = cfg->top_p,
+                                   .rows = cfg->rows,
+                                   .ignore_eos = cfg->ignore_eos,
+                                   .stop = cfg->stop};
+    TRY(tool_model_open(&g->m, c, TOOL_LANGUAGE));
+    if (cfg->prompt[0]) return answer_one(g);
+    return rows_run(c->data, c->out, 1, g->m.net.w.cfg.max_positions - 1, generate_ids,
+                    generate_rows, g);
+}
+
+Status generate_main(int argc, char **argv) {
+    static const char usage[] =
+        "rlhf generate --model DIR (--prompt TEXT | --data F [--out F]): rows {\"prompt\"}, {\"messages\"} or\n"
+        "{\"ids\"} gain completion, completion_ids (with the token that ended it) and stop (eos|length|string)";
+    Arena arena = {0};
+    ToolConfig c;
+    GenerateConfig own;
+    Section section = SECTION("", generate_fields, &own);
+    Generator g = {.cfg = &own};
+    int go;
+    Status s = tool_settings(&arena, &c, &section, usage, argc, argv, &go);
+    if (s == OK && go) s = generate(&g, &c);
+    release_engine(&g);
+    tool_model_close(&g.m);
+    arena_release(&arena);
+    return s;
+}
