@@ -337,6 +337,11 @@ static Status help_main(int argc, char **argv) {
         text_release(&text);
         return OK;
     }
+    for (int i = 0; argc && i < N_VERBS; i++) {
+        Status (*run)(int, char **) = verbs[i].run;
+        int tool = run == generate_verb || run == logprobs_main || run == score_main || run == tokenize_main;
+        if (tool && !strcmp(verbs[i].name, argv[0])) return run(1, (char *[]){"--help"});
+    }
     printf("rlhf.c %s aligns language models: SFT, reward models, PPO, DPO.\n\n", RLHF_VERSION);
     for (int i = 0; i < N_TRAINERS; i++) printf("  rlhf %-9s %s\n", trainers[i].verb, trainers[i].help);
     for (int i = 0; i < N_VERBS; i++) printf("  rlhf %-9s %s\n", verbs[i].name, verbs[i].help);
