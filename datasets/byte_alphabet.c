@@ -1,6 +1,5 @@
 /* byte_alphabet.c - GPT-2's byte alphabet: every byte as one printable character, so that a vocabulary
  * can be written as text. Printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up. */
-#include <stdlib.h>
 #include <utf8proc.h>
 #include "datasets/tokenizer_parts.h"
 
@@ -101,31 +100,4 @@ int utf8_is_word(int32_t c) {
     case UTF8PROC_CATEGORY_PC: return 1;
     default: return 0;
     }
-}
-
-Status nfc_append(Text *out, const char *s, size_t n) {
-    while (n > 0) {
-        size_t valid = utf8_prefix(s, n);
-        if (valid == 0) {
-            text_add_bytes(out, s, 1);
-            s++, n--;
-            continue;
-        }
-        size_t plain = 0;
-        while (plain < valid && (uint8_t)s[plain] < 0x80) plain++;
-        if (plain == valid) {
-            text_add_bytes(out, s, valid);
-        } else {
-            uint8_t *composed = NULL;
-            utf8proc_ssize_t len = utf8proc_map((const uint8_t *)s, (utf8proc_ssize_t)valid,
-                                                &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-            if (len < 0)
-                return status_fail(E_MEMORY, "normalising %zu bytes of text (NFC): %s", valid,
-                                   utf8proc_errmsg(len));
-            text_add_bytes(out, (const char *)composed, (size_t)len);
-            free(composed);
-        }
-        s += valid, n -= valid;
-    }
-    return OK;
 }

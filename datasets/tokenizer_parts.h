@@ -112,7 +112,7 @@ typedef struct {
 int added_find(const AddedTokens *a, int normalized, int special, const char *s, size_t n,
                size_t at, AddedMatch *m);
 
-/* NFC of n bytes appended to out; bytes that are not UTF-8 pass unchanged. */
+/* NFC of n bytes appended to out; bytes that are not UTF-8 pass unchanged (nfc.c). */
 Status nfc_append(Text *out, const char *s, size_t n);
 
 /* ---- the whole ---- */

@@ -136,6 +136,8 @@ static void test_metadata(void **state) {
     assert_int_equal(gguf_strings(g, "numbers", GGUF_REQUIRED, &words, &n), E_FORMAT);
     assert_int_equal(gguf_ints(g, "words", GGUF_REQUIRED, &numbers, &n), E_FORMAT);
     assert_int_equal(gguf_ints(g, "name", GGUF_REQUIRED, &numbers, &n), E_FORMAT);
+    assert_non_null(strstr(status_message(), "must be an array"));
+    assert_int_equal(gguf_float(g, "yes", GGUF_REQUIRED, &d), E_FORMAT);
     gguf_close(g);
     text_release(&t);
 }
@@ -203,13 +205,15 @@ static void test_every_cut_is_refused(void **state) {
     put_key(&t, "words", 9), put(&t, 8, 4), put(&t, 2, 8), put_string(&t, "a"),
         put_string(&t, "bc");
     put_tensor(&t, "x", 1, 32, 8, 0);
+    size_t described = t.len;
     put_padding(&t);
     put_block(&t, 8);
     size_t full = t.len;
-    for (t.len = 0; t.len < full; t.len++) {
-        Gguf *g;
-        assert_int_not_equal(open_text(&g, &t), OK);
-    }
+    for (t.len = 4; t.len < full; t.len++)
+        expect_refusal(&t, t.len < described ? "cut short" : "beyond the end");
+    t.len = 3;
+    expect_refusal(&t, "not a GGUF");
+    t.len = full;
     Gguf *g;
     expect_ok(open_text(&g, &t));
     gguf_close(g);
@@ -236,6 +240,11 @@ static void test_lies_are_refused(void **state) {
     expect_refusal(&t, "not a GGUF");
     put_header(&t, 3, 0x7fffffff, 0);
     expect_refusal(&t, "cut short");
+    put_header(&t, 3, 0, 0x7fffffff);
+    expect_refusal(&t, "cut short");
+    put_header(&t, 3, 0, 1);
+    put_key(&t, "", 7), put(&t, 1, 1), put(&t, 0, 8);
+    expect_refusal(&t, "0 bytes");
     put_header(&t, 3, 0, 2);
     put_key(&t, "a", 7), put(&t, 1, 1), put_key(&t, "a", 7), put(&t, 1, 1);
     expect_refusal(&t, "twice");

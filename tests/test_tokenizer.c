@@ -180,6 +180,11 @@ static void expect_linear_time(const Tokenizer *t) {
         if (taken > 1.0) fail_msg("1 MiB of byte %d took %.2f s", c, taken);
         assert_true(n > 0);
     }
+    for (int i = 0; i < N; i += 2)
+        memcpy(s + i, i % 4 ? "\xcc\x81" : "\xcc\xa7", 2); /* marks to be ordered */
+    int n;
+    double taken = time_encode(t, s, N, &n);
+    if (taken > 1.0) fail_msg("1 MiB of combining marks took %.2f s", taken);
     free(s);
 }
 
@@ -478,6 +483,40 @@ static void test_gguf_splittings(void **state) {
     tokenizer_release(t);
 }
 
+static void encode_nfc(const char *text, Ids *ids) {
+    static Tokenizer *t;
+    const char *json = "{\"normalizer\":{\"type\":\"NFC\"}," BYTES
+                       ",\"model\":{\"vocab\":{\"\u00cc\":0,\"\u0123\":1,\"\u00a7\":2,\"a\":3,"
+                       "\"\u00c3\":4,\"\u00a1\":5},\"merges\":[]}}";
+    if (!text) {
+        tokenizer_release(t);
+        t = NULL;
+        return;
+    }
+    if (!t) expect_ok(tokenizer_open_json(&t, "test", json, strlen(json)));
+    encode_string(t, text, 0, ids);
+}
+
+static void test_marks_come_in_canonical_order(void **state) {
+    (void)state;
+    Text s = {0};
+    Ids ids = {0};
+    encode_nfc("a\u0301", &ids); /* composes */
+    assert_int_equal(ids.n, 2);
+    assert_int_equal(ids.v[0], 4);
+    /* the class of U+0327 is below that of U+0301, however long the run */
+    for (int pairs = 1; pairs < 60; pairs += 7) {
+        text_clear(&s);
+        for (int i = 0; i < pairs; i++) text_add(&s, "\u0301\u0327");
+        encode_nfc(s.s, &ids);
+        assert_int_equal(ids.n, 4 * pairs);
+        for (int i = 0; i < 2 * pairs; i++) assert_int_equal(ids.v[2 * i + 1], i < pairs ? 2 : 1);
+    }
+    encode_nfc(NULL, NULL);
+    text_release(&s);
+    ids_release(&ids);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpt2),
@@ -493,6 +532,7 @@ int main(void) {
         cmocka_unit_test(test_regexes_with_another_meaning_are_refused),
         cmocka_unit_test(test_splits_and_added_tokens),
         cmocka_unit_test(test_gguf_splittings),
+        cmocka_unit_test(test_marks_come_in_canonical_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
