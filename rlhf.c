@@ -10,6 +10,7 @@
 #include "core/base/threads.h"
 #include "core/run/pipeline.h"
 #include "core/run/progress.h"
+#include "core/run/summary.h"
 #include "datasets/world.h"
 #include "dpo/dpo.h"
 #include "policy/tools.h"
@@ -246,6 +247,16 @@ static Status run_main(int argc, char **argv) {
     return OK;
 }
 
+/* rlhf summary DIR: what a pipeline achieved */
+static Status summary_main(int argc, char **argv) {
+    Text t = {0};
+    if (argc != 1) return status_fail(E_USAGE, "rlhf summary DIR, the directory of a pipeline's run");
+    Status s = summary_text(&t, argv[0], 3);
+    if (s == OK) fputs(t.s, stdout);
+    text_release(&t);
+    return s;
+}
+
 /* ------------------------------------------------ about the program */
 
 static Status schema_main(int argc, char **argv) {
@@ -312,6 +323,7 @@ typedef struct {
 
 static const Verb verbs[] = {
     {"run", "run a pipeline of stages from a recipe", run_main},
+    {"summary", "figures and sample answers of a pipeline's run", summary_main},
     {"generate", "answer prompts with a model", generate_verb},
     {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},
     {"score", "score rows with a reward model", score_main},
