@@ -1,7 +1,14 @@
 /* dataset.h - records of a JSONL file in the field's shapes, as token ids with what is trained.
  *
  * One way of tokenizing for every trainer (SEMANTICS 1.3): ids = encode(prompt) ++ encode(completion) ++
- * EOS; text of users is encoded with special-token parsing off, template text with it on. */
+ * EOS; text of users is encoded with special-token parsing off, template text with it on.
+ *
+ * Shapes, found by their keys: {text} {prompt} {prompt, completion} {messages} {prompt, chosen, rejected}
+ * {chosen, rejected}; prompts and answers are strings or lists of role/content.
+ * Layouts: plain puts a string prompt and its answer together as they are, and messages as blocks
+ * "System:\n...\n\n", "User:\n...\n\n", "Assistant:\n...<eos>\n\n"; chatml is <|im_start|>role\n...<|im_end|>\n, a
+ * string prompt being one message of the user. auto takes chatml when the tokenizer has these two tokens and
+ * the row holds messages or the tokenizer has a chat template. */
 #ifndef DATASET_H
 #define DATASET_H
 
@@ -9,17 +16,17 @@
 #include "core/run/settings.h"
 
 typedef struct {
-    StringList train;           /* files; several are mixed by `weights` */
-    StringList weights;         /* numbers, one per train file; empty: by size */
-    const char *eval;           /* file, "" none */
-    const char *layout;         /* how messages and prompts become text: auto|plain|chatml */
-    const char *system;         /* system message put first when the row has none, "" none */
-    int max_length;             /* tokens of prompt + completion; longer rows are dropped and counted */
-    int max_prompt_length;      /* 0: no limit of its own */
-    const char *truncate_prompt;/* refuse|left */
-    const char *bad_rows;       /* stop | skip:N */
-    const char *cache;          /* folder for tokenized rows, "" none */
-    int limit;                  /* at most this many rows of each file, 0 all */
+    StringList train;      /* files; several are mixed by `weights` */
+    StringList weights;    /* numbers, one per train file; empty: by size */
+    const char *eval;      /* file, "" none */
+    const char *layout;    /* how messages and prompts become text: auto|plain|chatml */
+    const char *system;    /* system message put first when the row has none, "" none */
+    int max_length;        /* tokens of prompt + completion; longer rows are dropped and counted */
+    int max_prompt_length; /* 0: no limit of its own */
+    const char *truncate_prompt; /* refuse|left */
+    const char *bad_rows;        /* stop | skip:N */
+    const char *cache;           /* folder for tokenized rows, "" none */
+    int limit;                   /* at most this many rows of each file, 0 all */
     int eval_limit;
     const char *prompt_key, *chosen_key, *rejected_key, *completion_key; /* column names */
 } DataConfig;
@@ -30,51 +37,58 @@ typedef enum { ROWS_SFT, ROWS_PAIRS, ROWS_PROMPTS } RowKind;
 
 typedef struct { /* one sequence */
     const int *ids;
-    const uint8_t *trained;  /* [n] tokens in the loss (never ids[0]) */
-    int n, n_prompt;         /* n_prompt: tokens before the completion (first trained for chats) */
+    const uint8_t *trained; /* [n] tokens in the loss (never ids[0]) */
+    int n, n_prompt;        /* n_prompt: tokens before the completion (first trained for chats) */
 } Sequence;
 
 typedef struct {
-    Sequence a, b;           /* SFT and prompts: a. Pairs: a = chosen, b = rejected */
-    const char *prompt, *completion; /* text, for judges and samples: prompt as shown to the model; completion NULL if none */
-    const char *source;      /* the whole row as JSON (the world's gold rule reads its keys from here) */
-    const char *subset;      /* "" none */
-    float margin;            /* NAN when the row has none */
+    Sequence a, b; /* SFT and prompts: a. Pairs: a = chosen, b = rejected */
+    const char *prompt,
+        *completion; /* text, for judges and samples: prompt as shown to the model; completion NULL if none */
+    const char *source; /* the whole row as JSON (the world's gold rule reads its keys from here) */
+    const char *subset; /* "" none */
+    float margin;       /* NAN when the row has none */
     int line;
 } Row;
 
 typedef struct {
-    Row *rows; int n;
-    int dropped_long, dropped_bad, duplicates;   /* counted, reported by dataset_report */
+    Row *rows;
+    int n;
+    int dropped_long, dropped_bad, duplicates; /* counted, reported by dataset_report */
     int lengths_p50, lengths_p95, lengths_max;
     RowKind kind;
-    uint64_t hash;           /* of the ids: part of the keys of caches */
+    uint64_t hash; /* of the ids: part of the keys of caches */
     Arena arena;
 } Dataset;
 
 /* Reads one file. Bad rows as cfg->bad_rows: stop with file:line:column, or skip up to N, counted and written to
  * rejects_path (NULL: nowhere). Over-long rows are dropped and counted, never cut. */
-Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind kind, const Tokenizer *t,
-                    const char *rejects_path);
+Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind kind,
+                    const Tokenizer *t, const char *rejects_path);
 void dataset_release(Dataset *d);
-void dataset_report(const Dataset *d, const char *path); /* a line or two to the log, with one rendered sample */
+void dataset_report(const Dataset *d,
+                    const char *path); /* a line or two to the log, with one rendered sample */
 
 /* Renders one prompt as the model sees it and appends its ids: a plain string, or messages
  * ([{"role","content"}]) with the layout's turn markers and the opening of the assistant's turn. */
-Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc, const Json *prompt, Ids *out, Text *rendered);
+Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
+                     const Json *prompt, Ids *out, Text *rendered);
 
 /* The order of training: epoch after epoch of a seeded permutation of all rows; with weights every position
  * draws a set and takes the next row of that set's own epochs. A pure function of (seed, position): nothing to
  * save but the position. Going through positions in order is fast; with weights a step back counts anew. */
 typedef struct {
-    const Dataset *sets; int n_sets;
-    const double *weights;   /* NULL: one set, or by size */
+    const Dataset *sets;
+    int n_sets;
+    const double *weights; /* NULL: one set, or by size */
     uint64_t seed;
-    int total;               /* rows in one epoch */
-    uint64_t next, *drawn;   /* with weights: rows drawn from each set before position `next` */
+    int total;             /* rows in one epoch */
+    uint64_t next, *drawn; /* with weights: rows drawn from each set before position `next` */
 } DataOrder;
-Status data_order_create(DataOrder *o, const Dataset *sets, int n_sets, const double *weights, uint64_t seed);
-const Row *data_order_row(DataOrder *o, uint64_t position); /* row number `position` of the whole run */
+Status data_order_create(DataOrder *o, const Dataset *sets, int n_sets, const double *weights,
+                         uint64_t seed);
+const Row *data_order_row(DataOrder *o,
+                          uint64_t position); /* row number `position` of the whole run */
 void data_order_release(DataOrder *o);
 
 #endif

@@ -230,6 +230,11 @@ const char *tokenizer_chat_template(const Tokenizer *t) {
     return t->chat_template ? t->chat_template : "";
 }
 
+const int *tokenizer_eos_ids(const Tokenizer *t, int *n) {
+    *n = t->n_eos;
+    return t->eos_set;
+}
+
 int tokenizer_is_eos(const Tokenizer *t, int id) {
     for (int i = 0; i < t->n_eos; i++)
         if (t->eos_set[i] == id) return 1;

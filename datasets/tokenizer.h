@@ -24,10 +24,13 @@ Status tokenizer_open_json(Tokenizer **t, const char *name, const char *json, si
  * merges "a b". bos/eos -1 when absent. chat_template NULL when absent. */
 typedef struct {
     const char *pre;
-    const char *const *tokens; const int *types; int n_tokens;
-    const char *const *merges; int n_merges;
+    const char *const *tokens;
+    const int *types;
+    int n_tokens;
+    const char *const *merges;
+    int n_merges;
     int bos, eos, pad;
-    int add_bos, add_eos;        /* what TOKENIZE_ADD_SPECIAL adds */
+    int add_bos, add_eos; /* what TOKENIZE_ADD_SPECIAL adds */
     const char *chat_template;
 } GgufTokenizer;
 Status tokenizer_from_gguf(Tokenizer **t, const GgufTokenizer *g);
@@ -43,15 +46,17 @@ Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int fl
 /* Appends the bytes of ids; special tokens are left out unless keep_special. Ids out of range: E_FORMAT. */
 Status tokenizer_decode(const Tokenizer *t, const int *ids, int n, int keep_special, Text *out);
 
-int tokenizer_vocab_size(const Tokenizer *t);  /* highest id + 1 */
-int tokenizer_eos(const Tokenizer *t);         /* the one appended to completions; -1 none */
+int tokenizer_vocab_size(const Tokenizer *t); /* highest id + 1 */
+int tokenizer_eos(const Tokenizer *t);        /* the one appended to completions; -1 none */
 /* Any id of the model's set; the special token <|im_end|>, where a chatml turn ends, always is. */
 int tokenizer_is_eos(const Tokenizer *t, int id);
-int tokenizer_pad(const Tokenizer *t);         /* distinct from eos when the tokenizer has one; -1 none */
+const int *tokenizer_eos_ids(const Tokenizer *t, int *n); /* the whole set, tokenizer_eos() first */
+int tokenizer_pad(const Tokenizer *t); /* distinct from eos when the tokenizer has one; -1 none */
 int tokenizer_bos(const Tokenizer *t);
-int tokenizer_id(const Tokenizer *t, const char *token); /* added or vocabulary token by content; -1 */
+int tokenizer_id(const Tokenizer *t,
+                 const char *token); /* added or vocabulary token by content; -1 */
 const char *tokenizer_chat_template(const Tokenizer *t); /* "" when none */
-uint64_t tokenizer_hash(const Tokenizer *t);   /* of everything that changes ids */
+uint64_t tokenizer_hash(const Tokenizer *t);             /* of everything that changes ids */
 
 /* Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json that transformers reads. */
 Status tokenizer_save(const Tokenizer *t, const char *dir);

@@ -255,6 +255,9 @@ static void test_trainer(void **state) {
     assert_int_equal(tokenizer_eos(t), tokenizer_id(t, "<|eos|>"));
     assert_int_not_equal(tokenizer_pad(t), tokenizer_eos(t));
     assert_true(tokenizer_is_eos(t, tokenizer_id(t, "<|im_end|>")));
+    int n_eos;
+    assert_int_equal(tokenizer_eos_ids(t, &n_eos)[0], tokenizer_eos(t));
+    assert_int_equal(n_eos, 2);
     assert_int_equal(tokenizer_id(t, "no such token"), -1);
     ids_release(&ids);
     tokenizer_release(t);
