@@ -40,6 +40,12 @@ static Status open_data(Eval *e, RowKind kind) {
     return OK;
 }
 
+/* Comes after the checks of what the user named: a mistake leaves no run directory behind. */
+static Status open_session(Eval *e) {
+    Stage *s = e->stage;
+    return session_open(&e->session, &s->cfg, &s->run, s->verb, s->recipe);
+}
+
 /* The plan of all models, printed; then the workspace that they share. */
 static Status open_workspace(Eval *e, Plan *memory, const ModelConfig *const *configs, int n,
                              int rows) {
@@ -92,6 +98,7 @@ static Status evaluate_pairs(Eval *e, ModelConfig *m) {
         return status_fail(E_FORMAT, "%s gives %d numbers for a text, not one score",
                            stage->cfg.model, m->scores);
     TRY(open_data(e, ROWS_PAIRS));
+    TRY(open_session(e));
     plan_network(&memory, e->session.b, "reward model", m, 0);
     TRY(open_workspace(e, &memory, &config, 1, 0));
     if (stage->cfg.dry_run) return OK;
@@ -252,6 +259,7 @@ static Status evaluate_policy(Eval *e, const ModelConfig *m) {
     if (!data->max_prompt_length || data->max_prompt_length > room) data->max_prompt_length = room;
     TRY(read_roles(e, &p, m));
     TRY(open_data(e, ROWS_PROMPTS));
+    TRY(open_session(e));
     p.rows = e->cfg->rows < e->data.n ? e->cfg->rows : e->data.n;
     Status s = run_policy(e, &p);
     memory_release(p.judge.score);
@@ -267,7 +275,6 @@ static Status evaluate(Eval *e) {
     Stage *stage = e->stage;
     ModelConfig m;
     memset(&m, 0, sizeof m);
-    TRY(session_open(&e->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     TRY(stage_tokenizer(&e->tokenizer, stage));
     TRY(stage_model_config(&m, stage, e->tokenizer));
     e->micro_tokens = stage_micro_tokens(0, stage->data.max_length);
