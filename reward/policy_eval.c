@@ -93,12 +93,14 @@ Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *re
     float temperature = e->sampling.temperature > 0.0f ? e->sampling.temperature : 1.0f;
     if (reference) TRY(packed_forward(&e->rollout.seq, reference, e->micro_tokens, temperature, &(TokenOutputs){.logp = e->logp_ref}));
     for (int s = 0; s < S; s++) {
-        if (out->has_gold) out->gold += e->gold[s] / S;
-        if (judge) out->score += e->score[s] / S;
-        if (reference) out->kl += sequence_kl(e, s) / S;
-        out->length += (double)rollout_length(&e->rollout, s) / S;
-        out->eos_rate += (double)(e->rollout.stop[s] == STOP_EOS) / S;
+        if (out->has_gold) out->gold += e->gold[s];
+        if (judge) out->score += e->score[s];
+        if (reference) out->kl += sequence_kl(e, s);
+        out->length += rollout_length(&e->rollout, s);
+        out->eos_rate += e->rollout.stop[s] == STOP_EOS;
     }
+    double *means[] = {&out->gold, &out->score, &out->kl, &out->length, &out->eos_rate};
+    for (size_t i = 0; i < sizeof means / sizeof *means; i++) *means[i] /= S; /* of sums: counts stay exact */
     if (!out->has_gold && judge) memcpy(e->gold, e->score, (size_t)S * sizeof(float)); /* wins are counted by the judge then */
     for (int s = 0; run && s < samples && s < S; s++) TRY(write_sample(e, run, step, s, out, reference != NULL, judge != NULL));
     return OK;
