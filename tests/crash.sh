@@ -151,7 +151,7 @@ one_trainer() {
             failed=$((failed + 1))
             echo "$trainer, killed after $moments s of $ms ms (CRASH_SEED=$SEED):" >&2
             tail -n 5 "$run.log" >&2
-            cat differences >&2
+            head -n 12 differences >&2
         fi
     done
     echo "$trainer: $N runs of about $ms ms were killed and resumed"
