@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -488,6 +489,20 @@ static void bad_rows_are_named(void **state) {
     }
 }
 
+static void a_device_is_not_replaced(void **state) {
+    (void)state;
+    struct stat link;
+    rows("q", "{\"ids\":[40]}\n");
+    assert_int_equal(symlink("/dev/null", scratch("null")),
+                     0); /* a mistake here shall not cost the real one */
+    succeed(logprobs_main, "--model @lm --data @q --out @null");
+    assert_int_equal(lstat(scratch("null"), &link), 0);
+    assert_true(S_ISLNK(link.st_mode));
+    assert_int_equal(unlink(scratch("null")), 0);
+    assert_int_equal(symlink("/dev/full", scratch("full")), 0);
+    refused(logprobs_main, "--model @lm --data @q --out @full", "No space left on device");
+}
+
 static void too_long_rows_are_named(void **state) {
     (void)state;
     for (int n = 95; n <= 97; n++) {
@@ -542,6 +557,7 @@ int main(void) {
         cmocka_unit_test(logprobs_are_the_same_alone),
         cmocka_unit_test(special_tokens_of_a_text),
         cmocka_unit_test(bad_rows_are_named),
+        cmocka_unit_test(a_device_is_not_replaced),
         cmocka_unit_test(too_long_rows_are_named),
         cmocka_unit_test(flags_are_checked),
     };

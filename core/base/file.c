@@ -107,17 +107,27 @@ Status file_fsync_dir(const char *dir) {
     return s;
 }
 
+/* A device or a pipe is written to as it is: a rename would put a file in its place. */
+static int is_special(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+static const char *written(const FileWriter *w) {
+    return w->tmp[0] ? w->tmp : w->path;
+}
+
 Status file_writer_open(FileWriter *w, const char *path) {
     *w = (FileWriter){0};
     if ((size_t)snprintf(w->path, sizeof w->path, "%s", path) >= sizeof w->path)
         return too_long(path);
-    snprintf(w->tmp, sizeof w->tmp, "%s.tmp", path);
-    w->fp = fopen(w->tmp, "wbe");
-    return w->fp ? OK : io_fail("create", w->tmp);
+    if (!is_special(path)) snprintf(w->tmp, sizeof w->tmp, "%s.tmp", path);
+    w->fp = fopen(written(w), "wbe");
+    return w->fp ? OK : io_fail("create", written(w));
 }
 
 Status file_writer_write(FileWriter *w, const void *data, size_t len) {
-    if (len && fwrite(data, 1, len, w->fp) != len) return io_fail("write", w->tmp);
+    if (len && fwrite(data, 1, len, w->fp) != len) return io_fail("write", written(w));
     w->bytes += len;
     return OK;
 }
@@ -125,11 +135,12 @@ Status file_writer_write(FileWriter *w, const void *data, size_t len) {
 Status file_writer_commit(FileWriter *w) {
     Status s = OK;
     if (fflush(w->fp) != 0)
-        s = io_fail("write", w->tmp);
+        s = io_fail("write", written(w));
     else if (fsync(fileno(w->fp)) != 0 && errno != EINVAL)
-        s = io_fail("sync", w->tmp);
-    if (fclose(w->fp) != 0 && s == OK) s = io_fail("close", w->tmp);
+        s = io_fail("sync", written(w));
+    if (fclose(w->fp) != 0 && s == OK) s = io_fail("close", written(w));
     w->fp = NULL;
+    if (!w->tmp[0]) return s;
     if (s == OK && rename(w->tmp, w->path) != 0) s = io_fail("rename to", w->path);
     if (s != OK) {
         unlink(w->tmp);
@@ -142,7 +153,7 @@ void file_writer_abort(FileWriter *w) {
     if (!w->fp) return;
     fclose(w->fp);
     w->fp = NULL;
-    unlink(w->tmp);
+    if (w->tmp[0]) unlink(w->tmp);
 }
 
 Status file_write_atomic(const char *path, const void *data, size_t len) {
