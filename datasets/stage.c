@@ -70,6 +70,7 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
     d->sets = arena_alloc(&d->arena, (size_t)s->data.train.n * sizeof *d->sets);
     char rejects[1200];
     snprintf(rejects, sizeof rejects, "%s/rejects.jsonl", s->run.dir);
+    if (!strncmp(s->data.bad_rows, "skip", 4) && !s->cfg.dry_run) TRY(file_mkdirs(s->run.dir));
     for (int i = 0; i < s->data.train.n; i++) {
         TRY(dataset_open(&d->sets[i], &s->data, s->data.train.items[i], kind, t, s->cfg.dry_run ? NULL : rejects));
         d->n_sets++;

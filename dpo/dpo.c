@@ -276,7 +276,6 @@ static Status dpo_create(Dpo *d) {
     Stage *stage = d->stage;
     const DpoConfig *c = d->cfg;
     ModelConfig m, r;
-    TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     TRY(stage_tokenizer(&d->tokenizer, stage));
     TRY(stage_model_config(&m, stage, d->tokenizer));
     const char *reference = stage->cfg.reference[0] ? stage->cfg.reference : stage->cfg.model;
@@ -292,6 +291,8 @@ static Status dpo_create(Dpo *d) {
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
     d->micro_tokens = stage_micro_tokens(c->micro_tokens, 2 * stage->data.max_length);
 
+    /* the run directory comes last: a typo above leaves nothing behind */
+    TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = d->session.b;
     const ModelConfig *configs[] = {&m, &r};
     WorkspacePlan plan = {.tokens = d->micro_tokens, .sequences = d->micro_tokens, .train = 1, .recompute = c->recompute, .max_length = stage->data.max_length};

@@ -58,7 +58,7 @@ typedef void (*RolloutWatch)(void *ctx, int request, int id);
 Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor, const RolloutRequest *requests, int n,
                         const SamplingConfig *cfg, uint64_t seed, RolloutWatch watch, void *watch_ctx);
 
-/* Text of a response without its terminal EOS (and up to the stop string where it ended by one). */
+/* Text of a response without its terminal EOS; a stop string that ended it is still there. */
 Status rollout_text(const Rollout *r, int s, const Tokenizer *t, Text *out);
 
 #endif

@@ -422,7 +422,6 @@ static Status ppo_create(Ppo *p) {
     Roles r;
     memset(&r, 0, sizeof r);
     TRY(check_sizes(p));
-    TRY(session_open(&p->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     TRY(stage_tokenizer(&p->tokenizer, stage));
     TRY(read_roles(p, &r));
     TRY(check_vocabularies(&r, p->tokenizer));
@@ -435,6 +434,8 @@ static Status ppo_create(Ppo *p) {
     p->loss = (PolicyLossConfig){c->clip, c->clip_high > 0.0f ? c->clip_high : c->clip, c->dual_clip, c->entropy_coef, c->kl_loss_coef, estimator(c->kl_loss_estimator)};
     p->sampling = (SamplingConfig){.max_new_tokens = c->max_new_tokens, .temperature = c->temperature, .top_k = c->top_k, .top_p = c->top_p, .rows = c->rows, .stop = c->stop};
 
+    /* the run directory comes last: a typo above leaves nothing behind */
+    TRY(session_open(&p->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = p->session.b;
     const ModelConfig *configs[] = {&r.actor, &r.critic, &r.reference, &r.reward};
     int n = r.gold ? 3 : 4, rows = c->rows < p->S ? c->rows : p->S, questions = p->data.eval.n > p->S ? p->data.eval.n : p->S;

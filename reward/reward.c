@@ -42,7 +42,6 @@ typedef struct {
 static Status reward_create(Reward *r) {
     Stage *stage = r->stage;
     ModelConfig m;
-    TRY(session_open(&r->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     TRY(stage_tokenizer(&r->tokenizer, stage));
     TRY(stage_model_config(&m, stage, r->tokenizer));
     m.lm_head = 0;
@@ -53,6 +52,8 @@ static Status reward_create(Reward *r) {
     r->steps = stage_steps(&r->data, r->cfg->batch_size, r->cfg->epochs, r->cfg->max_steps);
     r->micro_tokens = stage_micro_tokens(r->cfg->micro_tokens, 2 * stage->data.max_length);
 
+    /* the run directory comes last: a typo above leaves nothing behind */
+    TRY(session_open(&r->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = r->session.b;
     const ModelConfig *config = &m;
     WorkspacePlan plan = {.tokens = r->micro_tokens, .sequences = r->micro_tokens, .train = 1, .recompute = r->cfg->recompute,

@@ -47,13 +47,14 @@ static TokenOutputs outputs(Sft *s, size_t offset) {
 static Status sft_create(Sft *s) {
     Stage *stage = s->stage;
     ModelConfig m;
-    TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     TRY(stage_tokenizer(&s->tokenizer, stage));
     TRY(stage_model_config(&m, stage, s->tokenizer));
     TRY(train_data_open(&s->data, stage, ROWS_SFT, ROWS_SFT, s->tokenizer));
     s->steps = stage_steps(&s->data, s->cfg->batch_size, s->cfg->epochs, s->cfg->max_steps);
     s->micro_tokens = stage_micro_tokens(s->cfg->micro_tokens, stage->data.max_length);
 
+    /* the run directory comes last: a typo above leaves nothing behind */
+    TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = s->session.b;
     const ModelConfig *config = &m;
     WorkspacePlan plan = {.tokens = s->micro_tokens, .sequences = s->micro_tokens, .train = 1, .recompute = s->cfg->recompute,

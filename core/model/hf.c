@@ -210,11 +210,13 @@ typedef struct {
     const char *path;
     const Shards *shards;
     uint64_t seed;
+    int has_score; /* the files are of a model with a score head */
     float *host;
 } Load;
 
-/* A score head that the files lack starts at random: a reward model begins from a language model. */
+/* A language model has no score head; a reward model that begins from one starts it at random. */
 static Status init_score(Load *l, const TensorInfo *info, Buf slot) {
+    if (l->has_score) return status_fail(E_FORMAT, "%s: tensor score.weight is missing", l->path);
     size_t count = (size_t)info->rows * (size_t)info->cols;
     float std = 1.0f / sqrtf((float)l->w->cfg.C + 1.0f);
     if (count > PIECE) return status_fail(E_FORMAT, "%s: the score head is too large", l->path);
@@ -249,12 +251,14 @@ Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
     Shards shards = {.n = 0};
     Load l = {.w = w, .path = path, .shards = &shards, .seed = seed, .host = malloc(PIECE * sizeof(float))};
     if (!l.host) return status_fail(E_MEMORY, "no memory to read %s", path);
-    Status s = OK;
-    if (is_gguf(path)) {
+    ModelConfig stored;
+    Status s = model_read_config(&stored, path);
+    l.has_score = s == OK && stored.scores > 0;
+    if (s == OK && is_gguf(path)) {
         s = gguf_model_begin(path);
         if (s == OK) s = tensors_visit(&w->cfg, &w->t, load_gguf_tensor, &l);
         gguf_model_end();
-    } else {
+    } else if (s == OK) {
         s = shards_open(&shards, path);
         if (s == OK) s = tensors_visit(&w->cfg, &w->t, load_tensor, &l);
         shards_close(&shards);

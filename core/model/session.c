@@ -29,7 +29,7 @@ const Field init_fields[] = {
     FIELD_IN(InitConfig, num_key_value_heads, FIELD_INT, "2", 1, 1024, "NKV"),
     FIELD_IN(InitConfig, head_dim, FIELD_INT, "0", 0, 256, "HS; 0 = hidden_size / heads"),
     FIELD_IN(InitConfig, intermediate_size, FIELD_INT, "384", 1, 1 << 18, "FF"),
-    FIELD_IN(InitConfig, max_position_embeddings, FIELD_INT, "512", 1, 1 << 24, "longest sequence"),
+    FIELD_IN(InitConfig, max_position_embeddings, FIELD_INT, "1024", 1, 1 << 24, "longest sequence"),
     FIELD(InitConfig, tie_word_embeddings, FIELD_BOOL, "true", "the head is the embedding"),
     FIELD_IN(InitConfig, rope_theta, FIELD_FLOAT, "10000", 1, 1e12, "base of the rotary angles"),
     FIELD_IN(InitConfig, initializer_range, FIELD_FLOAT, "0.02", 1e-6, 10, "standard deviation of initial weights"),
