@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/base/log.h"
+#include "core/model/hf.h"
 #include "core/model/packed.h"
 #include "core/run/progress.h"
 
@@ -14,6 +15,7 @@ const Field sft_fields[] = {
     STEP_FIELDS(SftConfig, "8", "1"),
     FIELD_IN(SftConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.999, "share of the target spread over the vocabulary"),
     FIELD_IN(SftConfig, neftune_alpha, FIELD_FLOAT, "0", 0, 1000, "noise on the embeddings (NEFTune), 0 = off"),
+    FIELD_IN(SftConfig, kl_coef, FIELD_FLOAT, "0", 0, 1e6, "price of leaving the base, 1/2 (log pi - log ref)^2 per trained token; 0 = off"),
 };
 const int sft_n_fields = sizeof sft_fields / sizeof *sft_fields;
 
@@ -31,10 +33,10 @@ typedef struct {
     Tokenizer *tokenizer;
     TrainData data;
     Workspace *ws;
-    Network net;
+    Network net, reference; /* reference: only with a KL to it */
     Optim optim;
     Packed batch;
-    float *dlogp, *dmean, *logp, *mean, *entropy, *top1; /* [max_N] */
+    float *dlogp, *dmean, *logp, *mean, *entropy, *top1, *logp_ref; /* [max_N] */
     int micro_tokens, steps;
     SftState state;
 } Sft;
@@ -44,11 +46,30 @@ static TokenOutputs outputs(Sft *s, size_t offset) {
                           .mean_logp = s->cfg->label_smoothing > 0.0f ? s->mean + offset : NULL};
 }
 
+/* The base is the recipe's reference, or the model as it is before the first step. */
+static Status reference_config(ModelConfig *r, const Sft *s, const ModelConfig *model) {
+    const char *path = s->stage->cfg.reference;
+    *r = *model;
+    if (!path[0] || s->cfg->kl_coef == 0.0f) return OK;
+    TRY(model_read_config(r, path));
+    if (r->V >= tokenizer_vocab_size(s->tokenizer)) return OK;
+    return status_fail(E_FORMAT, "the reference embeds %d tokens, the tokenizer has %d", r->V, tokenizer_vocab_size(s->tokenizer));
+}
+
+static Status create_reference(Sft *s, const ModelConfig *r) {
+    const Stage *stage = s->stage;
+    if (s->cfg->kl_coef == 0.0f) return OK;
+    TRY(network_create(&s->reference, s->session.b, r, s->ws, 0));
+    if (!stage->cfg.reference[0]) return stage_model_weights(&s->reference.w, stage);
+    return model_read_weights(&s->reference.w, stage->cfg.reference, stage->run.seed);
+}
+
 static Status sft_create(Sft *s) {
     Stage *stage = s->stage;
-    ModelConfig m;
+    ModelConfig m, r;
     TRY(stage_tokenizer(&s->tokenizer, stage));
     TRY(stage_model_config(&m, stage, s->tokenizer));
+    TRY(reference_config(&r, s, &m));
     TRY(train_data_open(&s->data, stage, ROWS_SFT, ROWS_SFT, s->tokenizer));
     s->steps = stage_steps(&s->data, s->cfg->batch_size, s->cfg->epochs, s->cfg->max_steps);
     s->micro_tokens = stage_micro_tokens(s->cfg->micro_tokens, stage->data.max_length);
@@ -56,23 +77,26 @@ static Status sft_create(Sft *s) {
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = s->session.b;
-    const ModelConfig *config = &m;
+    const ModelConfig *configs[] = {&m, &r};
+    int with_kl = s->cfg->kl_coef > 0.0f, n = with_kl ? 2 : 1;
     WorkspacePlan plan = {.tokens = s->micro_tokens, .sequences = s->micro_tokens, .train = 1, .recompute = s->cfg->recompute,
                           .max_length = stage->data.max_length};
     size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "model", &m, 1);
-    TRY(workspace_create(NULL, NULL, &plan, &config, 1, &bytes));
+    if (with_kl) plan_network(&memory, b, "reference", &r, 0);
+    TRY(workspace_create(NULL, NULL, &plan, configs, n, &bytes));
     plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
     plan_print(&memory);
     if (stage->cfg.dry_run) return OK;
 
-    TRY(workspace_create(&s->ws, b, &plan, &config, 1, NULL));
+    TRY(workspace_create(&s->ws, b, &plan, configs, n, NULL));
     TRY(network_create(&s->net, b, &m, s->ws, 1));
     TRY(optim_create(&s->optim, &s->net, &OPTIM_CONFIG(s->cfg)));
+    TRY(create_reference(s, &r));
     int max_N = s->cfg->batch_size * stage->data.max_length;
     TRY(packed_create(&s->batch, s->cfg->batch_size, max_N));
-    float **arrays[] = {&s->dlogp, &s->dmean, &s->logp, &s->mean, &s->entropy, &s->top1};
+    float **arrays[] = {&s->dlogp, &s->dmean, &s->logp, &s->mean, &s->entropy, &s->top1, &s->logp_ref};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
     s->state.best = NAN;
@@ -86,13 +110,33 @@ static Status sft_create(Sft *s) {
 static void sft_release(Sft *s) {
     optim_release(&s->optim);
     network_release(&s->net);
+    network_release(&s->reference);
     workspace_release(s->ws);
     packed_release(&s->batch);
-    float *arrays[] = {s->dlogp, s->dmean, s->logp, s->mean, s->entropy, s->top1};
+    float *arrays[] = {s->dlogp, s->dmean, s->logp, s->mean, s->entropy, s->top1, s->logp_ref};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) memory_release(arrays[i]);
     train_data_close(&s->data);
     tokenizer_release(s->tokenizer);
     session_close(&s->session);
+}
+
+/* Learns from one micro-batch at offset `at`; what is known of the gradient is in dlogp and dmean already. */
+static Status learn(Sft *s, const Batch *b, size_t at, int tokens, SftStats *sum) {
+    const SftConfig *cfg = s->cfg;
+    TokenOutputs out = outputs(s, at);
+    TokenGrads grads = {.logp = s->dlogp + at, .mean_logp = cfg->label_smoothing > 0.0f ? s->dmean + at : NULL};
+    if (cfg->kl_coef > 0.0f) {
+        Batch clean = *b;
+        clean.neftune_alpha = 0.0f;
+        TRY(network_forward(&s->reference, &clean, &(TokenOutputs){.logp = s->logp_ref + at}));
+        TRY(network_forward(&s->net, b, &out));
+        sft_kl(sum, out.logp, s->logp_ref + at, b->wanted, b->N, (double)cfg->kl_coef / tokens, grads.logp);
+        TRY(network_backward(&s->net, &grads));
+    } else {
+        TRY(network_learn(&s->net, b, &grads, &out));
+    }
+    sft_loss(sum, out.logp, out.mean_logp, out.entropy, out.top1, b->wanted, b->N, cfg->label_smoothing);
+    return OK;
 }
 
 static Status sft_step(Sft *s, Metrics *m) {
@@ -106,7 +150,7 @@ static Status sft_step(Sft *s, Metrics *m) {
     }
     int tokens = packed_wanted(&s->batch);
 
-    /* 2. learn: the gradient of a mean over trained tokens is known before the forward */
+    /* 2. learn: the gradient of a mean over trained tokens is known before the forward, but for the KL's */
     for (int n = 0; n < s->batch.N; n++) {
         s->dlogp[n] = -(1.0f - cfg->label_smoothing) / (float)tokens;
         s->dmean[n] = -cfg->label_smoothing / (float)tokens;
@@ -117,11 +161,7 @@ static Status sft_step(Sft *s, Metrics *m) {
         last = packed_micro(&s->batch, first, 1, s->micro_tokens, 1.0f, &b);
         b.neftune_alpha = cfg->neftune_alpha;
         b.noise_key = s->stage->run.seed + 0x9E3779B97F4A7C15u * (s->state.position + (uint64_t)first);
-        size_t at = (size_t)s->batch.starts[first];
-        TokenOutputs out = outputs(s, at);
-        TokenGrads grads = {.logp = s->dlogp + at, .mean_logp = cfg->label_smoothing > 0.0f ? s->dmean + at : NULL};
-        TRY(network_learn(&s->net, &b, &grads, &out));
-        sft_loss(&sum, out.logp, out.mean_logp, out.entropy, out.top1, b.wanted, b.N, cfg->label_smoothing);
+        TRY(learn(s, &b, (size_t)s->batch.starts[first], tokens, &sum));
     }
 
     /* 3. update */
@@ -138,6 +178,7 @@ static Status sft_step(Sft *s, Metrics *m) {
     metrics_set(m, "entropy", sum.entropy / sum.tokens);
     metrics_set(m, "mean_token_accuracy", sum.correct / sum.tokens);
     metrics_set(m, "num_tokens", (double)s->state.tokens);
+    if (cfg->kl_coef > 0.0f) metrics_set(m, "kl", sum.kl / sum.tokens);
     metrics_set(m, "grad_norm", norm);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)s->state.position / s->data.order.total);

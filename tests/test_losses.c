@@ -243,6 +243,40 @@ static void sft_sums_trained_tokens_only(void **state) {
     near("accuracy", s.correct, 1, 0);
 }
 
+typedef struct {
+    float logp[N], ref[N];
+    uint8_t wanted[N];
+} Base;
+
+static double kl_to_base(void *ctx) {
+    Base *b = ctx;
+    float ignored[N] = {0};
+    SftStats s = {0};
+    sft_kl(&s, b->logp, b->ref, b->wanted, N, 1.0, ignored);
+    return s.kl;
+}
+
+static void sft_kl_gradient(void **state) {
+    (void)state;
+    Base b;
+    float d[N];
+    SftStats s = {0};
+    fill_random(b.logp, N, 21, 1.0f);
+    fill_random(b.ref, N, 22, 1.0f);
+    for (int i = 0; i < N; i++) b.wanted[i] = i % 3 != 0, d[i] = 0.0f;
+    sft_kl(&s, b.logp, b.ref, b.wanted, N, 1.0, d);
+    expect_gradient("KL to the base", kl_to_base, &b, b.logp, d, N, 1e-3, 5e-3);
+    assert_true(d[0] == 0.0f && s.kl > 0.0 && s.loss == 0.0);
+
+    /* it adds to what is there, and costs nothing where nothing has moved */
+    memcpy(b.ref, b.logp, sizeof b.ref);
+    for (int i = 0; i < N; i++) d[i] = -1.0f;
+    s.kl = 0.0;
+    sft_kl(&s, b.logp, b.ref, b.wanted, N, 1.0, d);
+    for (int i = 0; i < N; i++) assert_true(d[i] == -1.0f);
+    assert_true(s.kl == 0.0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reward_reference_values),
@@ -259,6 +293,7 @@ int main(void) {
         cmocka_unit_test(ppo_policy_gradient),
         cmocka_unit_test(first_gradient_is_reinforce),
         cmocka_unit_test(sft_sums_trained_tokens_only),
+        cmocka_unit_test(sft_kl_gradient),
     };
     return cmocka_run_group_tests_name("losses", tests, NULL, NULL);
 }

@@ -10,7 +10,7 @@ typedef struct { /* top-level keys of a stage's recipe */
     const char *model;        /* directory, GGUF file, or "init" */
     const char *tokenizer;    /* directory; "" = the model's own */
     const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
-    const char *reference;    /* ppo, dpo: "" = model */
+    const char *reference;    /* ppo, dpo, sft with kl_coef: "" = model */
     const char *device, *kernels;
     int threads;
     int dry_run;
