@@ -46,6 +46,7 @@ GUARD(download, (Backend *b, void *to, Buf from, size_t n), (b, to, from, n))
 GUARD(copy, (Backend *b, Buf to, Buf from, size_t n), (b, to, from, n))
 GUARD(zero, (Backend *b, Buf to, size_t n), (b, to, n))
 GUARD(add, (Backend *b, Buf o, Buf x, Buf y, size_t n), (b, o, x, y, n))
+GUARD(lerp, (Backend *b, Buf o, Buf x, size_t n, float t), (b, o, x, n, t))
 GUARD(pack, (Backend *b, Mat m), (b, m))
 GUARD(matmul_forward, (Backend *b, Buf y, Buf x, Mat w, int N), (b, y, x, w, N))
 GUARD(matmul_backward_input, (Backend *b, Buf dx, Buf dy, Mat w, int N), (b, dx, dy, w, N))
@@ -89,7 +90,7 @@ Backend *guard_create(void) {
     room = mmap(NULL, ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(room != MAP_FAILED);
 #define USE(op) b->op = guard_##op
-    USE(alloc), USE(upload), USE(download), USE(copy), USE(zero), USE(add), USE(pack), USE(matmul_forward);
+    USE(alloc), USE(upload), USE(download), USE(copy), USE(zero), USE(add), USE(lerp), USE(pack), USE(matmul_forward);
     USE(matmul_backward_input), USE(matmul_backward_weight), USE(embedding_forward), USE(embedding_backward);
     USE(rmsnorm_forward), USE(rmsnorm_backward), USE(rope), USE(attention_forward), USE(attention_backward);
     USE(swiglu_forward), USE(swiglu_backward), USE(gather_rows), USE(scatter_rows), USE(head_forward), USE(head_backward);

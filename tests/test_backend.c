@@ -249,6 +249,37 @@ static void run_optimizer(Bench *t, Size z) {
     AdamwParams p = {.lr = 1e-2f, .beta1 = .9f, .beta2 = .99f, .eps = 1e-8f, .weight_decay = .1f, .grad_scale = .5f, .correction1 = .1f, .correction2 = .01f};
     b->adamw(b, w, m, v, g, n, p);
     assert_true(b->sum_squares(b, g, n) > 0.0);
+    Buf average = input(t, n);
+    b->lerp(b, average, w, n, .25f);
+}
+
+static void an_average_moves_by_its_share(void **state) {
+    (void)state;
+    enum { MANY = 100003 }; /* several chunks, the last one short */
+    static float out[MANY], x[MANY], got[MANY];
+    fill_random(out, MANY, 1, 1.0f);
+    fill_random(x, MANY, 2, 1.0f);
+    for (int k = 0; k < 3; k++) {
+        Backend *b;
+        Buf to, from;
+        if (backend_create(&b, "cpu", kernels[k]) != OK) continue;
+        threads_start(2);
+        assert_int_equal(b->alloc(b, &to, DT_F32, MANY, "test"), OK);
+        assert_int_equal(b->alloc(b, &from, DT_F32, MANY, "test"), OK);
+        b->upload(b, to, out, MANY);
+        b->upload(b, from, x, MANY);
+        b->lerp(b, to, from, MANY, 0.0f);
+        b->download(b, got, to, MANY);
+        assert_memory_equal(got, out, sizeof out);
+        b->lerp(b, to, from, MANY - 1, .1f); /* the last one is not its own */
+        b->download(b, got, to, MANY);
+        for (int i = 0; i < MANY - 1; i++) assert_true(got[i] == out[i] + .1f * (x[i] - out[i]));
+        assert_true(got[MANY - 1] == out[MANY - 1]);
+        b->release(b, &to);
+        b->release(b, &from);
+        backend_release(b);
+    }
+    threads_start(1);
 }
 
 static void kernels_keep_to_their_outputs_and_agree(void **state) {
@@ -370,6 +401,7 @@ int main(void) {
         cmocka_unit_test(unknown_kernels_are_refused),
         cmocka_unit_test(nothing_above_dereferences_a_buffer),
         cmocka_unit_test(kernels_keep_to_their_outputs_and_agree),
+        cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),
     };

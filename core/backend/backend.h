@@ -79,6 +79,7 @@ struct Backend {
     void (*copy)(Backend *b, Buf to, Buf from, size_t count);
     void (*zero)(Backend *b, Buf to, size_t count);
     void (*add)(Backend *b, Buf out, Buf x, Buf y, size_t count); /* out = x + y, out may be x */
+    void (*lerp)(Backend *b, Buf out, Buf x, size_t count, float t); /* out += t (x - out): a running average */
     Status (*sync)(Backend *b);
 
     /* products */

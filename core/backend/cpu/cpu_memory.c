@@ -86,6 +86,25 @@ static void add(Backend *b, Buf out, Buf x, Buf y, size_t count) {
     CPU(parallel)((int)((count + ADD_CHUNK - 1) / ADD_CHUNK), 8, add_range, &a);
 }
 
+typedef struct {
+    float *out;
+    const float *x;
+    size_t count;
+    float t;
+} Lerp;
+
+static void lerp_range(void *ctx, int first, int last) {
+    const Lerp *l = ctx;
+    size_t end = (size_t)last * ADD_CHUNK < l->count ? (size_t)last * ADD_CHUNK : l->count;
+    for (size_t i = (size_t)first * ADD_CHUNK; i < end; i++) l->out[i] += l->t * (l->x[i] - l->out[i]);
+}
+
+static void lerp(Backend *b, Buf out, Buf x, size_t count, float t) {
+    (void)b;
+    Lerp l = {f32(out), f32(x), count, t};
+    CPU(parallel)((int)((count + ADD_CHUNK - 1) / ADD_CHUNK), 8, lerp_range, &l);
+}
+
 static Status sync(Backend *b) { return b->error; }
 
 void CPU(memory_page)(Backend *b) {
@@ -96,6 +115,7 @@ void CPU(memory_page)(Backend *b) {
     b->copy = copy;
     b->zero = zero;
     b->add = add;
+    b->lerp = lerp;
     b->sync = sync;
 }
 
