@@ -7,10 +7,12 @@
 
 #include "core/base/log.h"
 #include "core/base/rng.h"
+#include "core/model/average.h"
 #include "core/model/hf.h"
 #include "core/run/progress.h"
 #include "policy/rollout.h"
 #include "ppo/ppo_loss.h"
+#include "ppo/ptx.h"
 #include "reward/judge.h"
 #include "reward/policy_eval.h"
 
@@ -47,11 +49,16 @@ const Field ppo_fields[] = {
     FIELD_IN(PpoConfig, score_clip, FIELD_FLOAT, "10", 0, 1e9, "scores are clipped to plus or minus this, 0 = off"),
     FIELD(PpoConfig, missing_eos_penalty, FIELD_FLOAT, "1", "subtracted from the score of a response without EOS"),
     FIELD(PpoConfig, whiten_rewards, FIELD_BOOL, "false", "divide rewards by their deviation, without shifting the mean"),
+    FIELD_IN(PpoConfig, ptx_coef, FIELD_FLOAT, "0", 0, 1e6, "weight of the NLL of other text in the actor's updates (PPO-ptx); 0 = off"),
+    FIELD(PpoConfig, ptx_data, FIELD_STRING, "", "that text: a file of rows as for sft"),
+    FIELD_IN(PpoConfig, ptx_batch, FIELD_INT, "8", 1, 1 << 20, "its sequences per update"),
+    FIELD_IN(PpoConfig, ema, FIELD_FLOAT, "0", 0, 0.9999999, "decay of an average of the actor's weights, written to ema/; 0 = off"),
 };
 const int ppo_n_fields = sizeof ppo_fields / sizeof *ppo_fields;
 
 typedef struct {           /* what a resume needs besides the networks */
     uint64_t position;     /* prompts taken from the data's order */
+    uint64_t ptx_position; /* rows taken from the other text's */
     uint64_t tokens, samples;
     double kl_coef;
     double score_mean, score_std, score_count, score_m2; /* normalisation: fixed or running (Welford) */
@@ -69,6 +76,8 @@ typedef struct {
     Workspace *ws;
     Network actor, critic, reference, reward;
     Optim actor_optim, critic_optim;
+    Average ema;
+    Ptx ptx;
     Judge judge;
     RolloutEngine *engine;
     SamplingConfig sampling;
@@ -197,7 +206,11 @@ static Status improve_minibatch(Ppo *p, PolicyStats *policy, ValueStats *value, 
                    p->m_dvalue + at, value);
         TRY(network_backward(&p->critic, &(TokenGrads){.score = p->m_dvalue + at}));
     }
-    if (!warm) TRY(optim_step(&p->actor_optim, optim_rate(&p->actor_optim.cfg, p->state.step, p->steps), &norms[0]));
+    if (!warm) {
+        if (p->cfg->ptx_coef > 0.0f) TRY(ptx_learn(&p->ptx, &p->actor, &p->state.ptx_position, p->cfg->ptx_coef, p->micro_tokens));
+        TRY(optim_step(&p->actor_optim, optim_rate(&p->actor_optim.cfg, p->state.step, p->steps), &norms[0]));
+        average_update(&p->ema);
+    }
     return optim_step(&p->critic_optim, optim_rate(&p->critic_optim.cfg, p->state.step, p->steps), &norms[1]);
 }
 
@@ -222,6 +235,7 @@ static Status improve(Ppo *p, Metrics *m) {
     ValueStats values = {0};
     double norms[2] = {0.0, 0.0}, first_deviation = 0.0;
     int per = p->S / p->cfg->minibatches, updates = 0;
+    ptx_clear(&p->ptx);
     for (int epoch = 0; epoch < p->cfg->epochs; epoch++) {
         PolicyStats pass = {0};
         Rng rng = {p->stage->run.seed, (uint64_t)p->state.step * (uint64_t)p->cfg->epochs + (uint64_t)epoch, 0, RNG_MINIBATCH};
@@ -243,6 +257,7 @@ static Status improve(Ppo *p, Metrics *m) {
         if (p->cfg->target_kl > 0.0f && pass.approxkl / pass.tokens > 1.5 * p->cfg->target_kl) break;
     }
     put_improve_metrics(m, &all, &values, norms);
+    if (p->ptx.tokens) metrics_set(m, "loss/ptx", p->ptx.nll / (double)p->ptx.tokens);
     metrics_set(m, "rollout/logp_drift", first_deviation);
     metrics_set(m, "optimizer_steps", updates);
     p->state.first_deviation = fmax(p->state.first_deviation, first_deviation);
@@ -406,6 +421,7 @@ static Status load_networks(Ppo *p, const Roles *r) {
             memcpy(p->eval.baseline, saved, bytes);
             p->eval.has_baseline = 1;
         }
+        if (p->ema.net) TRY(session_load_range(p->session.from, "ema", "weights", p->session.b, p->ema.w, p->actor.w.count));
         TRY(session_load_network(p->session.from, "actor", &p->actor, &p->actor_optim));
         return session_load_network(p->session.from, "critic", &p->critic, &p->critic_optim);
     }
@@ -413,6 +429,7 @@ static Status load_networks(Ppo *p, const Roles *r) {
                           .score_std = r->gold ? 1.0 : r->reward.score_std};
     if (strcmp(p->cfg->normalize_score, "stored")) p->state.score_mean = 0.0;
     TRY(stage_model_weights(&p->actor.w, p->stage));
+    average_start(&p->ema);
     return model_read_weights(&p->critic.w, r->critic_path, p->stage->run.seed);
 }
 
@@ -426,6 +443,7 @@ static Status ppo_create(Ppo *p) {
     TRY(read_roles(p, &r));
     TRY(check_vocabularies(&r, p->tokenizer));
     TRY(train_data_open(&p->data, stage, ROWS_PROMPTS, ROWS_PROMPTS, p->tokenizer));
+    if (c->ptx_coef > 0.0f) TRY(ptx_open(&p->ptx, c->ptx_data, &stage->data, p->tokenizer, stage->run.seed));
     p->steps = stage_steps(&p->data, p->S / c->samples, 1, c->max_steps);
     int length = stage->data.max_length;
     p->micro_tokens = stage_micro_tokens(c->micro_tokens, length);
@@ -443,6 +461,7 @@ static Status ppo_create(Ppo *p) {
     size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "actor", &r.actor, 1);
+    if (c->ema > 0.0f) plan_add(&memory, tensors_count(&r.actor) * sizeof(float), "actor: average of weights");
     plan_network(&memory, b, "critic", &r.critic, 1);
     plan_network(&memory, b, "reference", &r.reference, 0);
     if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, 0);
@@ -459,10 +478,12 @@ static Status ppo_create(Ppo *p) {
     if (!r.gold) TRY(network_create(&p->reward, b, &r.reward, p->ws, 0));
     OptimConfig oc = OPTIM_CONFIG(c);
     TRY(optim_create(&p->actor_optim, &p->actor, &oc));
+    TRY(average_create(&p->ema, &p->actor, c->ema));
     oc.learning_rate = c->critic_learning_rate;
     TRY(optim_create(&p->critic_optim, &p->critic, &oc));
     TRY(rollout_engine_create(&p->engine, b, &r.actor, p->tokenizer, rows, length, questions));
     TRY(create_arrays(p, length));
+    if (c->ptx_coef > 0.0f) TRY(ptx_create(&p->ptx, c->ptx_batch, length));
     TRY(policy_eval_create(&p->eval, &p->data.eval, 0, p->tokenizer, p->engine, &p->sampling, length, p->micro_tokens, stage->run.seed));
     p->judge = (Judge){.net = r.gold ? NULL : &p->reward, .micro_tokens = p->micro_tokens};
     size_t judged = (size_t)questions * (size_t)length;
@@ -476,9 +497,11 @@ static void ppo_release(Ppo *p) {
                      p->requests, p->rows, p->judge.score};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) memory_release(owned[i]);
     packed_release(&p->mini);
+    ptx_release(&p->ptx);
     rollout_release(&p->rollout);
     policy_eval_release(&p->eval);
     rollout_engine_release(p->engine);
+    average_release(&p->ema);
     optim_release(&p->actor_optim);
     optim_release(&p->critic_optim);
     network_release(&p->actor);
@@ -497,6 +520,7 @@ static Status ppo_save(Ppo *p) {
     Status s = checkpoint_add(w, "state", &p->state, sizeof p->state);
     if (s == OK && p->eval.baseline) s = checkpoint_add(w, "baseline", p->eval.baseline, (size_t)p->eval.rollout.seq.max_S * sizeof(float));
     if (s == OK) s = session_save_network(w, "actor", &p->actor, &p->actor_optim);
+    if (s == OK && p->ema.net) s = session_save_range(w, "ema", "weights", p->session.b, p->ema.w, p->actor.w.count);
     if (s == OK) s = session_save_network(w, "critic", &p->critic, &p->critic_optim);
     if (s == OK) return checkpoint_commit(w);
     checkpoint_abort(w);
@@ -523,6 +547,15 @@ static Status evaluate(Ppo *p, Metrics *m, PolicyResult *r) {
     return OK;
 }
 
+static Status write_average(Ppo *p) {
+    Weights view;
+    if (!p->ema.net) return OK;
+    Status s = average_view(&p->ema, &view);
+    if (s == OK) s = stage_write_model(&view, p->tokenizer, run_dir(p->session.run), "ema");
+    tensors_release(&view.t);
+    return s;
+}
+
 static Status summarize(Ppo *p, const PolicyResult *r) {
     Stage *s = p->stage;
     if (r->n) {
@@ -537,6 +570,7 @@ static Status summarize(Ppo *p, const PolicyResult *r) {
     summary_put(s, "first_ratio_max_deviation", p->state.first_deviation);
     summary_put(s, "steps", p->state.step);
     TRY(stage_write_model(&p->critic.w, p->tokenizer, run_dir(p->session.run), "critic"));
+    TRY(write_average(p));
     TRY(stage_write_model(&p->actor.w, p->tokenizer, run_dir(p->session.run), "model"));
     return stage_finish(s, p->session.run);
 }

@@ -21,7 +21,9 @@ typedef struct {
     int top_k, max_new_tokens;
     StringList stop;
     const char *score_at, *normalize_score;
-    float score_clip, missing_eos_penalty;
+    float score_clip, missing_eos_penalty, ptx_coef, ema;
+    const char *ptx_data;
+    int ptx_batch;
     int whiten_rewards;
 } PpoConfig;
 extern const Field ppo_fields[];

@@ -76,7 +76,7 @@ void session_close(Session *s) {
 
 enum { PIECE = 1 << 20 };
 
-static Status save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
+Status session_save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
     char file[64];
     float *host = malloc(PIECE * sizeof *host);
     if (!host) return status_fail(E_MEMORY, "no memory to save %s", name);
@@ -91,7 +91,7 @@ static Status save_range(CheckpointWriter *w, const char *name, const char *what
     return s;
 }
 
-static Status load_range(const Checkpoint *c, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
+Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
     char file[64];
     const void *data;
     size_t bytes;
@@ -102,10 +102,10 @@ static Status load_range(const Checkpoint *c, const char *name, const char *what
 }
 
 Status session_save_network(CheckpointWriter *w, const char *name, const Network *net, const Optim *optim) {
-    TRY(save_range(w, name, "weights", net->b, net->w.flat, net->w.count));
+    TRY(session_save_range(w, name, "weights", net->b, net->w.flat, net->w.count));
     if (!optim) return OK;
-    TRY(save_range(w, name, "m", net->b, optim->m, net->w.count));
-    TRY(save_range(w, name, "v", net->b, optim->v, net->w.count));
+    TRY(session_save_range(w, name, "m", net->b, optim->m, net->w.count));
+    TRY(session_save_range(w, name, "v", net->b, optim->v, net->w.count));
     char file[64];
     snprintf(file, sizeof file, "%s.optim", name);
     uint64_t counts[3] = {optim->step, (uint64_t)optim->skipped, (uint64_t)optim->skipped_in_row};
@@ -113,11 +113,11 @@ Status session_save_network(CheckpointWriter *w, const char *name, const Network
 }
 
 Status session_load_network(const Checkpoint *c, const char *name, Network *net, Optim *optim) {
-    TRY(load_range(c, name, "weights", net->b, net->w.flat, net->w.count));
+    TRY(session_load_range(c, name, "weights", net->b, net->w.flat, net->w.count));
     weights_pack(&net->w);
     if (!optim) return OK;
-    TRY(load_range(c, name, "m", net->b, optim->m, net->w.count));
-    TRY(load_range(c, name, "v", net->b, optim->v, net->w.count));
+    TRY(session_load_range(c, name, "m", net->b, optim->m, net->w.count));
+    TRY(session_load_range(c, name, "v", net->b, optim->v, net->w.count));
     char file[64];
     const void *data;
     size_t bytes;

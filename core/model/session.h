@@ -52,6 +52,9 @@ void session_close(Session *s);
 /* NAME.weights, NAME.m, NAME.v; optim NULL for a network without one. */
 Status session_save_network(CheckpointWriter *w, const char *name, const Network *net, const Optim *optim);
 Status session_load_network(const Checkpoint *c, const char *name, Network *net, Optim *optim);
+/* A range of f32 on the backend as NAME.what. */
+Status session_save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b, Buf buf, size_t count);
+Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b, Buf buf, size_t count);
 /* Begins a checkpoint and notes the kernels in it. */
 Status session_checkpoint(CheckpointWriter **w, Session *s, int step);
 
