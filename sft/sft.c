@@ -160,7 +160,7 @@ static Status sft_step(Sft *s, Metrics *m) {
         Batch b;
         last = packed_micro(&s->batch, first, 1, s->micro_tokens, 1.0f, &b);
         b.neftune_alpha = cfg->neftune_alpha;
-        b.noise_key = s->stage->run.seed + 0x9E3779B97F4A7C15u * (s->state.position + (uint64_t)first);
+        b.noise_key = s->stage->run.seed + 0x9E3779B97F4A7C15u * s->state.position;
         TRY(learn(s, &b, (size_t)s->batch.starts[first], tokens, &sum));
     }
 

@@ -206,7 +206,7 @@ static Status add_noise(Network *net, const Batch *batch) {
         for (int n = batch->starts[s]; n < batch->starts[s + 1]; n++)
             for (int c = 0; c < C; c++)
                 noise[(size_t)n * C + c] =
-                    scale * (float)(2.0 * rng_uniform(batch->noise_key, RNG_NOISE, (uint64_t)s, (uint64_t)(n - batch->starts[s]) * (uint64_t)C + (uint64_t)c) - 1.0);
+                    scale * (float)(2.0 * rng_uniform(batch->noise_key, RNG_NOISE, (uint64_t)(batch->first + s), (uint64_t)(n - batch->starts[s]) * (uint64_t)C + (uint64_t)c) - 1.0);
     }
     net->b->upload(net->b, ws->norm, noise, (size_t)batch->N * (size_t)C);
     net->b->add(net->b, ws->x[0], ws->x[0], ws->norm, (size_t)batch->N * (size_t)C);

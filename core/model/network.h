@@ -16,6 +16,7 @@ typedef struct { /* S sequences end to end, N tokens, in the step's canonical or
     float temperature;        /* divides the logits */
     float neftune_alpha;      /* noise alpha/sqrt(T C) on the embeddings (Jain et al. 2023); 0 = off */
     uint64_t noise_key;
+    int first;                /* its first sequence's number in the step: noise does not depend on the cuts */
 } Batch;
 
 typedef struct { /* arrays [N] the caller owns; NULL = not asked; only wanted tokens are written */

@@ -45,7 +45,7 @@ int packed_micro(Packed *p, int first, int group, int max_tokens, float temperat
     while (last + group <= p->S && p->starts[last + group] - offset <= max_tokens) last += group;
     for (int s = first; s <= last; s++) p->local[s - first] = p->starts[s] - offset;
     *b = (Batch){.S = last - first, .N = p->starts[last] - offset, .ids = p->ids + offset, .starts = p->local,
-                 .wanted = p->wanted + offset, .temperature = temperature};
+                 .wanted = p->wanted + offset, .temperature = temperature, .first = first};
     return last;
 }
 

@@ -1,0 +1,143 @@
+#!/bin/sh
+# sh_invariants.sh - what holds for every trainer whatever it learns: the first step's KL, ratios and margins, a
+# learning rate of 0, frozen models, counts of steps, and results that do not depend on threads or on cuts.
+set -u
+LC_ALL=C
+export LC_ALL
+
+BUILD=${BUILD:-build}
+RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
+WORK=$(mktemp -d) || exit 1
+if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
+trap 'exit 1' INT TERM
+cd "$WORK" || exit 1
+
+INIT="--init.hidden_size 32 --init.num_hidden_layers 2 --init.num_attention_heads 2
+    --init.num_key_value_heads 1 --init.intermediate_size 64 --init.max_position_embeddings 256"
+COMMON="--data.max_length 192"
+SFT="sft --model base/model $COMMON --data.train data/sft.jsonl --max_steps 4 --sft.learning_rate 3e-3
+    --sft.neftune_alpha 2 --sft.label_smoothing 0.1 --sft.kl_coef 0.1"
+REWARD="reward --model base/model $COMMON --data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl
+    --reward.batch_size 8 --max_steps 4 --reward.learning_rate 3e-3"
+DPO="dpo --model base/model $COMMON --data.train data/pairs.jsonl --dpo.batch_size 8 --max_steps 4
+    --dpo.learning_rate 1e-3 --dpo.sft_coef 0.1"
+PPO="ppo --model base/model --reward_model rm/model $COMMON --data.train data/prompts.jsonl
+    --data.eval data/prompts.eval.jsonl --ppo.batch_size 8 --ppo.minibatches 2 --ppo.epochs 3
+    --ppo.max_new_tokens 24 --max_steps 4 --ppo.ema 0.9"
+LEARN="--ppo.learning_rate 1e-3 --ppo.critic_learning_rate 1e-3 --ppo.ptx_coef 0.5 --ppo.ptx_data data/sft.jsonl
+    --ppo.entropy_coef 0.01"
+
+failed=0
+fail() {
+    echo "FAILED: $*" >&2
+    failed=$((failed + 1))
+}
+
+# rlhf ARGUMENTS...: or the end of the test
+rlhf() {
+    "$RLHF" "$@" > log 2>&1 && return
+    cat log >&2
+    fail "rlhf $*"
+    exit 1
+}
+
+# numbers RUN METRIC: its values, a line each
+numbers() { sed -n "s|.*\"$2\":\\([^,}]*\\).*|\\1|p" "$1/metrics.jsonl"; }
+
+# every RUN METRIC VALUE TOLERANCE [ROWS]: the first ROWS rows (all of them) that have the metric
+every() {
+    numbers "$1" "$2" | head -n "${5:-1000000}" > values
+    [ -s values ] || fail "$1: no $2"
+    awk -v want="$3" -v tolerance="$4" '{ d = $1 - want; if (!(d <= tolerance && d >= -tolerance)) { print; exit 1 } }' \
+        values > bad || fail "$1: $2 is $(cat bad), not $3"
+}
+
+# same_bytes WHAT FILE FILE
+same_bytes() { cmp "$2" "$3" > bad 2>&1 || fail "$1: $(cat bad)"; }
+
+hash_models() { find base/model rm/model -type f -exec cksum {} + | sort; }
+
+rlhf data make-demo --out data --sft 120 --pairs 80 --prompts 60 --eval 12
+rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 400 --out tok
+# shellcheck disable=SC2086
+rlhf sft --model init --tokenizer tok $INIT $COMMON --run.dir base --data.train data/sft.jsonl --max_steps 10 \
+    --sft.learning_rate 1e-2
+# shellcheck disable=SC2086
+rlhf $REWARD --run.dir rm
+hash_models > hashes.before
+
+# ------------------------------------------------ the first step
+
+# shellcheck disable=SC2086
+rlhf $PPO $LEARN --threads 1 --run.dir ppo
+every ppo objective/kl 0 0 1
+every ppo eval/kl 0 0 1
+every ppo rollout/logp_drift 0 0
+every ppo optimizer_steps 6 0
+[ "$(numbers ppo objective/kl | awk '$1 != 0' | wc -l)" -ge 3 ] || fail "ppo: objective/kl stays 0: nothing was learned"
+[ "$(numbers ppo val/ratio_max | awk '$1 > 1' | wc -l)" -eq 4 ] || fail "ppo: the ratio stays 1: nothing was learned"
+steps=$(od -A n -t u8 -N 8 ppo/checkpoints/step-*4/actor.optim | tr -d ' ')
+[ "$steps" = 24 ] || fail "ppo: Adam took '$steps' steps, not 4 rollouts x 3 passes x 2 minibatches"
+
+# shellcheck disable=SC2086
+rlhf ${DPO% --dpo.sft_coef*} --threads 1 --run.dir dpo.plain
+every dpo.plain loss 0.69314718055994531 1e-12 1
+every dpo.plain rewards/margins 0 0 1
+[ "$(numbers dpo.plain rewards/margins | awk '$1 != 0' | wc -l)" -eq 3 ] || fail "dpo: margins stay 0: nothing was learned"
+
+# ------------------------------------------------ a learning rate of 0
+
+# shellcheck disable=SC2086
+rlhf $PPO --ppo.learning_rate 0 --ppo.critic_learning_rate 0 --run.dir still
+every still objective/kl 0 0
+every still eval/kl 0 0
+every still policy/approxkl_avg 0 0
+every still policy/clipfrac_avg 0 0
+every still val/ratio 1 0
+every still val/ratio_var 0 0
+every still val/clipfrac_avg 0 0
+same_bytes "the policy at learning rate 0" base/model/model.safetensors still/model/model.safetensors
+same_bytes "its average" base/model/model.safetensors still/ema/model.safetensors
+same_bytes "the critic at learning rate 0" rm/model/model.safetensors still/critic/model.safetensors
+
+# ------------------------------------------------ threads and cuts
+
+without_clock() { sed -E 's/"(wall_time|timing_s\/[^"]*|perf\/[^"]*)":[^,}]*//g' "$1/metrics.jsonl"; }
+
+# same_run RUN RUN: weights, and the numbers logged but for the clock
+same_run() {
+    without_clock "$1" > metrics.1
+    without_clock "$2" > metrics.2
+    same_bytes "$1 and $2, metrics" metrics.1 metrics.2
+    for model in model critic ema; do
+        [ ! -d "$1/$model" ] || same_bytes "$1 and $2, $model" "$1/$model/model.safetensors" "$2/$model/model.safetensors"
+    done
+}
+
+# shellcheck disable=SC2086
+rlhf $SFT --threads 1 --run.dir sft
+# shellcheck disable=SC2086
+rlhf $REWARD --threads 1 --run.dir reward
+# shellcheck disable=SC2086
+rlhf $DPO --threads 1 --run.dir dpo
+for trainer in sft reward dpo ppo; do
+    case $trainer in
+    sft) arguments=$SFT ;;
+    reward) arguments=$REWARD ;;
+    dpo) arguments=$DPO ;;
+    ppo) arguments="$PPO $LEARN" ;;
+    esac
+    # shellcheck disable=SC2086
+    rlhf $arguments --threads 2 --run.dir $trainer.threads
+    same_run $trainer $trainer.threads
+    # shellcheck disable=SC2086
+    rlhf $arguments --threads 1 --$trainer.micro_tokens 400 --run.dir $trainer.micro
+    same_run $trainer $trainer.micro
+done
+
+# ------------------------------------------------ what is frozen
+
+hash_models > hashes.after
+diff hashes.before hashes.after >&2 || fail "training changed a model that it only reads"
+
+[ $failed -eq 0 ] && echo "every invariant holds"
