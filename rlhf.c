@@ -216,7 +216,8 @@ static Status data_main(int argc, char **argv) {
 
 /* ------------------------------------------------ pipelines */
 
-/* The data verbs of a pipeline take --out from the stage's directory and have no run section. */
+/* The data verbs of a pipeline take --out from the stage's directory and have no run section; --data.train and its
+ * like are the trainers'. */
 static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *), const JsonDoc *recipe, int argc, char **argv, Text *summary, int seeded) {
     char *kept[160];
     int n = 0;
@@ -225,7 +226,7 @@ static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *), c
         else if (!strcmp(argv[i], "--run.seed") && i + 1 < argc) {
             i++;
             if (seeded) kept[n++] = "--seed", kept[n++] = argv[i];
-        } else if (!strncmp(argv[i], "--data", 6) && i + 1 < argc) kept[n++] = argv[i], kept[n++] = argv[i + 1], i++;
+        } else if (!strcmp(argv[i], "--data") && i + 1 < argc) kept[n++] = argv[i], kept[n++] = argv[i + 1], i++;
     }
     return run(recipe, n, kept, summary);
 }

@@ -24,6 +24,14 @@ Status stage_tokenizer(Tokenizer **t, const Stage *s) {
     return is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path);
 }
 
+/* A model of several end tokens keeps them all. */
+static void take_ends(ModelConfig *m, const Tokenizer *t) {
+    int n;
+    const int *ids = tokenizer_eos_ids(t, &n);
+    m->n_eos = n < EOS_MAX ? n : EOS_MAX;
+    memcpy(m->eos, ids, (size_t)m->n_eos * sizeof *ids);
+}
+
 Status stage_model_config(ModelConfig *m, const Stage *s, const Tokenizer *t) {
     if (is_init(s)) {
         init_model_config(m, &s->init, tokenizer_vocab_size(t));
@@ -36,8 +44,7 @@ Status stage_model_config(ModelConfig *m, const Stage *s, const Tokenizer *t) {
     if (tokenizer_eos(t) < 0) return status_fail(E_FORMAT, "the tokenizer names no end-of-sequence token: completions could not end");
     m->bos = tokenizer_bos(t);
     m->pad = tokenizer_pad(t);
-    m->eos[0] = tokenizer_eos(t);
-    m->n_eos = 1;
+    take_ends(m, t);
     if (s->data.max_length > m->max_positions)
         return status_fail(E_USAGE, "data.max_length %d is more than the model's %d positions", s->data.max_length, m->max_positions);
     return OK;
