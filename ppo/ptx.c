@@ -3,13 +3,15 @@
 
 #include "core/base/memory.h"
 
-Status ptx_open(Ptx *p, const char *path, const DataConfig *cfg, const Tokenizer *t, uint64_t seed) {
+Status ptx_open(Ptx *p, const char *path, const DataConfig *cfg, const Tokenizer *t,
+                uint64_t seed) {
     DataConfig rows = *cfg;
     rows.max_prompt_length = 0; /* that one leaves room for responses, and here are none */
     if (!path[0]) return status_fail(E_USAGE, "ppo.ptx_coef needs a file ppo.ptx_data");
     TRY(dataset_open(&p->data, &rows, path, ROWS_SFT, t, NULL));
     dataset_report(&p->data, path);
-    if (!p->data.n) return status_fail(E_USAGE, "%s has no usable row (see the counts above)", path);
+    if (!p->data.n)
+        return status_fail(E_USAGE, "%s has no usable row (see the counts above)", path);
     return data_order_create(&p->order, &p->data, 1, NULL, seed);
 }
 
@@ -46,7 +48,8 @@ Status ptx_learn(Ptx *p, Network *actor, uint64_t *position, float coef, int mic
         Batch b;
         last = packed_micro(&p->batch, first, 1, micro_tokens, 1.0f, &b);
         size_t at = (size_t)p->batch.starts[first];
-        TRY(network_learn(actor, &b, &(TokenGrads){.logp = p->dlogp + at}, &(TokenOutputs){.logp = p->logp + at}));
+        TRY(network_learn(actor, &b, &(TokenGrads){.logp = p->dlogp + at},
+                          &(TokenOutputs){.logp = p->logp + at}));
     }
     for (int n = 0; n < p->batch.N; n++)
         if (p->batch.wanted[n]) p->nll -= p->logp[n];

@@ -100,6 +100,18 @@ same_bytes "the policy at learning rate 0" base/model/model.safetensors still/mo
 same_bytes "its average" base/model/model.safetensors still/ema/model.safetensors
 same_bytes "the critic at learning rate 0" rm/model/model.safetensors still/critic/model.safetensors
 
+# ------------------------------------------------ PPO-ptx is SFT's loss
+
+# The same seed takes the same first rows; a large coefficient leaves its gradient alone, at SFT's temperature.
+rlhf sft --model base/model --data.max_length 192 --data.train data/sft.jsonl --max_steps 1 --run.dir plain
+# shellcheck disable=SC2086
+rlhf ppo ${PPO#ppo } --ppo.ptx_coef 1e5 --ppo.ptx_data data/sft.jsonl --ppo.minibatches 1 --ppo.epochs 1 \
+    --max_steps 1 --run.dir ptx
+every ptx loss/ptx "$(numbers plain loss)" 0
+norm=$(numbers plain grad_norm)
+every ptx actor/grad_norm "$(awk -v n="$norm" 'BEGIN { printf "%.17g", 1e5 * n }')" \
+    "$(awk -v n="$norm" 'BEGIN { printf "%.17g", 1e1 * n }')"
+
 # ------------------------------------------------ threads and cuts
 
 without_clock() { sed -E 's/"(wall_time|timing_s\/[^"]*|perf\/[^"]*)":[^,}]*//g' "$1/metrics.jsonl"; }
