@@ -13,6 +13,7 @@
 #include "core/model/optim.h"
 #include "core/model/packed.h"
 #include "core/run/progress.h"
+#include "policy/rollout.h"
 
 #define MUST(call)                                                                                 \
     do {                                                                                           \
@@ -235,6 +236,73 @@ static void bench_decode(Backend *b, const char *name, const ModelConfig *cfg, i
     workspace_release(ws);
 }
 
+/* One PPO step's work with four models, phase by phase: S answers of R tokens to prompts of P, four passes. */
+static void bench_ppo(Backend *b, const char *name, const ModelConfig *cfg, int S, int P, int R) {
+    enum { PASSES = 4 };
+    ModelConfig scorer = *cfg;
+    scorer.lm_head = 0, scorer.scores = 1;
+    const ModelConfig *configs[] = {cfg, &scorer};
+    int T = P + R, N = S * T, micro = N < 2048 ? N : 2048;
+    Workspace *ws;
+    Network actor, critic, reference, reward;
+    Optim actor_optim, critic_optim;
+    RolloutEngine *engine;
+    Rollout rollout;
+    WorkspacePlan plan = {.tokens = micro > S ? micro : S, .sequences = micro, .train = 1, .max_length = T};
+    OptimConfig oc = {.learning_rate = 1e-5f, .beta1 = .9f, .beta2 = .999f, .eps = 1e-8f, .grad_clip = 1, .schedule = "constant"};
+    MUST(workspace_create(&ws, b, &plan, configs, 2, NULL));
+    MUST(network_create(&actor, b, cfg, ws, 1));
+    MUST(network_create(&critic, b, &scorer, ws, 1));
+    MUST(network_create(&reference, b, cfg, ws, 0));
+    MUST(network_create(&reward, b, &scorer, ws, 0));
+    Network *all[] = {&actor, &critic, &reference, &reward};
+    for (int i = 0; i < 4; i++) MUST(weights_init(&all[i]->w, 1));
+    MUST(optim_create(&actor_optim, &actor, &oc));
+    MUST(optim_create(&critic_optim, &critic, &oc));
+    MUST(rollout_engine_create(&engine, b, cfg, NULL, S, T, S));
+    MUST(rollout_create(&rollout, S, N));
+    int *prompt = calloc((size_t)P, sizeof *prompt);
+    for (int t = 0; t < P; t++) prompt[t] = t * 7 % cfg->V;
+    RolloutRequest *requests = calloc((size_t)S, sizeof *requests);
+    for (int s = 0; s < S; s++) requests[s] = (RolloutRequest){prompt, P, (uint64_t)s};
+    float *numbers = calloc(5 * (size_t)N, sizeof *numbers), *g = numbers + 4 * (size_t)N;
+    for (int n = 0; n < N; n++) g[n] = 1e-4f;
+    SamplingConfig sampling = {.max_new_tokens = R, .temperature = 0.7f, .top_p = 1.0f, .ignore_eos = 1};
+    double t[4], best[4] = {1e30, 1e30, 1e30, 1e30}, norm;
+    for (int run = 0; run < 3; run++) {
+        t[0] = clock_seconds();
+        MUST(rollout_generate(&rollout, engine, &actor, requests, S, &sampling, 1, NULL, NULL));
+        t[1] = clock_seconds();
+        MUST(packed_forward(&rollout.seq, &critic, micro, 1.0f, &(TokenOutputs){.score = numbers}));
+        MUST(packed_forward(&rollout.seq, &reward, micro, 1.0f, &(TokenOutputs){.score = numbers + N}));
+        MUST(packed_forward(&rollout.seq, &reference, micro, 0.7f, &(TokenOutputs){.logp = numbers + 2 * (size_t)N}));
+        t[2] = clock_seconds();
+        for (int pass = 0; pass < PASSES; pass++) {
+            Batch mb;
+            for (int first = 0, last; first < S; first = last) {
+                last = packed_micro(&rollout.seq, first, 1, micro, 0.7f, &mb);
+                MUST(network_forward(&actor, &mb, &(TokenOutputs){.logp = numbers}));
+                MUST(network_backward(&actor, &(TokenGrads){.logp = g}));
+                MUST(network_forward(&critic, &mb, &(TokenOutputs){.score = numbers}));
+                MUST(network_backward(&critic, &(TokenGrads){.score = g}));
+            }
+            MUST(optim_step(&actor_optim, 1e-5f, &norm));
+            MUST(optim_step(&critic_optim, 1e-5f, &norm));
+        }
+        t[3] = clock_seconds();
+        for (int i = 0; i < 3; i++) best[i] = fmin(best[i], t[i + 1] - t[i]);
+    }
+    printf("ppo step %-5s %d x (%d+%d), %d passes: rollout %.2f s, scoring %.2f s, improving %.2f s, together %.2f s\n", name, S, P, R,
+           PASSES, best[0], best[1], best[2], best[0] + best[1] + best[2]);
+    free(prompt), free(requests), free(numbers);
+    rollout_release(&rollout);
+    rollout_engine_release(engine);
+    optim_release(&actor_optim);
+    optim_release(&critic_optim);
+    for (int i = 0; i < 4; i++) network_release(all[i]);
+    workspace_release(ws);
+}
+
 int main(int argc, char **argv) {
     const char *only = "", *kernels = "auto";
     int threads = 0, big = 0;
@@ -258,6 +326,10 @@ int main(int argc, char **argv) {
         static const int batches[] = {1, 8, 32};
         for (int i = 0; i < 3; i++) bench_decode(b, "tiny", &tiny, batches[i]);
         for (int i = 0; big && i < 3; i++) bench_decode(b, "135m", &m135, batches[i]);
+    }
+    if (!only[0] || !strcmp(only, "ppo")) {
+        bench_ppo(b, "tiny", &tiny, 64, 32, 48);
+        if (big) bench_ppo(b, "135m", &m135, 8, 64, 64);
     }
     backend_release(b);
     threads_stop();
