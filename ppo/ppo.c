@@ -610,10 +610,25 @@ static Status ppo_loop(Ppo *p) {
     return summarize(p, &result);
 }
 
+static Status hash_frozen(const Ppo *p, uint64_t hash[2]) {
+    hash[1] = 0;
+    TRY(weights_hash(&p->reference.w, &hash[0]));
+    return p->judge.net ? weights_hash(&p->reward.w, &hash[1]) : OK;
+}
+
+static Status train_and_check(Ppo *p) {
+    uint64_t before[2], after[2];
+    TRY(hash_frozen(p, before));
+    TRY(ppo_loop(p));
+    TRY(hash_frozen(p, after));
+    CHECK(before[0] == after[0] && before[1] == after[1]); /* nothing may train the reference or the judge */
+    return OK;
+}
+
 Status ppo_run(Stage *stage, const PpoConfig *cfg) {
     Ppo p = {.stage = stage, .cfg = cfg};
     Status status = ppo_create(&p);
-    if (status == OK && !stage->cfg.dry_run) status = ppo_loop(&p);
+    if (status == OK && !stage->cfg.dry_run) status = train_and_check(&p);
     memory_thaw();
     ppo_release(&p);
     return status;

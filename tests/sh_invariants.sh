@@ -102,11 +102,13 @@ same_bytes "the critic at learning rate 0" rm/model/model.safetensors still/crit
 
 # ------------------------------------------------ PPO-ptx is SFT's loss
 
-# The same seed takes the same first rows; a large coefficient leaves its gradient alone, at SFT's temperature.
-rlhf sft --model base/model --data.max_length 192 --data.train data/sft.jsonl --max_steps 1 --run.dir plain
+# where nothing has moved, a KL to the base is 0, and so is its gradient
+rlhf sft --model base/model --data.max_length 192 --data.train data/sft.jsonl --max_steps 1 --run.dir plain \
+    --sft.kl_coef 0.1
+every plain kl 0 0
+# the same seed takes the same first rows; a large coefficient leaves PPO's own gradient behind
 # shellcheck disable=SC2086
-rlhf ppo ${PPO#ppo } --ppo.ptx_coef 1e5 --ppo.ptx_data data/sft.jsonl --ppo.minibatches 1 --ppo.epochs 1 \
-    --max_steps 1 --run.dir ptx
+rlhf $PPO --ppo.ptx_coef 1e5 --ppo.ptx_data data/sft.jsonl --ppo.minibatches 1 --ppo.epochs 1 --max_steps 1 --run.dir ptx
 every ptx loss/ptx "$(numbers plain loss)" 0
 norm=$(numbers plain grad_norm)
 every ptx actor/grad_norm "$(awk -v n="$norm" 'BEGIN { printf "%.17g", 1e5 * n }')" \
