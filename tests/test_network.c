@@ -12,6 +12,7 @@
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/base/threads.h"
+#include "core/model/average.h"
 #include "core/model/network.h"
 #include "tests/gradient.h"
 
@@ -301,6 +302,38 @@ static void decoding_equals_the_full_forward(void **state) {
     }
 }
 
+/* w0, then w1 at decay 3/4: w0 + (w1 - w0)/4; its view is the average by name and leaves the network alone */
+static void an_average_follows_the_weights(void **state) {
+    (void)state;
+    Backend *b = backend("portable");
+    Model m = model_create(b, small, 0);
+    Average a, off;
+    Weights view;
+    size_t n = m.net.w.count, C = (size_t)small.C;
+    float *before = malloc(n * sizeof *before), *after = malloc(n * sizeof *after), *got = malloc(n * sizeof *got);
+    assert_int_equal(average_create(&off, &m.net, 0.0f), OK);
+    average_start(&off), average_update(&off), average_release(&off);
+    assert_int_equal(average_create(&a, &m.net, 0.75f), OK);
+    b->download(b, before, m.net.w.flat, n);
+    average_start(&a);
+    assert_int_equal(weights_init(&m.net.w, 4), OK);
+    b->download(b, after, m.net.w.flat, n);
+    average_update(&a);
+    b->download(b, got, a.w, n);
+    for (size_t i = 0; i < n; i++) assert_true(got[i] == before[i] + .25f * (after[i] - before[i]));
+    assert_int_equal(average_view(&a, &view), OK);
+    b->download(b, before, view.t.layer[1].wo, C);
+    size_t at = (size_t)((float *)m.net.w.t.layer[1].wo.ptr - (float *)m.net.w.flat.ptr);
+    assert_memory_equal(before, got + at, C * sizeof *got);
+    tensors_release(&view.t);
+    b->download(b, got, m.net.w.flat, n);
+    assert_memory_equal(got, after, n * sizeof *got);
+    free(before), free(after), free(got);
+    average_release(&a);
+    model_release(&m);
+    backend_release(b);
+}
+
 int main(void) {
     threads_start(1);
     const struct CMUnitTest tests[] = {
@@ -309,6 +342,7 @@ int main(void) {
         cmocka_unit_test(forward_bits_do_not_depend_on_threads_or_neighbours),
         cmocka_unit_test(gradient_bits_do_not_depend_on_micro_batches),
         cmocka_unit_test(decoding_equals_the_full_forward),
+        cmocka_unit_test(an_average_follows_the_weights),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }
