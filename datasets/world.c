@@ -23,6 +23,8 @@ enum { PARTS_EVAL_MIN = 40, ROWS_MAX = 100 * 1000 * 1000 };
 static const double bt_scale = 1.3;    /* P(a preferred) = sigmoid(bt_scale (gold_a - gold_b)) */
 static const double gap_min = 0.3;     /* pairs closer in gold are drawn again */
 static const double share_edits = 0.5; /* of the pairs; the rest are independent drafts */
+static const double wrong_fix = 0.17, wrong_product = 0.12, wrong_order = 0.2; /* of the faulty */
+static const double slips = 0.0; /* of the faulty, of what is right */
 static const double qualities[] = {0.35, 0.6, 0.85};
 
 /* Of the edits, per hundred. A reward model learns tone from a few examples, but to compare reply with
@@ -94,19 +96,21 @@ static void name_product(Plan *p, Rng *r) {
     if (p->names_product == SAY_PRODUCT) say(p, SAY_PRODUCT, r);
 }
 
-static void mistake_product(Plan *p, Rng *r) {
+static void mistake_product(Topic *of, Rng *r) {
     int which = rng_below(r, 4); /* 0: the brand only, 1: the noun only, else both */
-    if (which != 1) p->brand = other_than(r, N_BRANDS, p->brand);
-    if (which != 0) p->noun = other_than(r, N_NOUNS, p->noun);
+    if (which != 1) of->brand = other_than(r, N_BRANDS, of->brand);
+    if (which != 0) of->noun = other_than(r, N_NOUNS, of->noun);
 }
 
-static void mistake_fix(Plan *p, Rng *r) {
-    p->trouble = other_than(r, N_TROUBLES, p->trouble);
-    p->fix = rng_below(r, N_FIXES);
+static void mistake_trouble(Topic *of, Rng *r) {
+    int which = rng_below(r, 4), symptom = of->trouble / N_PLACES, place = of->trouble % N_PLACES;
+    if (which != 1) symptom = other_than(r, N_SYMPTOMS, symptom);
+    if (which != 0) place = other_than(r, N_PLACES, place);
+    of->trouble = symptom * N_PLACES + place;
 }
 
-static void mistake_order(Plan *p, Rng *r) {
-    p->order = other_than(r, N_ORDERS, p->order);
+static void mistake_order(Topic *of, Rng *r) {
+    of->order = other_than(r, N_ORDERS, of->order);
 }
 
 static void mistake_ending(Plan *p, Rng *r) {
@@ -129,24 +133,24 @@ static void mistake_repeat(Plan *p, Rng *r) {
 }
 
 static void draft_product(Plan *p, const Case *c, double quality, Rng *r) {
-    int right = chance(r, quality), wrong = !right && chance(r, 0.12);
+    int right = chance(r, quality), wrong = !right && chance(r, wrong_product);
     if (chance(r, 0.15)) say(p, SAY_PRODUCT, r);
     if (!right && !wrong) return;
-    p->brand = c->brand;
-    p->noun = c->noun;
-    if (wrong) mistake_product(p, r);
+    p->of.brand = c->brand;
+    p->of.noun = c->noun;
+    if (wrong) mistake_product(&p->of, r);
     name_product(p, r);
 }
 
 /* Most faulty advice is vague, some is for another trouble, some is missing. */
 static void draft_advice(Plan *p, double quality, Rng *r) {
+    p->fix = rng_below(r, N_FIXES);
     if (chance(r, quality)) {
         say(p, SAY_FIX, r);
-        p->fix = rng_below(r, N_FIXES);
         if (chance(r, 0.15 * (1.0 - quality))) say(p, SAY_VAGUE, r);
-    } else if (chance(r, 0.17)) {
+    } else if (chance(r, wrong_fix)) {
         say(p, SAY_FIX, r);
-        mistake_fix(p, r);
+        mistake_trouble(&p->of, r);
     } else if (chance(r, 0.8)) {
         say(p, SAY_VAGUE, r);
     }
@@ -154,16 +158,36 @@ static void draft_advice(Plan *p, double quality, Rng *r) {
 
 static void draft_order(Plan *p, const Case *c, double quality, Rng *r) {
     if (c->order < 0) return;
-    int right = chance(r, quality), wrong = !right && chance(r, 0.2);
+    int right = chance(r, quality), wrong = !right && chance(r, wrong_order);
     if (!right && !wrong) return;
     say(p, SAY_ORDER, r);
-    if (wrong) mistake_order(p, r);
+    if (wrong) mistake_order(&p->of, r);
+}
+
+/* Slips that are corrected at once. A model that learns when a correction follows has learned to compare
+ * what was just said with the prompt, word for word: what a reward model needs later. */
+static void draft_slips(Plan *p, const Case *c, double quality, Rng *r) {
+    double slip = slips * (1.0 - quality);
+    Topic said = {c->brand, c->noun, c->trouble, c->order};
+    if (p->of.brand == c->brand && p->of.noun == c->noun && chance(r, slip)) {
+        mistake_product(&said, r);
+        p->slip.brand = said.brand;
+        p->slip.noun = said.noun;
+    }
+    if (p->say[SAY_FIX] >= 0 && p->of.trouble == c->trouble && chance(r, slip)) {
+        mistake_trouble(&said, r);
+        p->slip.trouble = said.trouble;
+    }
+    if (p->say[SAY_ORDER] >= 0 && p->of.order == c->order && chance(r, slip)) {
+        mistake_order(&said, r);
+        p->slip.order = said.order;
+    }
 }
 
 /* What a writer of the given quality (the chance of each part to be right) answers. */
 static Plan draft(const Case *c, double quality, Rng *r) {
     double fault = 1.0 - quality;
-    Plan p = {.brand = -1, .trouble = c->trouble, .order = c->order, .again = -1};
+    Plan p = {.of = {-1, -1, c->trouble, c->order}, .slip = {-1, -1, -1, -1}, .again = -1};
     for (int i = 0; i < N_SAY; i++) p.say[i] = -1;
     p.arrangement = rng_below(r, N_ARRANGEMENTS);
 
@@ -176,7 +200,8 @@ static Plan draft(const Case *c, double quality, Rng *r) {
     if (chance(r, 0.25 * fault)) say(&p, SAY_PROMISE, r);
     if (chance(r, 0.35)) say(&p, SAY_NEUTRAL, r);
     draft_order(&p, c, quality, r);
-    if (chance(r, 0.4 * fault)) mistake_length(&p, r);
+    draft_slips(&p, c, quality, r);
+    if (chance(r, 0.5 * fault)) mistake_length(&p, r);
     say(&p, SAY_CLOSING, r);
     if (!chance(r, quality)) mistake_ending(&p, r);
     if (chance(r, 0.12 * fault)) mistake_repeat(&p, r);
@@ -193,9 +218,9 @@ static void break_part(Plan *p, WorldPart part, Rng *r) {
     Say added[WORLD_PARTS] = {
         [PART_VAGUE] = SAY_VAGUE, [PART_RUDE] = SAY_RUDE, [PART_PROMISE] = SAY_PROMISE};
     switch (part) {
-    case PART_FIX: mistake_fix(p, r); break;
+    case PART_FIX: mistake_trouble(&p->of, r); break;
     case PART_PRODUCT:
-        if (p->brand >= 0) mistake_product(p, r);
+        if (p->of.brand >= 0) mistake_product(&p->of, r);
         break;
     case PART_THANKS: p->say[SAY_THANKS] = -1; break;
     case PART_APOLOGY: p->say[SAY_APOLOGY] = -1; break;
@@ -206,7 +231,7 @@ static void break_part(Plan *p, WorldPart part, Rng *r) {
         say(p, added[part], r);
         break;
     case PART_ORDER:
-        if (p->order >= 0) mistake_order(p, r);
+        if (p->of.order >= 0) mistake_order(&p->of, r);
         break;
     case PART_ENDING: mistake_ending(p, r); break;
     case PART_LENGTH: mistake_length(p, r); break;
@@ -286,7 +311,7 @@ static int broke_only(const Row *row, WorldPart part) {
 static Status try_edit(int *done, Row *row, WorldPart part, double quality, Rng *r) {
     Plan a = draft(&row->request, quality, r), b = a;
     break_part(&b, part, r);
-    if (b.brand >= 0 && b.say[b.names_product] < 0) name_product(&b, r);
+    if (b.of.brand >= 0 && b.say[b.names_product] < 0) name_product(&b, r);
     TRY(reply_write(&row->a, &a, row->prompt.s));
     TRY(reply_write(&row->b, &b, row->prompt.s));
     *done = broke_only(row, part);

@@ -14,7 +14,7 @@ const char *const world_part_names[WORLD_PARTS] = {
     [PART_LENGTH] = "length",   [PART_REPEAT] = "repeat",
 };
 
-enum { WORDS_MIN = 15, WORDS_MAX = 32, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
+enum { WORDS_MIN = 15, WORDS_MAX = 36, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
 static const double length_floor =
     -4.0; /* a runaway reply costs no more, so that means stay readable */
 
@@ -88,20 +88,29 @@ static Status find_product(Case *c, const char *text) {
                        "the prompt is not of the embedded world: it names no product of it");
 }
 
-static Status find_trouble(Case *c, const char *text) {
-    c->trouble = -1;
-    for (int i = 0; i < N_TROUBLES; i++) {
-        if (!says(text, world_troubles[i].keyword)) continue;
-        if (c->trouble >= 0)
+/* The one word of the list that the text has. */
+static Status find_word(int *found, const char *text, const char *const *list, int n,
+                        const char *what) {
+    *found = -1;
+    for (int i = 0; i < n; i++) {
+        if (!says(text, list[i])) continue;
+        if (*found >= 0)
             return status_fail(
-                E_FORMAT,
-                "the prompt is not of the embedded world: it names two troubles, %s and %s",
-                world_troubles[c->trouble].keyword, world_troubles[i].keyword);
-        c->trouble = i;
+                E_FORMAT, "the prompt is not of the embedded world: it names two %ss, %s and %s",
+                what, list[*found], list[i]);
+        *found = i;
     }
-    if (c->trouble >= 0) return OK;
-    return status_fail(E_FORMAT,
-                       "the prompt is not of the embedded world: it names no trouble of it");
+    if (*found >= 0) return OK;
+    return status_fail(E_FORMAT, "the prompt is not of the embedded world: it names no %s of it",
+                       what);
+}
+
+static Status find_trouble(Case *c, const char *text) {
+    int symptom, place;
+    TRY(find_word(&symptom, text, world_symptoms, N_SYMPTOMS, "symptom"));
+    TRY(find_word(&place, text, world_places, N_PLACES, "place"));
+    c->trouble = symptom * N_PLACES + place;
+    return OK;
 }
 
 static Status case_of(Case *c, const char *text) {
@@ -130,7 +139,7 @@ static double judge_fix(const Case *c, const char *reply) {
     int right = 0, wrong = 0;
     for (int t = 0; t < N_TROUBLES; t++)
         for (int f = 0; f < N_FIXES; f++) {
-            if (!says(reply, world_troubles[t].fix[f])) continue;
+            if (!says(reply, world_fixes[t][f])) continue;
             if (t == c->trouble)
                 right = 1;
             else

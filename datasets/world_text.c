@@ -16,85 +16,55 @@ const char *const world_nouns[N_NOUNS] = {
     "scale", "kettle", "lamp", "fan", "radio", "clock", "mixer", "blender", "toaster", "printer",
 };
 
-const Trouble world_troubles[N_TROUBLES] = {
-    {"leak",
-     {"has a leak at the bottom", "has had a leak since Monday", "left a leak on my table"},
-     {"turn the drain cap", "dry the rubber ring"}},
-    {"smell",
-     {"has a smell like fish", "gives off a smell of old socks", "makes a smell in my kitchen"},
-     {"wash the filter", "air the inner tray"}},
-    {"noise",
-     {"makes a noise all night", "has a noise like a drill", "started a noise last week"},
-     {"oil the small wheel", "level the feet"}},
-    {"smoke",
-     {"let out smoke twice", "fills my room with smoke", "makes smoke at the start"},
-     {"remove the coil", "scrape the hot plate"}},
-    {"rust",
-     {"has rust on one side", "shows rust near the base", "came out of the box with rust"},
-     {"rub the metal with vinegar", "sand the bare edge"}},
-    {"crack",
-     {"has a crack in the glass", "got a crack on day one", "shows a crack along the side"},
-     {"seal the gap with glue", "swap the front panel"}},
-    {"stain",
-     {"has a stain that stays", "shows a stain on the front", "left a stain on my table"},
-     {"soak the cover in soda", "wipe the shell with salt"}},
-    {"shock",
-     {"gave me a shock", "has a shock for every guest", "sends a shock through my hand"},
-     {"ground the case", "change the fuse"}},
-    {"flash",
-     {"shows a red flash", "gives a flash every minute", "has a flash that never stops"},
-     {"reset the sensor", "hold the power key"}},
-    {"heat",
-     {"gives too much heat", "makes no heat at all", "loses heat after an hour"},
-     {"clear the side vents", "set the dial to low"}},
-    {"delay",
-     {"starts with a long delay", "has a delay before it runs", "shows a delay of an hour"},
-     {"update the timer", "skip the test cycle"}},
-    {"error",
-     {"shows an error all day", "stops with an error", "gives an error every time"},
-     {"load the new software", "erase the old log"}},
-    {"dust",
-     {"blows dust at me", "is full of dust inside", "has dust in every part"},
-     {"brush the intake", "shake out the bag"}},
-    {"wobble",
-     {"has a wobble on my desk", "started to wobble last week", "will wobble when it runs"},
-     {"tighten the four screws", "widen the stand"}},
-    {"spark",
-     {"made a spark at the back", "throws a spark at night", "gave a spark and died"},
-     {"clean the contacts", "trim the loose wire"}},
-    {"battery",
-     {"drains the battery in an hour", "says the battery is empty", "came with a dead battery"},
-     {"flip the cells", "warm the power pack"}},
-    {"plug",
-     {"has a bent plug", "came with the wrong plug", "has a plug that falls out"},
-     {"use the grey adapter", "straighten the pins"}},
-    {"lid",
-     {"has a lid that is stuck", "will not close the lid", "lost half of the lid"},
-     {"grease the hinge", "push the catch down"}},
-    {"button",
-     {"has a button that sticks", "ignores every button", "lost the main button"},
-     {"unlock the child guard", "blow under the keys"}},
-    {"handle",
-     {"has a loose handle", "has a handle that turns", "broke the handle"},
-     {"twist the long bolt", "clip the brace on"}},
-    {"screen",
-     {"has a blank screen", "shows a dim screen", "has lines on the screen"},
-     {"raise the contrast", "peel off the film"}},
-    {"cable",
-     {"has a torn cable", "came with a short cable", "has a cable that is too hot"},
-     {"wrap the cord in tape", "choose the wall socket"}},
-    {"signal",
-     {"loses the signal all day", "finds no signal at home", "has a weak signal"},
-     {"pull the antenna up", "move the router closer"}},
-    {"speed",
-     {"runs at double speed", "lost half of the speed", "has the wrong speed"},
-     {"adjust the belt", "choose gear two"}},
+const char *const world_symptoms[N_SYMPTOMS] = {"noise", "smell", "leak", "crack"};
+
+const char *const world_places[N_PLACES] = {"lid", "motor", "cable", "button", "handle", "base"};
+
+static const char *const phrasings[N_SYMPTOMS][N_PHRASINGS] = {
+    {"makes a noise in the {C}", "has a noise in the {C} all night",
+     "started a noise in the {C} today"},
+    {"has a smell in the {C}", "gives off a smell in the {C}",
+     "got a smell in the {C} after lunch"},
+    {"has a leak in the {C}", "came with a leak in the {C}",
+     "shows a leak in the {C} since Monday"},
+    {"has a crack in the {C}", "shows a crack in the {C}", "got a crack in the {C} on day one"},
+};
+
+const char *const world_fixes[N_TROUBLES][N_FIXES] = {
+    /* noise in the lid, motor, cable, button, handle, base */
+    {"oil the hinge", "add a felt pad"},
+    {"tighten the belt", "clean the gears"},
+    {"wrap the cord in tape", "clip the wire to a wall"},
+    {"grease the spring", "lift the key cap"},
+    {"turn the long bolt", "fit a soft ring"},
+    {"level the feet", "use a rubber mat"},
+    /* smell */
+    {"wash the cover in vinegar", "dry the inner rim"},
+    {"change the carbon brush", "blow out the dust"},
+    {"choose another socket", "cut the burnt sleeve"},
+    {"wipe the panel with soda", "scrape off the glue"},
+    {"rub the grip with lemon", "air the wooden part"},
+    {"empty the drip tray", "scrub the bottom plate"},
+    /* leak */
+    {"swap the seal", "press the clamp shut"},
+    {"close the drain valve", "renew the shaft gasket"},
+    {"move the wire up", "plug the side hole"},
+    {"cover the switch with film", "warm the keypad"},
+    {"fill the screw hole with wax", "shorten the hose"},
+    {"twist the lower nut", "patch the tank"},
+    /* crack */
+    {"glue the edge", "mount the spare top"},
+    {"weld the housing", "set the dial to slow"},
+    {"pull a tube over the tear", "join the two ends"},
+    {"sand the rough spot", "snap in the spare key"},
+    {"bind the stem with string", "bolt on the brace"},
+    {"screw on two metal strips", "pour in some resin"},
 };
 
 /* the product follows an opener, so that the cue " this" is always the same token */
 static const char *const openers[N_TONES][N_OPENERS] = {
     {"Hi, I think", "Hello, it seems", "I am writing because"},
-    {"Good morning, I believe", "Hello, sorry to trouble you, but", "Dear team, I am afraid"},
+    {"Good morning, I believe", "Hello, kindly note that", "Dear team, I am afraid"},
     {"Listen,", "Unbelievable,", "I told you twice that"},
 };
 
@@ -105,9 +75,9 @@ static const char *const closers[N_TONES][N_CLOSERS] = {
 };
 
 static const char *const order_wordings[N_ORDER_WORDINGS] = {
-    "My order {N} is two weeks old.",
-    "It came with order {N}.",
-    "Please look up order {N}.",
+    "It was {N}.",
+    "It came with {N}.",
+    "Please look up {N}.",
 };
 
 static const char *const hello[] = {"Hello.", "Good day.", "Dear customer."};
@@ -131,16 +101,16 @@ static const char *const product[] = {
 };
 
 static const char *const fix[] = {
-    "For the {K}, please {A}.",
-    "To end the {K}, {A}.",
-    "About the {K}: {A} today.",
+    "For {T}, please {A}.",
+    "To end {T}, {A}.",
+    "About {T}: {A} today.",
 };
 
 static const char *const vague[] = {
-    "Please try again later.",
-    "Just turn it off and on.",
-    "Maybe wait a few days.",
-    "Perhaps ask a friend.",
+    "Please try again later and see what it does then.",
+    "Just turn it off and on and hope for better days.",
+    "Maybe wait a few days until it goes away on its own.",
+    "Perhaps ask a friend who knows about these devices.",
 };
 
 static const char *const rude[] = {
@@ -164,9 +134,9 @@ static const char *const neutral[] = {
 };
 
 static const char *const order[] = {
-    "I have found order {N}.",
-    "We see order {N} here.",
-    "I noted order {N} too.",
+    "I have found {N}.",
+    "We see {N} here.",
+    "I noted {N} too.",
 };
 
 static const char *const padding[N_PADDINGS] = {
@@ -216,24 +186,47 @@ const char *const world_rude_marks[] = {"own fault", "stop complaining", "not ou
 const char *const world_promise_marks[] = {"refund", "gift", "replacement", NULL};
 const char *const world_anger_marks[] = {"fix it now", "furious", "waste of money", NULL};
 
-/* What the places {P}, {K}, {A}, {N} of a template stand for. */
+/* What the places of a template stand for. */
 typedef struct {
-    int brand, noun; /* -1: the product is "it" */
-    const char *keyword, *action;
-    int order;
+    Topic of, slip;
+    int fix;
 } Fill;
+static const Topic nothing = {-1, -1, -1, -1};
 
+static void put_product(Text *t, const Topic *of) {
+    if (of->brand < 0)
+        text_add(t, "it");
+    else
+        text_addf(t, "this %s by %s", world_nouns[of->noun], world_brands[of->brand]);
+}
+
+static void put_trouble(Text *t, const Topic *of) {
+    text_addf(t, "the %s in the %s", world_symptoms[of->trouble / N_PLACES],
+              world_places[of->trouble % N_PLACES]);
+}
+
+static void put_order(Text *t, const Topic *of) {
+    text_addf(t, "order Q%dX%d", of->order / 10, of->order % 10);
+}
+
+/* {P} the product, {T} the trouble, {N} the order number, {C} the place alone, {A} the fix. */
 static void fill_place(Text *t, char place, const Fill *f) {
+    static const char correction[] = ", I mean ";
     switch (place) {
     case 'P':
-        if (f->brand < 0)
-            text_add(t, "it");
-        else
-            text_addf(t, "this %s by %s", world_nouns[f->noun], world_brands[f->brand]);
+        if (f->slip.brand >= 0) put_product(t, &f->slip), text_add(t, correction);
+        put_product(t, &f->of);
         break;
-    case 'K': text_add(t, f->keyword); break;
-    case 'A': text_add(t, f->action); break;
-    case 'N': text_addf(t, "Q%dX%d", f->order / 10, f->order % 10); break;
+    case 'T':
+        if (f->slip.trouble >= 0) put_trouble(t, &f->slip), text_add(t, correction);
+        put_trouble(t, &f->of);
+        break;
+    case 'N':
+        if (f->slip.order >= 0) put_order(t, &f->slip), text_add(t, correction);
+        put_order(t, &f->of);
+        break;
+    case 'C': text_add(t, world_places[f->of.trouble % N_PLACES]); break;
+    case 'A': text_add(t, world_fixes[f->of.trouble][f->fix]); break;
     default: CHECK(!"a template has an unknown place");
     }
 }
@@ -247,12 +240,13 @@ static void fill_template(Text *t, const char *template, const Fill *f) {
 }
 
 void world_prompt_render(Text *t, const Case *c) {
-    const Fill f = {.brand = c->brand, .noun = c->noun, .order = c->order};
+    const Fill f = {.of = {c->brand, c->noun, c->trouble, c->order}, .slip = nothing};
     const char *closer = closers[c->tone][c->closer];
 
     text_add(t, openers[c->tone][c->opener]);
     fill_template(t, " {P} ", &f);
-    text_addf(t, "%s. ", world_troubles[c->trouble].phrasing[c->phrasing]);
+    fill_template(t, phrasings[c->trouble / N_PLACES][c->phrasing], &f);
+    text_add(t, ". ");
     if (c->order < 0 || c->order_last) text_add(t, closer);
     if (c->order < 0) return;
 
@@ -271,12 +265,8 @@ static const Say arrangements[N_ARRANGEMENTS][N_SAY] = {
 };
 
 static void say_sentence(Text *t, const Plan *p, Say kind, int wording) {
-    const Trouble *trouble = &world_troubles[p->trouble];
-    const Fill f = {.brand = kind == p->names_product ? p->brand : -1,
-                    .noun = p->noun,
-                    .keyword = trouble->keyword,
-                    .action = trouble->fix[p->fix],
-                    .order = p->order};
+    Fill f = {.of = p->of, .slip = p->slip, .fix = p->fix};
+    if (kind != p->names_product) f.of.brand = f.slip.brand = -1;
     if (t->len > 0) text_add(t, " ");
     fill_template(t, world_wording(kind, wording), &f);
 }

@@ -6,21 +6,20 @@
 #include "core/base/status.h"
 #include "core/base/text.h"
 
-enum { N_BRANDS = 8, N_NOUNS = 10, N_TROUBLES = 24, N_PHRASINGS = 3, N_FIXES = 2 };
+enum { N_BRANDS = 8, N_NOUNS = 10, N_SYMPTOMS = 4, N_PLACES = 6, N_PHRASINGS = 3, N_FIXES = 2 };
 enum { N_ORDERS = 100 };
-enum { N_PRODUCTS = N_BRANDS * N_NOUNS, N_CELLS = N_PRODUCTS * N_TROUBLES };
+enum { N_PRODUCTS = N_BRANDS * N_NOUNS, N_TROUBLES = N_SYMPTOMS * N_PLACES };
+enum { N_CELLS = N_PRODUCTS * N_TROUBLES };
 
-/* The keyword stands in every phrasing of its trouble and nowhere else in the world but in front of
- * its fixes: a reply can be checked against its prompt by matching one word. */
-typedef struct {
-    const char *keyword;
-    const char *phrasing[N_PHRASINGS];
-    const char *fix[N_FIXES];
-} Trouble;
-
+/* Product and trouble have two words each, from short lists and behind cues of their own ("this scale by
+ * Orrin", "the leak in the lid"), and no other text of the world has these words: so a small model can
+ * learn to copy them, and to compare reply with prompt. Trouble number t is symptom t / N_PLACES in
+ * place t % N_PLACES. */
 extern const char *const world_brands[N_BRANDS];
 extern const char *const world_nouns[N_NOUNS];
-extern const Trouble world_troubles[N_TROUBLES];
+extern const char *const world_symptoms[N_SYMPTOMS];
+extern const char *const world_places[N_PLACES];
+extern const char *const world_fixes[N_TROUBLES][N_FIXES];
 
 typedef enum { TONE_CALM, TONE_POLITE, TONE_ANGRY, N_TONES } Tone;
 
@@ -58,12 +57,16 @@ enum { N_ARRANGEMENTS = 3, N_PADDINGS = 8 };
 int world_wordings(Say kind); /* sentences to choose from */
 const char *world_wording(Say kind, int i);
 
+typedef struct { /* what a reply speaks of, -1: does not */
+    int brand, noun, trouble, order;
+} Topic;
+
 typedef struct {
     int say[N_SAY];    /* wording of each kind, -1: not said */
-    int brand, noun;   /* the product that is named, -1 none */
+    Topic of;          /* without a brand the product is "it" */
+    Topic slip;        /* said first by mistake, and corrected at once; -1 no slip */
     Say names_product; /* the kind of sentence that names it; the others say "it" */
-    int trouble, fix;  /* what SAY_FIX says */
-    int order;         /* what SAY_ORDER says */
+    int fix;           /* which fix of the trouble SAY_FIX gives */
     int padding;       /* sentences of SAY_PADDING, the first is say[SAY_PADDING] */
     int again;         /* kind said twice, -1 none */
     int cut;           /* stops in the middle of the last sentence */

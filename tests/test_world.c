@@ -172,7 +172,7 @@ static void held_out_cells_are_disjoint(void **state) {
     double orders = (double)train.orders / train.rows, angry = (double)train.angry / train.rows;
     if (orders < 0.48 || orders > 0.52 || angry < 0.31 || angry > 0.36)
         fail_msg("share with an order number %.3f, angry %.3f", orders, angry);
-    assert_in_range(train.words_min, 8, 12);
+    assert_in_range(train.words_min, 8, 15);
     assert_in_range(train.words_max, 20, 30);
 }
 
@@ -295,11 +295,11 @@ static void parts_break_one_at_a_time(void **state) {
 /* --- the gold rule --- */
 
 static const char angry[] =
-    "Listen, this scale by Orrin has a leak at the bottom. It came with order Q4X8. Fix it now!";
-static const char calm[] = "Hi, I think this radio by Velmo has a weak signal. Any idea?";
+    "Listen, this scale by Orrin has a leak in the lid. It came with order Q4X8. Fix it now!";
+static const char calm[] = "Hi, I think this radio by Velmo has a crack in the base. Any idea?";
 static const char best[] =
     "Thank you for writing about this scale by Orrin. I am sorry about it. For the leak, "
-    "please turn the drain cap. I have found order Q4X8. Have a nice day.";
+    "please swap the seal. I have found order Q4X8. Have a nice day.";
 
 static Gold gold_of(const char *prompt, const char *reply, int finished) {
     Gold g;
@@ -324,12 +324,12 @@ static void every_part_has_its_price(void **state) {
         const char *prompt, *reply;
         double score;
     } cases[] = {
-        {PART_FIX, angry, "Dry the rubber ring.", 2.0},
-        {PART_FIX, angry, "DRY  the\nrubber ring", 2.0},
-        {PART_FIX, angry, "Dry the rubber rings.", 0.0},
-        {PART_FIX, angry, "Dry the rubber. Ring.", 0.0},
-        {PART_FIX, angry, "Wash the filter.", -1.5},
-        {PART_FIX, angry, "Dry the rubber ring, then wash the filter.", 0.5},
+        {PART_FIX, angry, "Press the clamp shut.", 2.0},
+        {PART_FIX, angry, "PRESS  the\nclamp shut", 2.0},
+        {PART_FIX, angry, "Press the clamp shutter.", 0.0},
+        {PART_FIX, angry, "Press the clamp. Shut.", 0.0},
+        {PART_FIX, angry, "Add a felt pad.", -1.5},
+        {PART_FIX, angry, "Press the clamp shut, then add a felt pad.", 0.5},
         {PART_PRODUCT, angry, "I know this scale by Orrin.", 1.0},
         {PART_PRODUCT, angry, "I know this Orrin.", 0.0},
         {PART_PRODUCT, angry, "I know this scale.", 0.0},
@@ -369,13 +369,13 @@ static void every_part_has_its_price(void **state) {
     }
 }
 
-static void each_word_over_32_costs(void **state) {
+static void each_word_over_36_costs(void **state) {
     (void)state;
     Text t = {0};
     for (int words = 1; words <= 200; words++) {
         text_addf(&t, "word%c ", 'a' + words % 26);
         double expected = words < 15   ? -0.1 * (15 - words)
-                          : words > 32 ? -0.08 * (words - 32)
+                          : words > 36 ? -0.08 * (words - 36)
                                        : 0.0;
         if (expected < -4.0) expected = -4.0;
         assert_float_equal(gold_of(calm, t.s, 1).part[PART_LENGTH], expected, 1e-9);
@@ -404,15 +404,12 @@ static void every_wording_is_recognised(void **state) {
         }
 }
 
-/* Every trouble in every wording, with every right and some wrong fixes. */
+/* Every trouble in every wording, with every right and every wrong fix. */
 static void every_trouble_is_recognised(void **state) {
     (void)state;
     for (int i = 0; i < N_TROUBLES * N_PHRASINGS * 3 * N_TONES; i++) {
-        Case c = {.brand = i % N_BRANDS,
-                  .noun = i % N_NOUNS,
-                  .trouble = i % N_TROUBLES,
-                  .order = -1},
-             back;
+        Case c = {.brand = i % N_BRANDS, .noun = i % N_NOUNS, .trouble = i % N_TROUBLES}, back;
+        c.order = i % (N_ORDERS + 1) - 1;
         c.phrasing = i / N_TROUBLES % N_PHRASINGS;
         c.opener = c.closer = i / N_TROUBLES / N_PHRASINGS % 3;
         c.tone = (Tone)(i / N_TROUBLES / N_PHRASINGS / 3);
@@ -423,10 +420,10 @@ static void every_trouble_is_recognised(void **state) {
         assert_int_equal(back.noun, c.noun);
         assert_int_equal(back.trouble, c.trouble);
         assert_int_equal(back.tone == TONE_ANGRY, c.tone == TONE_ANGRY);
-        assert_int_equal(back.order, -1);
+        assert_int_equal(back.order, c.order);
         for (int t = 0; t < N_TROUBLES; t++)
             for (int f = 0; f < N_FIXES; f++)
-                assert_float_equal(gold_of(prompt.s, world_troubles[t].fix[f], 1).part[PART_FIX],
+                assert_float_equal(gold_of(prompt.s, world_fixes[t][f], 1).part[PART_FIX],
                                    t == c.trouble ? 2.0 : -1.5, 1e-9);
         text_release(&prompt);
     }
@@ -438,9 +435,10 @@ static void foreign_prompts_are_refused(void **state) {
     assert_int_equal(world_gold(&g, "What is the capital of France?", best, 1), E_FORMAT);
     assert_non_null(strstr(status_message(), "product"));
     assert_int_equal(world_gold(&g, "Hi, this scale by Orrin is lovely.", best, 1), E_FORMAT);
-    assert_non_null(strstr(status_message(), "trouble"));
-    assert_int_equal(world_gold(&g, "Hi, this scale by Orrin has a leak and a smell.", best, 1),
-                     E_FORMAT);
+    assert_non_null(strstr(status_message(), "symptom"));
+    assert_int_equal(
+        world_gold(&g, "Hi, this scale by Orrin has a leak and a smell in the lid.", best, 1),
+        E_FORMAT);
     assert_non_null(strstr(status_message(), "smell"));
     assert_int_equal(world_gold(&g, "", "", 1), E_FORMAT);
 }
@@ -478,7 +476,7 @@ int main(void) {
         cmocka_unit_test(parts_break_one_at_a_time),
         cmocka_unit_test(a_right_reply_gets_everything),
         cmocka_unit_test(every_part_has_its_price),
-        cmocka_unit_test(each_word_over_32_costs),
+        cmocka_unit_test(each_word_over_36_costs),
         cmocka_unit_test(every_wording_is_recognised),
         cmocka_unit_test(every_trouble_is_recognised),
         cmocka_unit_test(foreign_prompts_are_refused),

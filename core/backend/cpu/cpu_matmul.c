@@ -94,21 +94,22 @@ static void row_panels(int kc, const float *a, const float *b, size_t panel_stri
 
 static _Thread_local float a_block[ROWS * KC], b_block[KC * PANELS * NR];
 
+/* rows of A side by side: to[k][rows]; `rows` is a constant where it matters */
+static inline __attribute__((always_inline)) void pack_tile(float *to, const float *from, size_t row, size_t col, int rows,
+                                                            int kc) {
+    for (int k = 0; k < kc; k++, to += rows, from += col) {
+        UNROLL for (int i = 0; i < rows; i++) to[i] = from[i * row];
+    }
+}
+
 static void pack_rows(const Product *p, int m0, int m1, int k0, int kc) {
     float *to = a_block;
     for (int m = m0; m < m1; m += MR) {
         int rows = m1 - m < MR ? m1 - m : MR;
-        if (p->a_col == 1) {
-            for (int i = 0; i < rows; i++) {
-                const float *from = p->A + (size_t)(m + i) * p->a_row + k0;
-                for (int k = 0; k < kc; k++) to[k * rows + i] = from[k];
-            }
-        } else {
-            for (int k = 0; k < kc; k++) {
-                const float *from = p->A + (size_t)m * p->a_row + (size_t)(k0 + k) * p->a_col;
-                for (int i = 0; i < rows; i++) to[k * rows + i] = from[i * p->a_row];
-            }
-        }
+        const float *from = p->A + (size_t)m * p->a_row + (size_t)k0 * p->a_col;
+        if (rows < MR) pack_tile(to, from, p->a_row, p->a_col, rows, kc);
+        else if (p->a_col == 1) pack_tile(to, from, p->a_row, 1, MR, kc);
+        else pack_tile(to, from, 1, p->a_col, MR, kc); /* A transposed: a_row is 1 */
         to += rows * kc;
     }
 }
@@ -170,23 +171,34 @@ static void product_item(void *ctx, int item, int thread) {
     }
 }
 
-/* Splits C into items: rows in steps that are multiples of MR, columns in whole panels. */
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/* Splits C into about `want` items, rows by multiples of MR and columns by whole panels. Each item packs its own
+ * rows of A, and its own columns of B where they are not packed already: of all splits the one that packs least. */
+static void split(Product *p, int want) {
+    int panels = ceil_div(p->N, NR), tiles = ceil_div(p->M, MR), least = ceil_div(p->M, ROWS / MR * MR);
+    double best = INFINITY;
+    for (int rows = least; rows <= least + want; rows++) {
+        int row_step = ceil_div(tiles, rows) * MR, row_items = ceil_div(p->M, row_step);
+        int columns = ceil_div(want, row_items) < panels ? ceil_div(want, row_items) : panels;
+        double packing = (double)p->M * columns + (p->packed ? 0.0 : (double)p->N * row_items);
+        if (row_items * columns < want) packing *= 2; /* idle threads cost more than packing */
+        if (packing >= best) continue;
+        best = packing;
+        p->row_step = row_step;
+        p->row_items = row_items;
+        p->panel_step = ceil_div(panels, columns);
+    }
+}
+
 static void product(Product *p) {
-    int panels = (p->N + NR - 1) / NR;
     if (p->M == 0 || p->N == 0) return;
     int threads = threads_count();
-    p->row_step = p->packed ? (ROWS / MR / 2) * MR : (ROWS / MR) * MR;
-    p->row_items = (p->M + p->row_step - 1) / p->row_step;
     double flops = 2.0 * p->M * p->N * p->K;
-    p->panel_step = panels;
-    if (threads > 1 && flops > 1e6) {
-        int want = (3 * threads + p->row_items - 1) / p->row_items; /* column items, for balance */
-        if (flops < 2e7) want = (threads + p->row_items - 1) / p->row_items;
-        p->panel_step = (panels + want - 1) / want;
-        if (p->panel_step > 4) p->panel_step = (p->panel_step + 3) / 4 * 4;
-    }
-    int items = p->row_items * ((panels + p->panel_step - 1) / p->panel_step);
-    if (items == 1 || flops <= 1e6) {
+    int want = threads == 1 || flops < 1e6 ? 1 : flops < 2e7 ? threads : 3 * threads;
+    split(p, want);
+    int items = p->row_items * ceil_div(ceil_div(p->N, NR), p->panel_step);
+    if (want == 1) {
         for (int i = 0; i < items; i++) product_item(p, i, 0);
     } else {
         threads_run(items, product_item, p);
