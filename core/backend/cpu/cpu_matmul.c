@@ -97,9 +97,8 @@ static _Thread_local float a_block[ROWS * KC], b_block[KC * PANELS * NR];
 /* rows of A side by side: to[k][rows]; `rows` is a constant where it matters */
 static inline __attribute__((always_inline)) void pack_tile(float *to, const float *from, size_t row, size_t col, int rows,
                                                             int kc) {
-    for (int k = 0; k < kc; k++, to += rows, from += col) {
-        UNROLL for (int i = 0; i < rows; i++) to[i] = from[i * row];
-    }
+    for (int k = 0; k < kc; k++, to += rows, from += col)
+        for (int i = 0; i < rows; i++) to[i] = from[i * row];
 }
 
 static void pack_rows(const Product *p, int m0, int m1, int k0, int kc) {
