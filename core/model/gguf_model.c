@@ -10,6 +10,31 @@
 
 static Gguf *open_file;
 
+/* What the architecture "llama" may hold beyond what is computed here. */
+static Status refuse_unsupported(Gguf *g, const char *path) {
+    int experts = 0, window = 0;
+    double scale = 1.0;
+    TRY(gguf_int(g, "llama.expert_count", GGUF_OPTIONAL, &experts));
+    if (experts > 0)
+        return status_fail(E_FORMAT, "%s: llama.expert_count is %d: mixtures of experts are not "
+                           "supported", path, experts);
+    TRY(gguf_int(g, "llama.attention.sliding_window", GGUF_OPTIONAL, &window));
+    if (window > 0)
+        return status_fail(E_FORMAT, "%s: llama.attention.sliding_window is %d: not supported",
+                           path, window);
+    TRY(gguf_float(g, "llama.rope.scale_linear", GGUF_OPTIONAL, &scale));
+    if (scale != 1.0)
+        return status_fail(E_FORMAT, "%s: llama.rope.scale_linear is %g: not supported", path,
+                           scale);
+    for (int i = 0; i < gguf_n_tensors(g); i++) {
+        const char *name = gguf_tensor_at(g, i)->name;
+        size_t n = strlen(name);
+        if (n > 5 && !strcmp(name + n - 5, ".bias"))
+            return status_fail(E_FORMAT, "%s: tensor %s: biases are not supported", path, name);
+    }
+    return OK;
+}
+
 static Status read_config(ModelConfig *m, Gguf *g, const char *path) {
     const char *arch, *scaling = "none";
     double theta = 10000.0, eps = 1e-5;
@@ -17,6 +42,7 @@ static Status read_config(ModelConfig *m, Gguf *g, const char *path) {
     if (strcmp(arch, "llama")) return status_fail(E_FORMAT, "%s: architecture \"%s\" is not supported; supported: llama", path, arch);
     TRY(gguf_str(g, "llama.rope.scaling.type", GGUF_OPTIONAL, &scaling));
     if (strcmp(scaling, "none")) return status_fail(E_FORMAT, "%s: llama.rope.scaling.type \"%s\" is not supported", path, scaling);
+    TRY(refuse_unsupported(g, path));
     if (gguf_tensor(g, "rope_freqs.weight")) return status_fail(E_FORMAT, "%s: scaled rotary frequencies (rope_freqs.weight) are not supported yet", path);
     TRY(gguf_int(g, "llama.embedding_length", GGUF_REQUIRED, &m->C));
     TRY(gguf_int(g, "llama.block_count", GGUF_REQUIRED, &m->L));

@@ -26,18 +26,32 @@ static Status refuse_unsupported(const JsonDoc *doc, const Json *root) {
     static const char *const must_be_false[] = {"attention_bias", "mlp_bias", "use_sliding_window"};
     for (size_t i = 0; i < sizeof must_be_false / sizeof *must_be_false; i++) {
         const Json *n = json_get(root, must_be_false[i]);
-        if (n && json_type(n) == JSON_BOOL && json_bool(n)) return json_fail(doc, n, "%s is true: not supported yet", must_be_false[i]);
+        int off = !n || json_type(n) == JSON_NULL || (json_type(n) == JSON_BOOL && !json_bool(n));
+        if (!off) return json_fail(doc, n, "%s is true: not supported yet", must_be_false[i]);
     }
     const Json *window = json_get(root, "sliding_window"), *act = json_get(root, "hidden_act");
+    const Json *quantized = json_get(root, "quantization_config");
+    if (quantized && json_type(quantized) != JSON_NULL)
+        return json_fail(doc, quantized,
+                         "quantization_config is set: quantized weights are read from GGUF only");
     if (window && json_type(window) != JSON_NULL) return json_fail(doc, window, "sliding_window is set: sliding-window attention is not supported yet");
     if (act && (json_type(act) != JSON_STRING || strcmp(json_str(act), "silu")))
         return json_fail(doc, act, "hidden_act must be \"silu\"");
     return OK;
 }
 
+static Status read_partial(const JsonDoc *doc, const Json *object) {
+    double part = 1.0;
+    TRY(json_get_num(doc, object, "partial_rotary_factor", JSON_OPTIONAL, &part));
+    if (part == 1.0) return OK;
+    return json_fail(doc, json_get(object, "partial_rotary_factor"),
+                     "partial_rotary_factor must be 1: heads are rotated whole");
+}
+
 static Status read_rope(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     double theta = 10000.0;
     TRY(json_get_num(doc, root, "rope_theta", JSON_OPTIONAL, &theta)); /* transformers 4 */
+    TRY(read_partial(doc, root));
     static const char *const places[] = {"rope_scaling", "rope_parameters"};
     for (int i = 0; i < 2; i++) {
         const Json *r = json_get(root, places[i]);
@@ -48,22 +62,38 @@ static Status read_rope(ModelConfig *m, const JsonDoc *doc, const Json *root) {
         TRY(json_get_str(doc, r, "rope_type", JSON_OPTIONAL, &type));
         if (strcmp(type, "default")) return json_fail(doc, r, "rope type \"%s\" is not supported; supported: default", type);
         TRY(json_get_num(doc, r, "rope_theta", JSON_OPTIONAL, &theta)); /* transformers 5 */
+        TRY(read_partial(doc, r));
+        for (const Json *e = json_first(r); e; e = json_next(e)) {
+            if (json_type(e) == JSON_OBJECT)
+                return json_fail(doc, e, "rotary positions per kind of layer are not supported");
+        }
     }
+    if (!(theta > 0.0)) return json_fail(doc, json_get(root, "rope_theta"), "rope_theta must be above 0");
     m->rope_theta = (float)theta;
+    return OK;
+}
+
+/* Old configs write -1 for a token that they do not have. */
+static Status read_id(const ModelConfig *m, const JsonDoc *doc, const Json *n, int *id) {
+    *id = -1;
+    if (!n || json_type(n) == JSON_NULL) return OK;
+    double v = json_type(n) == JSON_NUMBER ? json_num(n) : NAN;
+    if (v < 0) return OK;
+    if (!(v < m->V) || v != floor(v))
+        return json_fail(doc, n, "a token id must be a whole number below vocab_size %d", m->V);
+    *id = (int)v;
     return OK;
 }
 
 static Status read_eos(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     const Json *eos = json_get(root, "eos_token_id");
-    if (!eos || json_type(eos) == JSON_NULL) return OK;
-    if (json_type(eos) == JSON_NUMBER) {
-        m->eos[m->n_eos++] = (int)json_num(eos);
-        return OK;
-    }
-    if (json_type(eos) != JSON_ARRAY) return json_fail(doc, eos, "eos_token_id must be a number or a list of numbers");
-    for (const Json *e = json_first(eos); e && m->n_eos < EOS_MAX; e = json_next(e)) {
-        if (json_type(e) != JSON_NUMBER) return json_fail(doc, e, "eos_token_id must hold numbers");
-        m->eos[m->n_eos++] = (int)json_num(e);
+    int is_list = eos && json_type(eos) == JSON_ARRAY;
+    if (is_list && json_size(eos) > EOS_MAX)
+        return json_fail(doc, eos, "eos_token_id holds more than %d ids", EOS_MAX);
+    for (const Json *e = is_list ? json_first(eos) : eos; e; e = is_list ? json_next(e) : NULL) {
+        int id;
+        TRY(read_id(m, doc, e, &id));
+        if (id >= 0) m->eos[m->n_eos++] = id;
     }
     return OK;
 }
@@ -72,7 +102,12 @@ static Status read_heads(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     const Json *list = json_get(root, "architectures");
     const char *name = "LlamaForCausalLM";
     if (list && json_type(list) == JSON_ARRAY && json_first(list) && json_type(json_first(list)) == JSON_STRING) name = json_str(json_first(list));
-    m->lm_head = strstr(name, "ForSequenceClassification") == NULL;
+    int scores = strstr(name, "ForSequenceClassification") != NULL;
+    if (!scores && !strstr(name, "ForCausalLM"))
+        return json_fail(doc, list,
+                         "architecture \"%s\" is not supported; supported: LlamaForCausalLM, "
+                         "LlamaForSequenceClassification", name);
+    m->lm_head = !scores;
     m->scores = 0;
     if (m->lm_head) return OK;
     const Json *labels = json_get(root, "id2label");
@@ -96,23 +131,26 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     TRY(json_get_int(doc, root, "num_attention_heads", JSON_REQUIRED, &m->NH));
     TRY(json_get_int(doc, root, "intermediate_size", JSON_REQUIRED, &m->FF));
     m->NKV = m->NH;
-    TRY(json_get_int(doc, root, "num_key_value_heads", JSON_OPTIONAL, &m->NKV));
+    const Json *kv = json_get(root, "num_key_value_heads"), *head_dim = json_get(root, "head_dim");
+    if (kv && json_type(kv) != JSON_NULL)
+        TRY(json_get_int(doc, root, "num_key_value_heads", JSON_REQUIRED, &m->NKV));
     m->HS = m->NH > 0 ? m->C / m->NH : 0;
-    const Json *head_dim = json_get(root, "head_dim");
-    if (head_dim && json_type(head_dim) != JSON_NULL) TRY(json_get_int(doc, root, "head_dim", JSON_REQUIRED, &m->HS));
+    if (head_dim && json_type(head_dim) != JSON_NULL)
+        TRY(json_get_int(doc, root, "head_dim", JSON_REQUIRED, &m->HS));
+    else if (m->NH > 0 && m->C % m->NH)
+        return json_fail(doc, json_get(root, "hidden_size"),
+                         "hidden_size %d is not a multiple of num_attention_heads %d", m->C, m->NH);
     m->max_positions = 2048;
     TRY(json_get_int(doc, root, "max_position_embeddings", JSON_OPTIONAL, &m->max_positions));
     TRY(json_get_num(doc, root, "rms_norm_eps", JSON_OPTIONAL, &eps));
     TRY(json_get_num(doc, root, "initializer_range", JSON_OPTIONAL, &std));
     TRY(json_get_bool(doc, root, "tie_word_embeddings", JSON_OPTIONAL, &m->tied));
+    if (!(eps >= 0.0 && eps < 1.0))
+        return json_fail(doc, json_get(root, "rms_norm_eps"), "rms_norm_eps must be from 0 to 1");
     m->norm_eps = (float)eps;
     m->init_std = (float)std;
-    m->bos = m->pad = -1;
-    const Json *id = json_get(root, "bos_token_id");
-    if (id && json_type(id) == JSON_NUMBER) m->bos = (int)json_num(id);
-    id = json_get(root, "pad_token_id");
-    if (id && json_type(id) == JSON_NUMBER) m->pad = (int)json_num(id);
-    return OK;
+    TRY(read_id(m, doc, json_get(root, "bos_token_id"), &m->bos));
+    return read_id(m, doc, json_get(root, "pad_token_id"), &m->pad);
 }
 
 static Status read_config(ModelConfig *m, const JsonDoc *doc) {
@@ -179,17 +217,17 @@ static Status shards_from_index(Shards *s, const char *dir, const JsonDoc *doc) 
 }
 
 static Status shards_open(Shards *s, const char *dir) {
-    char path[1200];
+    char path[1200], index[1200];
     *s = (Shards){.n = 0};
-    snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
-    if (!file_exists(path)) {
-        snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    snprintf(index, sizeof index, "%s/model.safetensors.index.json", dir);
+    if (file_exists(path) || !file_exists(index)) { /* the one file goes first, as in transformers */
         TRY(safetensors_open(&s->file[0], path));
         s->n = 1;
         return OK;
     }
     JsonDoc *doc;
-    TRY(json_parse_file(&doc, path, JSON_STRICT));
+    TRY(json_parse_file(&doc, index, JSON_STRICT));
     Status status = shards_from_index(s, dir, doc);
     json_release(doc);
     return status;

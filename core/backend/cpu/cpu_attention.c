@@ -134,20 +134,12 @@ static inline float dot_row(const float *x, const float *y, int n) {
     return vsum(s);
 }
 
-/* y += a x over n floats */
-static inline void axpy(float *y, float a, const float *x, int n) {
-    vf va = vset1(a);
-    int i = 0;
-    for (; i + VW <= n; i += VW) vstore(y + i, vfma(va, vload(x + i), vload(y + i)));
-    for (; i < n; i++) y[i] = sfma(a, x[i], y[i]);
-}
+enum { GROUP = 4 }; /* queries that meet a block together, so that its gradients are loaded once for all */
 
-/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j. */
-static void backward_block(float *dq, float *dk, float *dv, size_t stride, const float *q, const float *dout,
-                           const float *kT, const float *vT, const float *k, float lse, float D, int count, int HS,
-                           float scale) {
+/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j; 0 beyond count. */
+static void block_weights(float p[B], float ds[B], const float *q, const float *dout, const float *kT, const float *vT,
+                          float lse, float D, int count, int HS, float scale) {
     vf s[BV], dp[BV];
-    float p[B], ds[B];
     scores(s, q, kT, HS, scale);
     scores(dp, dout, vT, HS, 1.0f);
     for (int i = 0; i < BV; i++) {
@@ -155,10 +147,16 @@ static void backward_block(float *dq, float *dk, float *dv, size_t stride, const
         vstore(p + i * VW, e);
         vstore(ds + i * VW, e * (dp[i] - vset1(D)) * vset1(scale));
     }
-    for (int j = 0; j < count; j++) {
-        axpy(dq, ds[j], k + j * stride, HS);
-        axpy(dk + j * stride, ds[j], q, HS);
-        axpy(dv + j * stride, p[j], dout, HS);
+    for (int j = count; j < B; j++) p[j] = ds[j] = 0.0f;
+}
+
+/* y[n] += sum over u of a[u * a_stride] x[u * x_stride][n], u ascending in one chain per element */
+static void add_weighted(float *y, const float *a, size_t a_stride, const float *x, size_t x_stride, int u_count, int n) {
+    for (int d = 0; d < n; d += VW) {
+        vf acc = vload_upto(y + d, n - d, 0.0f);
+        for (int u = 0; u < u_count; u++)
+            acc = vfma(vset1(a[u * a_stride]), vload_upto(x + u * x_stride + d, n - d, 0.0f), acc);
+        vstore_upto(y + d, acc, n - d);
     }
 }
 
@@ -183,14 +181,24 @@ static void backward_item(void *ctx, int item, int thread) {
         transpose_block(kT, qkv + j0 * stride + k_at, stride, keys, HS);
         transpose_block(vT, qkv + j0 * stride + v_at, stride, keys, HS);
         for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-            for (int t = j0; t < T; t++) {
+            for (int t = j0; t < T; t += GROUP) {
+                float p[GROUP][B], ds[GROUP][B];
+                int queries = T - t < GROUP ? T - t : GROUP;
+                const float *q = qkv + t * stride + (size_t)h * HS;
                 const float *dout = a->dout + (start + t) * out_stride + (size_t)h * HS;
-                float D = dot_row(dout, a->saved_out + (start + t) * out_stride + (size_t)h * HS, HS);
-                int count = t - j0 + 1 < B ? t - j0 + 1 : B;
-                backward_block(dqkv + t * stride + (size_t)h * HS, dqkv + j0 * stride + k_at,
-                               dqkv + j0 * stride + v_at, stride, qkv + t * stride + (size_t)h * HS, dout, kT, vT,
-                               qkv + j0 * stride + k_at, a->saved_lse[(size_t)(start + t) * a->NH + h], D, count, HS,
-                               scale);
+                for (int u = 0; u < queries; u++) {
+                    size_t row = (size_t)(start + t + u);
+                    float D = dot_row(dout + u * out_stride, a->saved_out + row * out_stride + (size_t)h * HS, HS);
+                    int count = t + u - j0 + 1 < B ? t + u - j0 + 1 : B;
+                    block_weights(p[u], ds[u], q + u * stride, dout + u * out_stride, kT, vT, a->saved_lse[row * a->NH + h],
+                                  D, count, HS, scale);
+                    add_weighted(dqkv + (t + u) * stride + (size_t)h * HS, ds[u], 1, qkv + j0 * stride + k_at, stride,
+                                 count, HS);
+                }
+                for (int j = 0; j < keys; j++) {
+                    add_weighted(dqkv + (j0 + j) * stride + k_at, &ds[0][j], B, q, stride, queries, HS);
+                    add_weighted(dqkv + (j0 + j) * stride + v_at, &p[0][j], B, dout, out_stride, queries, HS);
+                }
             }
         }
     }
