@@ -65,7 +65,8 @@ static Status read_rope(ModelConfig *m, const JsonDoc *doc, const Json *root) {
         TRY(read_partial(doc, r));
         for (const Json *e = json_first(r); e; e = json_next(e)) {
             if (json_type(e) == JSON_OBJECT)
-                return json_fail(doc, e, "rotary positions per kind of layer are not supported");
+                return json_fail(doc, e, "%s: rotary positions per kind of layer are not "
+                                         "supported", json_key(e));
         }
     }
     if (!(theta > 0.0)) return json_fail(doc, json_get(root, "rope_theta"), "rope_theta must be above 0");
