@@ -75,13 +75,14 @@ static Status read_rope(ModelConfig *m, const JsonDoc *doc, const Json *root) {
 }
 
 /* Old configs write -1 for a token that they do not have. */
-static Status read_id(const ModelConfig *m, const JsonDoc *doc, const Json *n, int *id) {
+static Status read_id(int *id, const ModelConfig *m, const JsonDoc *doc, const Json *n,
+                      const char *key) {
     *id = -1;
     if (!n || json_type(n) == JSON_NULL) return OK;
     double v = json_type(n) == JSON_NUMBER ? json_num(n) : NAN;
     if (v < 0) return OK;
     if (!(v < m->V) || v != floor(v))
-        return json_fail(doc, n, "a token id must be a whole number below vocab_size %d", m->V);
+        return json_fail(doc, n, "%s must be a whole number below vocab_size %d", key, m->V);
     *id = (int)v;
     return OK;
 }
@@ -93,7 +94,7 @@ static Status read_eos(ModelConfig *m, const JsonDoc *doc, const Json *root) {
         return json_fail(doc, eos, "eos_token_id holds more than %d ids", EOS_MAX);
     for (const Json *e = is_list ? json_first(eos) : eos; e; e = is_list ? json_next(e) : NULL) {
         int id;
-        TRY(read_id(m, doc, e, &id));
+        TRY(read_id(&id, m, doc, e, "eos_token_id"));
         if (id >= 0) m->eos[m->n_eos++] = id;
     }
     return OK;
@@ -150,8 +151,8 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
         return json_fail(doc, json_get(root, "rms_norm_eps"), "rms_norm_eps must be from 0 to 1");
     m->norm_eps = (float)eps;
     m->init_std = (float)std;
-    TRY(read_id(m, doc, json_get(root, "bos_token_id"), &m->bos));
-    return read_id(m, doc, json_get(root, "pad_token_id"), &m->pad);
+    TRY(read_id(&m->bos, m, doc, json_get(root, "bos_token_id"), "bos_token_id"));
+    return read_id(&m->pad, m, doc, json_get(root, "pad_token_id"), "pad_token_id");
 }
 
 static Status read_config(ModelConfig *m, const JsonDoc *doc) {
