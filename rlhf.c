@@ -38,18 +38,31 @@ typedef struct {
     Status (*run)(Stage *s, const TrainerConfig *c);
 } Trainer;
 
-static Status run_sft(Stage *s, const TrainerConfig *c) { return sft_run(s, &c->sft); }
-static Status run_reward(Stage *s, const TrainerConfig *c) { return reward_run(s, &c->reward); }
-static Status run_ppo(Stage *s, const TrainerConfig *c) { return ppo_run(s, &c->ppo); }
-static Status run_dpo(Stage *s, const TrainerConfig *c) { return dpo_run(s, &c->dpo); }
-static Status run_eval(Stage *s, const TrainerConfig *c) { return eval_run(s, &c->eval); }
+static Status run_sft(Stage *s, const TrainerConfig *c) {
+    return sft_run(s, &c->sft);
+}
+static Status run_reward(Stage *s, const TrainerConfig *c) {
+    return reward_run(s, &c->reward);
+}
+static Status run_ppo(Stage *s, const TrainerConfig *c) {
+    return ppo_run(s, &c->ppo);
+}
+static Status run_dpo(Stage *s, const TrainerConfig *c) {
+    return dpo_run(s, &c->dpo);
+}
+static Status run_eval(Stage *s, const TrainerConfig *c) {
+    return eval_run(s, &c->eval);
+}
 
 static const Trainer trainers[] = {
     {"sft", "supervised fine-tuning", sft_fields, &sft_n_fields, run_sft},
-    {"reward", "train a Bradley-Terry reward model on preference pairs", reward_fields, &reward_n_fields, run_reward},
-    {"ppo", "align a policy against a reward model (actor, critic, reference, reward)", ppo_fields, &ppo_n_fields, run_ppo},
+    {"reward", "train a Bradley-Terry reward model on preference pairs", reward_fields,
+     &reward_n_fields, run_reward},
+    {"ppo", "align a policy against a reward model (actor, critic, reference, reward)", ppo_fields,
+     &ppo_n_fields, run_ppo},
     {"dpo", "align a policy on preference pairs directly", dpo_fields, &dpo_n_fields, run_dpo},
-    {"eval", "evaluate a reward model on pairs, or a policy on prompts", eval_fields, &eval_n_fields, run_eval},
+    {"eval", "evaluate a reward model on pairs, or a policy on prompts", eval_fields,
+     &eval_n_fields, run_eval},
 };
 enum { N_TRAINERS = sizeof trainers / sizeof *trainers, N_SECTIONS = 5 };
 
@@ -61,7 +74,8 @@ static void sections_of(Section out[N_SECTIONS], const Trainer *t, Stage *s, Tra
     out[4] = (Section){t->verb, t->fields, *t->n_fields, c};
 }
 
-static Status trainer_run(const Trainer *t, const JsonDoc *recipe, int argc, char **argv, Text *summary) {
+static Status trainer_run(const Trainer *t, const JsonDoc *recipe, int argc, char **argv,
+                          Text *summary) {
     Stage stage = {.verb = t->verb, .began = clock_seconds()};
     TrainerConfig config;
     Section sections[N_SECTIONS];
@@ -92,7 +106,9 @@ static Status trainer_main(const Trainer *t, int argc, char **argv) {
         argc--, argv++;
         const char *verb = t->verb;
         Status s = json_get_str(recipe, json_root(recipe), "verb", JSON_OPTIONAL, &verb);
-        if (s == OK && strcmp(verb, t->verb)) s = json_fail(recipe, json_get(json_root(recipe), "verb"), "this recipe is for \"rlhf %s\"", verb);
+        if (s == OK && strcmp(verb, t->verb))
+            s = json_fail(recipe, json_get(json_root(recipe), "verb"),
+                          "this recipe is for \"rlhf %s\"", verb);
         if (s != OK) {
             json_release(recipe);
             return s;
@@ -136,9 +152,17 @@ static Status make_demo(const JsonDoc *recipe, int argc, char **argv, Text *summ
     if (s == OK && !c.out[0]) s = status_fail(E_USAGE, "rlhf data make-demo needs --out DIR");
     if (s == OK) {
         log_info("writing the embedded world to %s", c.out);
-        s = world_make(c.out, &(WorldConfig){.sft = c.sft, .pairs = c.pairs, .prompts = c.prompts, .eval = c.eval, .seed = c.seed}, &info);
+        s = world_make(c.out,
+                       &(WorldConfig){.sft = c.sft,
+                                      .pairs = c.pairs,
+                                      .prompts = c.prompts,
+                                      .eval = c.eval,
+                                      .seed = c.seed},
+                       &info);
     }
-    if (s == OK) text_addf(summary, "\"accuracy_ceiling\":%.4f,\"longer_wins\":%.4f,\"held_out\":%d", info.accuracy_ceiling, info.longer_wins, info.held_out);
+    if (s == OK)
+        text_addf(summary, "\"accuracy_ceiling\":%.4f,\"longer_wins\":%.4f,\"held_out\":%d",
+                  info.accuracy_ceiling, info.longer_wins, info.held_out);
     arena_release(&arena);
     return s;
 }
@@ -150,8 +174,10 @@ typedef struct {
 } TokenizerConfig;
 static const Field tokenizer_fields[] = {
     FIELD(TokenizerConfig, out, FIELD_STRING, "", "folder to write"),
-    FIELD(TokenizerConfig, data, FIELD_LIST, "", "JSONL files; every string in them is learned from"),
-    FIELD_IN(TokenizerConfig, vocab_size, FIELD_INT, "1024", 260, 1 << 20, "tokens, special ones included"),
+    FIELD(TokenizerConfig, data, FIELD_LIST, "",
+          "JSONL files; every string in them is learned from"),
+    FIELD_IN(TokenizerConfig, vocab_size, FIELD_INT, "1024", 260, 1 << 20,
+             "tokens, special ones included"),
 };
 
 static Status learn_strings(BpeTrainer *b, const Json *n) {
@@ -187,7 +213,8 @@ static Status train_tokenizer(const JsonDoc *recipe, int argc, char **argv, Text
     BpeTrainer *b = NULL;
     Tokenizer *t = NULL;
     Status s = settings_load(sections, 1, &arena, recipe, argc, argv);
-    if (s == OK && (!c.out[0] || !c.data.n)) s = status_fail(E_USAGE, "rlhf data train-tokenizer needs --data FILE and --out DIR");
+    if (s == OK && (!c.out[0] || !c.data.n))
+        s = status_fail(E_USAGE, "rlhf data train-tokenizer needs --data FILE and --out DIR");
     if (s == OK) s = bpe_trainer_create(&b);
     for (int i = 0; s == OK && i < c.data.n; i++) s = learn_file(b, c.data.items[i]);
     if (s == OK) s = bpe_trainer_finish(b, c.vocab_size, &t);
@@ -206,9 +233,14 @@ static Status train_tokenizer(const JsonDoc *recipe, int argc, char **argv, Text
 static Status data_main(int argc, char **argv) {
     Text summary = {0};
     Status s;
-    if (argc && !strcmp(argv[0], "make-demo")) s = make_demo(NULL, argc - 1, argv + 1, &summary);
-    else if (argc && !strcmp(argv[0], "train-tokenizer")) s = train_tokenizer(NULL, argc - 1, argv + 1, &summary);
-    else s = status_fail(E_USAGE, "rlhf data make-demo --out DIR, or rlhf data train-tokenizer --data F.jsonl --vocab-size N --out DIR");
+    if (argc && !strcmp(argv[0], "make-demo"))
+        s = make_demo(NULL, argc - 1, argv + 1, &summary);
+    else if (argc && !strcmp(argv[0], "train-tokenizer"))
+        s = train_tokenizer(NULL, argc - 1, argv + 1, &summary);
+    else
+        s = status_fail(
+            E_USAGE,
+            "rlhf data make-demo --out DIR, or rlhf data train-tokenizer --data F.jsonl --vocab-size N --out DIR");
     if (s == OK) printf("{%s}\n", summary.s);
     text_release(&summary);
     return s;
@@ -218,31 +250,42 @@ static Status data_main(int argc, char **argv) {
 
 /* The data verbs of a pipeline take --out from the stage's directory and have no run section; --data.train and its
  * like are the trainers'. */
-static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *), const JsonDoc *recipe, int argc, char **argv, Text *summary, int seeded) {
+static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *),
+                         const JsonDoc *recipe, int argc, char **argv, Text *summary, int seeded) {
     char *kept[160];
     int n = 0;
     for (int i = 0; i < argc && n + 2 < 160; i++) {
-        if (!strcmp(argv[i], "--run.dir") && i + 1 < argc) kept[n++] = "--out", kept[n++] = argv[++i];
+        if (!strcmp(argv[i], "--run.dir") && i + 1 < argc)
+            kept[n++] = "--out", kept[n++] = argv[++i];
         else if (!strcmp(argv[i], "--run.seed") && i + 1 < argc) {
             i++;
             if (seeded) kept[n++] = "--seed", kept[n++] = argv[i];
-        } else if (!strcmp(argv[i], "--data") && i + 1 < argc) kept[n++] = argv[i], kept[n++] = argv[i + 1], i++;
+        } else if (!strcmp(argv[i], "--data") && i + 1 < argc)
+            kept[n++] = argv[i], kept[n++] = argv[i + 1], i++;
     }
     return run(recipe, n, kept, summary);
 }
 
-static Status pipeline_stage(void *ctx, const char *verb, const JsonDoc *recipe, int argc, char **argv, Text *summary) {
+static Status pipeline_stage(void *ctx, const char *verb, const JsonDoc *recipe, int argc,
+                             char **argv, Text *summary) {
     (void)ctx;
     const Trainer *t = trainer_of(verb);
     if (t) return trainer_run(t, recipe, argc, argv, summary);
     if (!strcmp(verb, "make-demo")) return data_stage(make_demo, recipe, argc, argv, summary, 1);
-    if (!strcmp(verb, "train-tokenizer")) return data_stage(train_tokenizer, recipe, argc, argv, summary, 0);
-    return status_fail(E_USAGE, "\"%s\" is no verb of a stage: sft, reward, ppo, dpo, eval, make-demo, train-tokenizer", verb);
+    if (!strcmp(verb, "train-tokenizer"))
+        return data_stage(train_tokenizer, recipe, argc, argv, summary, 0);
+    return status_fail(
+        E_USAGE,
+        "\"%s\" is no verb of a stage: sft, reward, ppo, dpo, eval, make-demo, train-tokenizer",
+        verb);
 }
 
 static Status run_main(int argc, char **argv) {
     PipelineResult r;
-    if (!argc || argv[0][0] == '-') return status_fail(E_USAGE, "rlhf run RECIPE.json [--run.dir DIR] [--seed N] [--resume] [--key value ...]");
+    if (!argc || argv[0][0] == '-')
+        return status_fail(
+            E_USAGE,
+            "rlhf run RECIPE.json [--run.dir DIR] [--seed N] [--resume] [--key value ...]");
     TRY(pipeline_run(&r, argv[0], argc - 1, argv + 1, pipeline_stage, NULL));
     printf("%s/summary.json written after %.0f s\n", r.dir, r.seconds);
     return OK;
@@ -251,7 +294,8 @@ static Status run_main(int argc, char **argv) {
 /* rlhf summary DIR: what a pipeline achieved */
 static Status summary_main(int argc, char **argv) {
     Text t = {0};
-    if (argc != 1) return status_fail(E_USAGE, "rlhf summary DIR, the directory of a pipeline's run");
+    if (argc != 1)
+        return status_fail(E_USAGE, "rlhf summary DIR, the directory of a pipeline's run");
     Status s = summary_text(&t, argv[0], 3);
     if (s == OK) fputs(t.s, stdout);
     text_release(&t);
@@ -263,7 +307,9 @@ static Status summary_main(int argc, char **argv) {
 static Status schema_main(int argc, char **argv) {
     (void)argc, (void)argv;
     Text t = {0};
-    text_add(&t, "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"title\":\"rlhf.c recipe\",\"oneOf\":[");
+    text_add(
+        &t,
+        "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"title\":\"rlhf.c recipe\",\"oneOf\":[");
     for (int i = 0; i < N_TRAINERS; i++) {
         Stage stage = {0};
         TrainerConfig c;
@@ -273,12 +319,16 @@ static Status schema_main(int argc, char **argv) {
         sections_of(sections, &trainers[i], &stage, &c);
         Status s = settings_load(sections, N_SECTIONS, &arena, NULL, 0, NULL);
         if (s != OK) return s;
-        text_addf(&t, "%s{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"verb\"],\"properties\":", i ? "," : "");
+        text_addf(
+            &t,
+            "%s{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"verb\"],\"properties\":",
+            i ? "," : "");
         size_t at = t.len;
         settings_schema(&t, sections, N_SECTIONS);
         /* the verb tells the recipes apart */
         Text head = {0};
-        text_addf(&head, "{\"verb\":{\"const\":\"%s\"},\"$schema\":{\"type\":\"string\"},", trainers[i].verb);
+        text_addf(&head, "{\"verb\":{\"const\":\"%s\"},\"$schema\":{\"type\":\"string\"},",
+                  trainers[i].verb);
         char *properties = strdup(t.s + at + 1);
         if (!properties) return status_fail(E_MEMORY, "no memory for the schema");
         t.len = at;
@@ -315,7 +365,9 @@ static Status env_main(int argc, char **argv) {
 
 static Status help_main(int argc, char **argv);
 
-static Status generate_verb(int argc, char **argv) { return generate_main(argc, argv); }
+static Status generate_verb(int argc, char **argv) {
+    return generate_main(argc, argv);
+}
 
 typedef struct {
     const char *name, *help;
@@ -352,13 +404,16 @@ static Status help_main(int argc, char **argv) {
     }
     for (int i = 0; argc && i < N_VERBS; i++) {
         Status (*run)(int, char **) = verbs[i].run;
-        int tool = run == generate_verb || run == logprobs_main || run == score_main || run == tokenize_main;
+        int tool = run == generate_verb || run == logprobs_main || run == score_main ||
+                   run == tokenize_main;
         if (tool && !strcmp(verbs[i].name, argv[0])) return run(1, (char *[]){"--help"});
     }
     printf("rlhf.c %s aligns language models: SFT, reward models, PPO, DPO.\n\n", RLHF_VERSION);
-    for (int i = 0; i < N_TRAINERS; i++) printf("  rlhf %-9s %s\n", trainers[i].verb, trainers[i].help);
+    for (int i = 0; i < N_TRAINERS; i++)
+        printf("  rlhf %-9s %s\n", trainers[i].verb, trainers[i].help);
     for (int i = 0; i < N_VERBS; i++) printf("  rlhf %-9s %s\n", verbs[i].name, verbs[i].help);
-    printf("\n`rlhf help ppo` lists the settings of a verb; every one is a recipe key and a flag.\n");
+    printf(
+        "\n`rlhf help ppo` lists the settings of a verb; every one is a recipe key and a flag.\n");
     return OK;
 }
 
@@ -367,7 +422,9 @@ static Status unknown_verb(const char *name) {
     for (int i = 0; i < N_TRAINERS; i++) known[i] = trainers[i].verb;
     for (int i = 0; i < N_VERBS; i++) known[N_TRAINERS + i] = verbs[i].name;
     const char *near = settings_nearest(name, known, N_TRAINERS + N_VERBS);
-    if (near) return status_fail(E_USAGE, "\"%s\" is no verb; did you mean \"%s\"? (rlhf help lists all)", name, near);
+    if (near)
+        return status_fail(E_USAGE, "\"%s\" is no verb; did you mean \"%s\"? (rlhf help lists all)",
+                           name, near);
     return status_fail(E_USAGE, "\"%s\" is no verb; rlhf help lists all", name);
 }
 
@@ -383,10 +440,14 @@ int main(int argc, char **argv) {
     for (int i = 0; i < N_VERBS && !verb; i++)
         if (!strcmp(verbs[i].name, name)) verb = &verbs[i];
     for (int i = 2; t && i < argc; i++)
-        if (!strcmp(argv[i], "--help")) return help_main(1, (char *[]){(char *)t->verb}) == OK ? 0 : 1;
-    if (t) s = trainer_main(t, argc - 2, argv + 2);
-    else if (verb) s = verb->run(argc - 2, argv + 2);
-    else s = unknown_verb(name);
+        if (!strcmp(argv[i], "--help"))
+            return help_main(1, (char *[]){(char *)t->verb}) == OK ? 0 : 1;
+    if (t)
+        s = trainer_main(t, argc - 2, argv + 2);
+    else if (verb)
+        s = verb->run(argc - 2, argv + 2);
+    else
+        s = unknown_verb(name);
     threads_stop();
     if (s == OK) return 0;
     log_progress_end();

@@ -42,7 +42,7 @@ enum { SPINS = 1500000 };
 #define SPIN(name, attributes, type, fma, set1)                                                    \
     attributes static float name(void) {                                                           \
         type b = set1(0.999f), c = set1(0.001f);                                                   \
-        volatile float v = 0.1f; /* chains that look different: equal ones would be merged */       \
+        volatile float v = 0.1f; /* chains that look different: equal ones would be merged */      \
         type a0 = set1(v), a1 = set1(v), a2 = set1(v), a3 = set1(v), a4 = set1(v), a5 = set1(v);   \
         type a6 = set1(v), a7 = set1(v), a8 = set1(v), a9 = set1(v), aa = set1(v), ab = set1(v);   \
         for (int n = 0; n < SPINS; n++) {                                                          \
@@ -79,7 +79,8 @@ static double peak_gflops(void) {
     for (int r = 0; r < RUNS; r++) {
         double t = clock_seconds();
         threads_run(threads_count(), spin_item, &sink);
-        double rate = 2.0 * 12 * lanes * (double)SPINS * threads_count() / (clock_seconds() - t) / 1e9;
+        double rate =
+            2.0 * 12 * lanes * (double)SPINS * threads_count() / (clock_seconds() - t) / 1e9;
         if (rate > best) best = rate;
     }
     return best;
@@ -89,7 +90,9 @@ static double peak_gflops(void) {
 
 static void fill(Backend *b, Buf buf, size_t n, int seed) {
     float *host = malloc(n * sizeof *host);
-    for (size_t i = 0; i < n; i++) host[i] = (float)((double)((i * 2654435761u + (unsigned)seed * 40503u) % 2001) / 1000.0 - 1.0);
+    for (size_t i = 0; i < n; i++)
+        host[i] =
+            (float)((double)((i * 2654435761u + (unsigned)seed * 40503u) % 2001) / 1000.0 - 1.0);
     b->upload(b, buf, host, n);
     free(host);
 }
@@ -111,11 +114,15 @@ static double time_product(Backend *b, int kind, Buf x, Buf y, Mat w, Buf dw, in
 }
 
 static void bench_products(Backend *b) {
-    static const struct { const char *name; int O, K; } shapes[] = {
-        {"tiny qkv", 256, 128}, {"tiny gate+up", 768, 128}, {"tiny down", 128, 384}, {"tiny head", 1024, 128},
-        {"135m qkv", 960, 576}, {"135m gate+up", 3072, 576}, {"135m down", 576, 1536}};
+    static const struct {
+        const char *name;
+        int O, K;
+    } shapes[] = {{"tiny qkv", 256, 128},   {"tiny gate+up", 768, 128}, {"tiny down", 128, 384},
+                  {"tiny head", 1024, 128}, {"135m qkv", 960, 576},     {"135m gate+up", 3072, 576},
+                  {"135m down", 576, 1536}};
     static const int rows[] = {1, 8, 32, 256, 1024};
-    printf("products, GFLOP/s (share of the f32 peak); forward, then gradients of input and weight at the largest M\n");
+    printf(
+        "products, GFLOP/s (share of the f32 peak); forward, then gradients of input and weight at the largest M\n");
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         int O = shapes[s].O, K = shapes[s].K, M = 1024;
         Mat w = {.O = O, .K = K};
@@ -146,14 +153,37 @@ static void bench_products(Backend *b) {
 
 /* --- whole models --- */
 
-static const ModelConfig tiny = {.V = 512, .C = 128, .L = 4, .NH = 4, .NKV = 2, .HS = 32, .FF = 384, .max_positions = 512,
-                                 .rope_theta = 1e4f, .norm_eps = 1e-5f, .tied = 1, .lm_head = 1, .init_std = .02f};
-static const ModelConfig m135 = {.V = 49152, .C = 576, .L = 30, .NH = 9, .NKV = 3, .HS = 64, .FF = 1536, .max_positions = 512,
-                                 .rope_theta = 1e5f, .norm_eps = 1e-5f, .tied = 1, .lm_head = 1, .init_std = .02f};
+static const ModelConfig tiny = {.V = 512,
+                                 .C = 128,
+                                 .L = 4,
+                                 .NH = 4,
+                                 .NKV = 2,
+                                 .HS = 32,
+                                 .FF = 384,
+                                 .max_positions = 512,
+                                 .rope_theta = 1e4f,
+                                 .norm_eps = 1e-5f,
+                                 .tied = 1,
+                                 .lm_head = 1,
+                                 .init_std = .02f};
+static const ModelConfig m135 = {.V = 49152,
+                                 .C = 576,
+                                 .L = 30,
+                                 .NH = 9,
+                                 .NKV = 3,
+                                 .HS = 64,
+                                 .FF = 1536,
+                                 .max_positions = 512,
+                                 .rope_theta = 1e5f,
+                                 .norm_eps = 1e-5f,
+                                 .tied = 1,
+                                 .lm_head = 1,
+                                 .init_std = .02f};
 
 /* multiply-adds of the products for one token; attention's grow with T */
 static double product_flops(const ModelConfig *m, int T) {
-    double layer = 2.0 * m->C * (config_qkv_rows(m) + m->NH * m->HS + 3.0 * m->FF) + 2.0 * m->NH * m->HS * T;
+    double layer =
+        2.0 * m->C * (config_qkv_rows(m) + m->NH * m->HS + 3.0 * m->FF) + 2.0 * m->NH * m->HS * T;
     return m->L * layer + 2.0 * m->C * m->V;
 }
 
@@ -163,7 +193,12 @@ static void bench_train(Backend *b, const char *name, const ModelConfig *cfg, in
     Optim optim;
     Packed batch;
     WorkspacePlan plan = {.tokens = S * T, .sequences = S, .train = 1, .max_length = T};
-    OptimConfig oc = {.learning_rate = 1e-4f, .beta1 = .9f, .beta2 = .999f, .eps = 1e-8f, .grad_clip = 1, .schedule = "constant"};
+    OptimConfig oc = {.learning_rate = 1e-4f,
+                      .beta1 = .9f,
+                      .beta2 = .999f,
+                      .eps = 1e-8f,
+                      .grad_clip = 1,
+                      .schedule = "constant"};
     MUST(workspace_create(&ws, b, &plan, &cfg, 1, NULL));
     MUST(network_create(&net, b, cfg, ws, 1));
     MUST(weights_init(&net.w, 1));
@@ -173,7 +208,9 @@ static void bench_train(Backend *b, const char *name, const ModelConfig *cfg, in
     uint8_t *wanted = calloc((size_t)T, 1);
     float *g = malloc((size_t)N * sizeof *g), *logp = calloc((size_t)N, sizeof *logp);
     for (int s = 0; s < S; s++) {
-        for (int t = 0; t < T; t++) ids[t] = (int)(rng_uniform(1, RNG_TEST, (uint64_t)s, (uint64_t)t) * cfg->V), wanted[t] = t > 0;
+        for (int t = 0; t < T; t++)
+            ids[t] = (int)(rng_uniform(1, RNG_TEST, (uint64_t)s, (uint64_t)t) * cfg->V),
+            wanted[t] = t > 0;
         packed_add(&batch, ids, wanted, T);
     }
     for (int n = 0; n < N; n++) g[n] = -1.0f / (float)N;
@@ -187,8 +224,10 @@ static void bench_train(Backend *b, const char *name, const ModelConfig *cfg, in
         MUST(optim_step(&optim, 1e-4f, &norm));
         t[r] = clock_seconds() - began;
     }
-    double rate = N / median(t + 1, RUNS), floor = peak_gflops() * 1e9 / (3.0 * product_flops(cfg, T));
-    printf("train %-5s %d x %d: %7.0f tok/s, %3.0f%% of the f32 floor (%.0f)\n", name, S, T, rate, 100 * rate / floor, floor);
+    double rate = N / median(t + 1, RUNS),
+           floor = peak_gflops() * 1e9 / (3.0 * product_flops(cfg, T));
+    printf("train %-5s %d x %d: %7.0f tok/s, %3.0f%% of the f32 floor (%.0f)\n", name, S, T, rate,
+           100 * rate / floor, floor);
     free(ids), free(wanted), free(g), free(logp);
     packed_release(&batch);
     optim_release(&optim);
@@ -206,7 +245,8 @@ static void bench_decode(Backend *b, const char *name, const ModelConfig *cfg, i
     MUST(network_create(&net, b, cfg, ws, 0));
     MUST(weights_init(&net.w, 1));
     MUST(kv_create(&kv, b, cfg, M, plan.max_length, 0));
-    int *ids = calloc((size_t)(M * PROMPT), sizeof(int)), *starts = calloc((size_t)M + 1, sizeof(int)), *rows = calloc((size_t)M, sizeof(int));
+    int *ids = calloc((size_t)(M * PROMPT), sizeof(int)),
+        *starts = calloc((size_t)M + 1, sizeof(int)), *rows = calloc((size_t)M, sizeof(int));
     int *positions = calloc((size_t)M, sizeof(int)), *drawn = calloc((size_t)M, sizeof(int));
     double *u = calloc((size_t)M, sizeof(double));
     float *logp = calloc((size_t)M, sizeof(float)), *cut = calloc((size_t)M, sizeof(float));
@@ -223,14 +263,17 @@ static void bench_decode(Backend *b, const char *name, const ModelConfig *cfg, i
         MUST(network_prefill(&net, &kv, &p, rows));
         double began = clock_seconds();
         for (int s = 0; s < STEPS; s++) {
-            for (int i = 0; i < M; i++) u[i] = rng_uniform(1, RNG_SAMPLE, (uint64_t)i, (uint64_t)s), positions[i] = PROMPT + s;
+            for (int i = 0; i < M; i++)
+                u[i] = rng_uniform(1, RNG_SAMPLE, (uint64_t)i, (uint64_t)s),
+                positions[i] = PROMPT + s;
             MUST(network_sample(&net, u, sp, M, drawn, logp, cut));
             MUST(network_decode(&net, &kv, drawn, rows, positions, M));
         }
         t[r] = clock_seconds() - began;
     }
     printf("decode %-5s batch %-3d %8.0f tok/s\n", name, M, M * STEPS / median(t, RUNS));
-    free(ids), free(starts), free(rows), free(positions), free(drawn), free(u), free(logp), free(cut);
+    free(ids), free(starts), free(rows), free(positions), free(drawn), free(u), free(logp),
+        free(cut);
     kv_release(&kv);
     network_release(&net);
     workspace_release(ws);
@@ -248,8 +291,14 @@ static void bench_ppo(Backend *b, const char *name, const ModelConfig *cfg, int 
     Optim actor_optim, critic_optim;
     RolloutEngine *engine;
     Rollout rollout;
-    WorkspacePlan plan = {.tokens = micro > S ? micro : S, .sequences = micro, .train = 1, .max_length = T};
-    OptimConfig oc = {.learning_rate = 1e-5f, .beta1 = .9f, .beta2 = .999f, .eps = 1e-8f, .grad_clip = 1, .schedule = "constant"};
+    WorkspacePlan plan = {
+        .tokens = micro > S ? micro : S, .sequences = micro, .train = 1, .max_length = T};
+    OptimConfig oc = {.learning_rate = 1e-5f,
+                      .beta1 = .9f,
+                      .beta2 = .999f,
+                      .eps = 1e-8f,
+                      .grad_clip = 1,
+                      .schedule = "constant"};
     MUST(workspace_create(&ws, b, &plan, configs, 2, NULL));
     MUST(network_create(&actor, b, cfg, ws, 1));
     MUST(network_create(&critic, b, &scorer, ws, 1));
@@ -267,15 +316,18 @@ static void bench_ppo(Backend *b, const char *name, const ModelConfig *cfg, int 
     for (int s = 0; s < S; s++) requests[s] = (RolloutRequest){prompt, P, (uint64_t)s};
     float *numbers = calloc(5 * (size_t)N, sizeof *numbers), *g = numbers + 4 * (size_t)N;
     for (int n = 0; n < N; n++) g[n] = 1e-4f;
-    SamplingConfig sampling = {.max_new_tokens = R, .temperature = 0.7f, .top_p = 1.0f, .ignore_eos = 1};
+    SamplingConfig sampling = {
+        .max_new_tokens = R, .temperature = 0.7f, .top_p = 1.0f, .ignore_eos = 1};
     double t[4], best[4] = {1e30, 1e30, 1e30, 1e30}, norm;
     for (int run = 0; run < 3; run++) {
         t[0] = clock_seconds();
         MUST(rollout_generate(&rollout, engine, &actor, requests, S, &sampling, 1, NULL, NULL));
         t[1] = clock_seconds();
         MUST(packed_forward(&rollout.seq, &critic, micro, 1.0f, &(TokenOutputs){.score = numbers}));
-        MUST(packed_forward(&rollout.seq, &reward, micro, 1.0f, &(TokenOutputs){.score = numbers + N}));
-        MUST(packed_forward(&rollout.seq, &reference, micro, 0.7f, &(TokenOutputs){.logp = numbers + 2 * (size_t)N}));
+        MUST(packed_forward(&rollout.seq, &reward, micro, 1.0f,
+                            &(TokenOutputs){.score = numbers + N}));
+        MUST(packed_forward(&rollout.seq, &reference, micro, 0.7f,
+                            &(TokenOutputs){.logp = numbers + 2 * (size_t)N}));
         t[2] = clock_seconds();
         for (int pass = 0; pass < PASSES; pass++) {
             Batch mb;
@@ -292,8 +344,9 @@ static void bench_ppo(Backend *b, const char *name, const ModelConfig *cfg, int 
         t[3] = clock_seconds();
         for (int i = 0; i < 3; i++) best[i] = fmin(best[i], t[i + 1] - t[i]);
     }
-    printf("ppo step %-5s %d x (%d+%d), %d passes: rollout %.2f s, scoring %.2f s, improving %.2f s, together %.2f s\n", name, S, P, R,
-           PASSES, best[0], best[1], best[2], best[0] + best[1] + best[2]);
+    printf(
+        "ppo step %-5s %d x (%d+%d), %d passes: rollout %.2f s, scoring %.2f s, improving %.2f s, together %.2f s\n",
+        name, S, P, R, PASSES, best[0], best[1], best[2], best[0] + best[1] + best[2]);
     free(prompt), free(requests), free(numbers);
     rollout_release(&rollout);
     rollout_engine_release(engine);
@@ -307,16 +360,21 @@ int main(int argc, char **argv) {
     const char *only = "", *kernels = "auto";
     int threads = 0, big = 0;
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--only") && i + 1 < argc) only = argv[++i];
-        else if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]);
-        else if (!strcmp(argv[i], "--kernels") && i + 1 < argc) kernels = argv[++i];
-        else if (!strcmp(argv[i], "--big")) big = 1;
+        if (!strcmp(argv[i], "--only") && i + 1 < argc)
+            only = argv[++i];
+        else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
+            threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--kernels") && i + 1 < argc)
+            kernels = argv[++i];
+        else if (!strcmp(argv[i], "--big"))
+            big = 1;
     }
     Backend *b;
     MUST(threads_start(threads));
     MUST(backend_create(&b, "cpu", kernels));
     lanes = !strcmp(b->kernels, "avx512") ? 16 : !strcmp(b->kernels, "avx2") ? 8 : 4;
-    printf("kernels %s, %d threads, f32 peak %.0f GFLOP/s\n", b->kernels, threads_count(), peak_gflops());
+    printf("kernels %s, %d threads, f32 peak %.0f GFLOP/s\n", b->kernels, threads_count(),
+           peak_gflops());
     if (!only[0] || !strcmp(only, "matmul")) bench_products(b);
     if (!only[0] || !strcmp(only, "train")) {
         bench_train(b, "tiny", &tiny, 32, 64);

@@ -15,12 +15,15 @@ static int is_gguf(const char *path) {
     return n > 5 && !strcmp(path + n - 5, ".gguf");
 }
 
-static int is_init(const Stage *s) { return !strcmp(s->cfg.model, "init"); }
+static int is_init(const Stage *s) {
+    return !strcmp(s->cfg.model, "init");
+}
 
 Status stage_tokenizer(Tokenizer **t, const Stage *s) {
     const char *path = s->cfg.tokenizer[0] ? s->cfg.tokenizer : s->cfg.model;
     if (!path[0]) return status_fail(E_USAGE, "the recipe names no \"model\"");
-    if (!s->cfg.tokenizer[0] && is_init(s)) return status_fail(E_USAGE, "a model from \"init\" needs a \"tokenizer\" directory");
+    if (!s->cfg.tokenizer[0] && is_init(s))
+        return status_fail(E_USAGE, "a model from \"init\" needs a \"tokenizer\" directory");
     return is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path);
 }
 
@@ -40,13 +43,17 @@ Status stage_model_config(ModelConfig *m, const Stage *s, const Tokenizer *t) {
         TRY(model_read_config(m, s->cfg.model));
     }
     if (tokenizer_vocab_size(t) > m->V)
-        return status_fail(E_FORMAT, "the tokenizer has %d tokens, the model %s embeds only %d", tokenizer_vocab_size(t), s->cfg.model, m->V);
-    if (tokenizer_eos(t) < 0) return status_fail(E_FORMAT, "the tokenizer names no end-of-sequence token: completions could not end");
+        return status_fail(E_FORMAT, "the tokenizer has %d tokens, the model %s embeds only %d",
+                           tokenizer_vocab_size(t), s->cfg.model, m->V);
+    if (tokenizer_eos(t) < 0)
+        return status_fail(
+            E_FORMAT, "the tokenizer names no end-of-sequence token: completions could not end");
     m->bos = tokenizer_bos(t);
     m->pad = tokenizer_pad(t);
     take_ends(m, t);
     if (s->data.max_length > m->max_positions)
-        return status_fail(E_USAGE, "data.max_length %d is more than the model's %d positions", s->data.max_length, m->max_positions);
+        return status_fail(E_USAGE, "data.max_length %d is more than the model's %d positions",
+                           s->data.max_length, m->max_positions);
     return OK;
 }
 
@@ -58,18 +65,21 @@ Status stage_model_weights(Weights *w, const Stage *s) {
 static Status read_weights(TrainData *d, const DataConfig *cfg) {
     if (!cfg->weights.n) return OK;
     if (cfg->weights.n != cfg->train.n)
-        return status_fail(E_USAGE, "data.weights has %d entries for %d training files", cfg->weights.n, cfg->train.n);
+        return status_fail(E_USAGE, "data.weights has %d entries for %d training files",
+                           cfg->weights.n, cfg->train.n);
     d->weights = arena_alloc(&d->arena, (size_t)cfg->weights.n * sizeof *d->weights);
     for (int i = 0; i < cfg->weights.n; i++) {
         char *end;
         d->weights[i] = strtod(cfg->weights.items[i], &end);
         if (*end || end == cfg->weights.items[i] || !(d->weights[i] > 0.0))
-            return status_fail(E_USAGE, "data.weights: \"%s\" is not a positive number", cfg->weights.items[i]);
+            return status_fail(E_USAGE, "data.weights: \"%s\" is not a positive number",
+                               cfg->weights.items[i]);
     }
     return OK;
 }
 
-Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_kind, const Tokenizer *t) {
+Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_kind,
+                       const Tokenizer *t) {
     *d = (TrainData){0};
     int total = 0;
     if (!s->data.train.n) return status_fail(E_USAGE, "the recipe names no data.train file");
@@ -79,12 +89,14 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
     snprintf(rejects, sizeof rejects, "%s/rejects.jsonl", s->run.dir);
     if (!strncmp(s->data.bad_rows, "skip", 4) && !s->cfg.dry_run) TRY(file_mkdirs(s->run.dir));
     for (int i = 0; i < s->data.train.n; i++) {
-        TRY(dataset_open(&d->sets[i], &s->data, s->data.train.items[i], kind, t, s->cfg.dry_run ? NULL : rejects));
+        TRY(dataset_open(&d->sets[i], &s->data, s->data.train.items[i], kind, t,
+                         s->cfg.dry_run ? NULL : rejects));
         d->n_sets++;
         dataset_report(&d->sets[i], s->data.train.items[i]);
         total += d->sets[i].n;
     }
-    if (!total) return status_fail(E_USAGE, "the training files have no usable row (see the counts above)");
+    if (!total)
+        return status_fail(E_USAGE, "the training files have no usable row (see the counts above)");
     if (s->data.eval[0]) {
         DataConfig eval = s->data;
         eval.limit = s->data.eval_limit;
@@ -107,16 +119,20 @@ int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps) {
     for (int i = 0; i < d->n_sets; i++) rows += d->sets[i].n;
     int64_t steps = (rows * epochs + batch_size - 1) / batch_size;
     if (max_steps > 0 && max_steps < steps) steps = max_steps;
-    if (max_steps > 0 && steps < max_steps) steps = max_steps; /* asked for more than the epochs give */
+    if (max_steps > 0 && steps < max_steps)
+        steps = max_steps; /* asked for more than the epochs give */
     return (int)(steps < 1 ? 1 : steps);
 }
 
 int stage_micro_tokens(int asked, int max_length) {
-    int tokens = asked ? asked : 2048; /* large enough for full-speed products, small enough to stay in caches */
+    int tokens =
+        asked ? asked
+              : 2048; /* large enough for full-speed products, small enough to stay in caches */
     return tokens < max_length ? max_length : tokens;
 }
 
-Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir, const char *name) {
+Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir,
+                         const char *name) {
     char dir[1200];
     snprintf(dir, sizeof dir, "%s/%s", run_dir, name);
     TRY(file_mkdirs(dir));

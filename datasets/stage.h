@@ -12,9 +12,9 @@ typedef struct {
     RunConfig run;
     DataConfig data;
     InitConfig init;
-    const char *recipe;   /* the resolved settings as JSON, for the run directory */
-    double began;         /* clock_seconds() at its start */
-    Text summary;         /* out: what the stage reports, members of a JSON object */
+    const char *recipe; /* the resolved settings as JSON, for the run directory */
+    double began;       /* clock_seconds() at its start */
+    Text summary;       /* out: what the stage reports, members of a JSON object */
 } Stage;
 
 Status stage_tokenizer(Tokenizer **t, const Stage *s);
@@ -27,12 +27,13 @@ typedef struct {
     Dataset *sets;
     int n_sets;
     double *weights;
-    Dataset eval;       /* n = 0 without an eval file */
+    Dataset eval; /* n = 0 without an eval file */
     DataOrder order;
     Arena arena;
 } TrainData;
 /* Training files of s->data as `kind`, eval file as eval_kind; reports both. E_USAGE without training rows. */
-Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_kind, const Tokenizer *t);
+Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_kind,
+                       const Tokenizer *t);
 void train_data_close(TrainData *d);
 
 /* Steps of a run: max_steps if given, else epochs over the data, at least 1. */
@@ -41,7 +42,8 @@ int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps);
 int stage_micro_tokens(int asked, int max_length);
 
 /* Final (or best) model of a stage: DIR/name with the tokenizer beside it. */
-Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir, const char *name);
+Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir,
+                         const char *name);
 
 /* "name": value into the stage's summary */
 void summary_put(Stage *s, const char *name, double value);

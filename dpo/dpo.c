@@ -18,9 +18,12 @@ const Field dpo_fields[] = {
     OPTIM_FIELDS(DpoConfig, "1e-6"),
     STEP_FIELDS(DpoConfig, "16", "1"),
     FIELD_IN(DpoConfig, beta, FIELD_FLOAT, "0.1", 1e-9, 1e6, "price of leaving the reference"),
-    FIELD_IN(DpoConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.499, "share of labels taken to be flipped (cDPO)"),
-    FIELD_IN(DpoConfig, sft_coef, FIELD_FLOAT, "0", 0, 1e6, "weight of the chosen answer's negative log-likelihood"),
-    FIELD(DpoConfig, prompts, FIELD_STRING, "", "held-out prompts to answer before and after training"),
+    FIELD_IN(DpoConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.499,
+             "share of labels taken to be flipped (cDPO)"),
+    FIELD_IN(DpoConfig, sft_coef, FIELD_FLOAT, "0", 0, 1e6,
+             "weight of the chosen answer's negative log-likelihood"),
+    FIELD(DpoConfig, prompts, FIELD_STRING, "",
+          "held-out prompts to answer before and after training"),
     FIELD_IN(DpoConfig, max_new_tokens, FIELD_INT, "64", 1, 1 << 20, "longest of those answers"),
     FIELD_IN(DpoConfig, rows, FIELD_INT, "64", 1, 1 << 16, "answers decoded at once"),
     FIELD_IN(DpoConfig, temperature, FIELD_FLOAT, "0.7", 0, 100, "of those answers, 0 = greedy"),
@@ -50,12 +53,12 @@ typedef struct {
     Optim optim;
     RolloutEngine *engine;
     PolicyEval eval;
-    Packed batch;        /* chosen, rejected, chosen, rejected, ... */
+    Packed batch; /* chosen, rejected, chosen, rejected, ... */
     float *logp, *entropy, *dlogp;
-    double *ref;         /* [rows of all sets][2] sums of log ref; NAN = not computed */
-    double *eval_ref;    /* [eval rows][2] */
-    int *first_row;      /* [n_sets] */
-    const Row **rows;    /* of the step */
+    double *ref;      /* [rows of all sets][2] sums of log ref; NAN = not computed */
+    double *eval_ref; /* [eval rows][2] */
+    int *first_row;   /* [n_sets] */
+    const Row **rows; /* of the step */
     int micro_tokens, steps;
     DpoState state;
 } Dpo;
@@ -69,7 +72,8 @@ static double sum_logp(const Dpo *d, int s) {
 
 static int count_wanted(const Dpo *d, int s) {
     int count = 0;
-    for (int n = d->batch.starts[s]; n < d->batch.starts[s + 1]; n++) count += d->batch.wanted[n] != 0;
+    for (int n = d->batch.starts[s]; n < d->batch.starts[s + 1]; n++)
+        count += d->batch.wanted[n] != 0;
     return count;
 }
 
@@ -81,7 +85,8 @@ static void add_pair(Dpo *d, const Row *row) {
 static double *ref_of(Dpo *d, const Row *row) {
     for (int i = 0; i < d->data.n_sets; i++) {
         const Dataset *set = &d->data.sets[i];
-        if (row >= set->rows && row < set->rows + set->n) return d->ref + 2 * (d->first_row[i] + (row - set->rows));
+        if (row >= set->rows && row < set->rows + set->n)
+            return d->ref + 2 * (d->first_row[i] + (row - set->rows));
     }
     return d->eval_ref + 2 * (row - d->data.eval.rows);
 }
@@ -91,8 +96,10 @@ static double *ref_of(Dpo *d, const Row *row) {
 static Status reference_of_set(Dpo *d, const Dataset *set) {
     for (int row = 0, first = 0; row < set->n; first = row) {
         packed_clear(&d->batch);
-        for (; row < set->n && d->batch.S + 2 <= d->batch.max_S; row++) add_pair(d, &set->rows[row]);
-        TRY(packed_forward(&d->batch, &d->reference, d->micro_tokens, 1.0f, &(TokenOutputs){.logp = d->logp}));
+        for (; row < set->n && d->batch.S + 2 <= d->batch.max_S; row++)
+            add_pair(d, &set->rows[row]);
+        TRY(packed_forward(&d->batch, &d->reference, d->micro_tokens, 1.0f,
+                           &(TokenOutputs){.logp = d->logp}));
         for (int i = first; i < row; i++) {
             double *ref = ref_of(d, &set->rows[i]);
             ref[0] = sum_logp(d, 2 * (i - first));
@@ -105,7 +112,8 @@ static Status reference_of_set(Dpo *d, const Dataset *set) {
 /* The cache's key: the reference's weights, every set's ids, the kernels. */
 static Status reference_key(Dpo *d, uint64_t *key) {
     TRY(weights_hash(&d->reference.w, key));
-    for (int i = 0; i < d->data.n_sets; i++) *key = file_hash(&d->data.sets[i].hash, sizeof(uint64_t), *key);
+    for (int i = 0; i < d->data.n_sets; i++)
+        *key = file_hash(&d->data.sets[i].hash, sizeof(uint64_t), *key);
     *key = file_hash(&d->data.eval.hash, sizeof(uint64_t), *key);
     *key = file_hash(d->session.b->kernels, strlen(d->session.b->kernels), *key);
     return OK;
@@ -116,12 +124,17 @@ static Status reference_logps(Dpo *d, size_t pairs) {
     uint64_t key;
     size_t bytes = 2 * pairs * sizeof(double);
     TRY(reference_key(d, &key));
-    snprintf(path, sizeof path, "%s/reference-%016llx.logps", run_dir(d->session.run), (unsigned long long)key);
+    snprintf(path, sizeof path, "%s/reference-%016llx.logps", run_dir(d->session.run),
+             (unsigned long long)key);
     FileMap map;
     if (file_exists(path) && file_map(&map, path) == OK) {
-        int good = map.len == bytes + sizeof key && file_hash(map.data, bytes, key) == *(const uint64_t *)(const void *)(map.data + bytes);
-        if (good) memcpy(d->ref, map.data, bytes);
-        else log_warn("%s is damaged; the reference's log-probs are computed again", path);
+        int good =
+            map.len == bytes + sizeof key &&
+            file_hash(map.data, bytes, key) == *(const uint64_t *)(const void *)(map.data + bytes);
+        if (good)
+            memcpy(d->ref, map.data, bytes);
+        else
+            log_warn("%s is damaged; the reference's log-probs are computed again", path);
         file_unmap(&map);
         if (good) return OK;
     }
@@ -148,7 +161,8 @@ static void pair_losses(Dpo *d, DpoStats *stats, int first, int last, int pairs_
         double pi[2] = {sum_logp(d, s), sum_logp(d, s + 1)};
         int n_chosen = count_wanted(d, s);
         DpoPair p = dpo_loss(pi[0], pi[1], ref[0], ref[1], cfg->beta, cfg->label_smoothing);
-        double slope[2] = {(p.dchosen - cfg->sft_coef / n_chosen) / pairs_in_step, p.drejected / pairs_in_step};
+        double slope[2] = {(p.dchosen - cfg->sft_coef / n_chosen) / pairs_in_step,
+                           p.drejected / pairs_in_step};
         for (int k = 0; k < 2; k++)
             for (int n = d->batch.starts[s + k]; n < d->batch.starts[s + k + 1]; n++) {
                 d->dlogp[n] = d->batch.wanted[n] ? (float)slope[k] : 0.0f;
@@ -166,28 +180,44 @@ static void pair_losses(Dpo *d, DpoStats *stats, int first, int last, int pairs_
     }
 }
 
-static void put_metrics(Metrics *m, const char *const names[8], const DpoStats *s, double sft_coef) {
+static void put_metrics(Metrics *m, const char *const names[8], const DpoStats *s,
+                        double sft_coef) {
     double n = s->pairs;
-    double values[8] = {(s->loss + sft_coef * s->nll) / n, s->rewards_chosen / n, s->rewards_rejected / n,
-                        (s->rewards_chosen - s->rewards_rejected) / n, s->right / n, s->logps_chosen / n, s->logps_rejected / n,
+    double values[8] = {(s->loss + sft_coef * s->nll) / n,
+                        s->rewards_chosen / n,
+                        s->rewards_rejected / n,
+                        (s->rewards_chosen - s->rewards_rejected) / n,
+                        s->right / n,
+                        s->logps_chosen / n,
+                        s->logps_rejected / n,
                         s->entropy / s->tokens};
     for (int i = 0; i < 8; i++) metrics_set(m, names[i], values[i]);
 }
-static const char *const train_names[8] = {"loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
-                                           "logps/chosen", "logps/rejected", "entropy"};
-static const char *const eval_names[8] = {"eval/loss", "eval/rewards/chosen", "eval/rewards/rejected", "eval/rewards/margins",
-                                          "eval/rewards/accuracies", "eval/logps/chosen", "eval/logps/rejected", "eval/entropy"};
+static const char *const train_names[8] = {
+    "loss",         "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+    "logps/chosen", "logps/rejected", "entropy"};
+static const char *const eval_names[8] = {"eval/loss",
+                                          "eval/rewards/chosen",
+                                          "eval/rewards/rejected",
+                                          "eval/rewards/margins",
+                                          "eval/rewards/accuracies",
+                                          "eval/logps/chosen",
+                                          "eval/logps/rejected",
+                                          "eval/entropy"};
 
 /* Where policy and reference are the same weights, every d is exactly 0 and the loss ln 2. */
 static Status check_first_loss(Dpo *d, const DpoStats *stats) {
     d->state.first_loss = stats->loss / stats->pairs;
     if (d->stage->cfg.reference[0] && strcmp(d->stage->cfg.reference, d->stage->cfg.model)) {
-        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is another model", d->state.first_loss);
+        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is another model",
+                 d->state.first_loss);
         return OK;
     }
     if (fabs(d->state.first_loss - log(2.0)) <= 1e-12) return OK;
-    return status_fail(E_NUMERIC, "the loss before the first update is %.15g and not ln 2: policy and reference differ though they are the same model",
-                       d->state.first_loss);
+    return status_fail(
+        E_NUMERIC,
+        "the loss before the first update is %.15g and not ln 2: policy and reference differ though they are the same model",
+        d->state.first_loss);
 }
 
 static Status dpo_step(Dpo *d, Metrics *m) {
@@ -206,7 +236,8 @@ static Status dpo_step(Dpo *d, Metrics *m) {
         Batch b;
         last = packed_micro(&d->batch, first, 2, d->micro_tokens, 1.0f, &b);
         size_t at = (size_t)d->batch.starts[first];
-        TRY(network_forward(&d->policy, &b, &(TokenOutputs){.logp = d->logp + at, .entropy = d->entropy + at}));
+        TRY(network_forward(&d->policy, &b,
+                            &(TokenOutputs){.logp = d->logp + at, .entropy = d->entropy + at}));
         pair_losses(d, &stats, first, last, cfg->batch_size);
         TRY(network_backward(&d->policy, &(TokenGrads){.logp = d->dlogp + at}));
     }
@@ -236,7 +267,8 @@ static Status evaluate_pairs(Dpo *d, DpoStats *stats) {
             d->rows[pairs++] = &set->rows[row];
             add_pair(d, &set->rows[row]);
         }
-        TRY(packed_forward(&d->batch, &d->policy, d->micro_tokens, 1.0f, &(TokenOutputs){.logp = d->logp, .entropy = d->entropy}));
+        TRY(packed_forward(&d->batch, &d->policy, d->micro_tokens, 1.0f,
+                           &(TokenOutputs){.logp = d->logp, .entropy = d->entropy}));
         pair_losses(d, stats, 0, d->batch.S, pairs);
     }
     return OK;
@@ -248,10 +280,15 @@ static Status create_eval(Dpo *d, const ModelConfig *m) {
     const DpoConfig *c = d->cfg;
     int length = d->stage->data.max_length;
     if (!d->prompts.n) return OK;
-    SamplingConfig sampling = {.max_new_tokens = c->max_new_tokens, .temperature = c->temperature, .top_p = 1.0f, .rows = c->rows};
+    SamplingConfig sampling = {.max_new_tokens = c->max_new_tokens,
+                               .temperature = c->temperature,
+                               .top_p = 1.0f,
+                               .rows = c->rows};
     int rows = c->rows < d->prompts.n ? c->rows : d->prompts.n;
-    TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length, d->prompts.n));
-    return policy_eval_create(&d->eval, &d->prompts, 0, d->tokenizer, d->engine, &sampling, length, d->micro_tokens, d->stage->run.seed);
+    TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length,
+                              d->prompts.n));
+    return policy_eval_create(&d->eval, &d->prompts, 0, d->tokenizer, d->engine, &sampling, length,
+                              d->micro_tokens, d->stage->run.seed);
 }
 
 static Status load_networks(Dpo *d, const char *reference) {
@@ -265,7 +302,8 @@ static Status load_networks(Dpo *d, const char *reference) {
     TRY(checkpoint_view(d->session.from, "state", sizeof d->state, &saved, &bytes));
     memcpy(&d->state, saved, sizeof d->state);
     if (d->eval.baseline) {
-        TRY(checkpoint_view(d->session.from, "baseline", (size_t)d->eval.rollout.seq.max_S * sizeof(float), &saved, &bytes));
+        TRY(checkpoint_view(d->session.from, "baseline",
+                            (size_t)d->eval.rollout.seq.max_S * sizeof(float), &saved, &bytes));
         memcpy(d->eval.baseline, saved, bytes);
         d->eval.has_baseline = 1;
     }
@@ -285,7 +323,9 @@ static Status dpo_create(Dpo *d) {
         DataConfig prompts = stage->data;
         prompts.max_prompt_length = stage->data.max_length - c->max_new_tokens;
         prompts.limit = stage->data.eval_limit;
-        if (prompts.max_prompt_length < 1) return status_fail(E_USAGE, "dpo.max_new_tokens %d leaves no room for prompts", c->max_new_tokens);
+        if (prompts.max_prompt_length < 1)
+            return status_fail(E_USAGE, "dpo.max_new_tokens %d leaves no room for prompts",
+                               c->max_new_tokens);
         TRY(dataset_open(&d->prompts, &prompts, c->prompts, ROWS_PROMPTS, d->tokenizer, NULL));
     }
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
@@ -295,14 +335,20 @@ static Status dpo_create(Dpo *d) {
     TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = d->session.b;
     const ModelConfig *configs[] = {&m, &r};
-    WorkspacePlan plan = {.tokens = d->micro_tokens, .sequences = d->micro_tokens, .train = 1, .recompute = c->recompute, .max_length = stage->data.max_length};
+    WorkspacePlan plan = {.tokens = d->micro_tokens,
+                          .sequences = d->micro_tokens,
+                          .train = 1,
+                          .recompute = c->recompute,
+                          .max_length = stage->data.max_length};
     size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "policy", &m, 1);
     plan_network(&memory, b, "reference", &r, 0);
     TRY(workspace_create(NULL, NULL, &plan, configs, 2, &bytes));
     plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
-    if (d->prompts.n) plan_add(&memory, rollout_engine_bytes(&m, c->rows, stage->data.max_length), "KV cache (%d rows)", c->rows);
+    if (d->prompts.n)
+        plan_add(&memory, rollout_engine_bytes(&m, c->rows, stage->data.max_length),
+                 "KV cache (%d rows)", c->rows);
     plan_print(&memory);
     if (stage->cfg.dry_run) return OK;
 
@@ -323,7 +369,8 @@ static Status dpo_create(Dpo *d) {
     d->eval_ref = d->ref + 2 * (pairs - (size_t)d->data.eval.n);
     TRY(memory_alloc((void **)&d->rows, (size_t)c->batch_size * sizeof *d->rows, "a step's pairs"));
     float **arrays[] = {&d->logp, &d->entropy, &d->dlogp};
-    for (int i = 0; i < 3; i++) TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
+    for (int i = 0; i < 3; i++)
+        TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
     TRY(load_networks(d, reference));
     return reference_logps(d, pairs);
 }
@@ -348,7 +395,9 @@ static Status dpo_save(Dpo *d) {
     CheckpointWriter *w;
     TRY(session_checkpoint(&w, &d->session, d->state.step));
     Status s = checkpoint_add(w, "state", &d->state, sizeof d->state);
-    if (s == OK && d->eval.baseline) s = checkpoint_add(w, "baseline", d->eval.baseline, (size_t)d->eval.rollout.seq.max_S * sizeof(float));
+    if (s == OK && d->eval.baseline)
+        s = checkpoint_add(w, "baseline", d->eval.baseline,
+                           (size_t)d->eval.rollout.seq.max_S * sizeof(float));
     if (s == OK) s = session_save_network(w, "policy", &d->policy, &d->optim);
     if (s == OK) return checkpoint_commit(w);
     checkpoint_abort(w);
@@ -372,7 +421,8 @@ static Status evaluate(Dpo *d, Metrics *m) {
 
 /* Answers to the held-out prompts; the world's gold rule judges where the prompts are of it. */
 static Status evaluate_answers(Dpo *d, PolicyResult *r) {
-    TRY(policy_eval(r, &d->eval, &d->policy, &d->reference, NULL, d->session.run, d->state.step, 8));
+    TRY(policy_eval(r, &d->eval, &d->policy, &d->reference, NULL, d->session.run, d->state.step,
+                    8));
     if (!d->eval.has_baseline) policy_eval_keep_baseline(&d->eval);
     return OK;
 }
@@ -420,13 +470,17 @@ static Status dpo_loop(Dpo *d) {
         metrics_clear(&m);
         TRY(dpo_step(d, &m));
         int step = d->state.step, last = step == d->steps, tokens = d->batch.N;
-        progress_step(&p, step, (uint64_t)tokens, "loss %.4f  margin %.3f  accuracy %.2f", metrics_get(&m, "loss"),
-                      metrics_get(&m, "rewards/margins"), metrics_get(&m, "rewards/accuracies"));
+        progress_step(&p, step, (uint64_t)tokens, "loss %.4f  margin %.3f  accuracy %.2f",
+                      metrics_get(&m, "loss"), metrics_get(&m, "rewards/margins"),
+                      metrics_get(&m, "rewards/accuracies"));
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(evaluate(d, &m));
         TRY(run_log(run, step, d->state.tokens, d->state.samples, &m));
         int stop = run_stop_requested();
-        if (stop || run_save_requested() || last || (cfg->save_every && step % cfg->save_every == 0)) TRY(dpo_save(d));
-        if (stop && !last) return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+        if (stop || run_save_requested() || last ||
+            (cfg->save_every && step % cfg->save_every == 0))
+            TRY(dpo_save(d));
+        if (stop && !last)
+            return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
     }
     return summarize(d, progress_rate(&p));
 }

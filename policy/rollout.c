@@ -21,15 +21,15 @@ struct RolloutEngine {
     KvCache kv;
     const Tokenizer *t;
     int rows, max_length, max_requests, vocab;
-    Draft *drafts;      /* [max_requests] */
+    Draft *drafts; /* [max_requests] */
     int *draft_ids;
     float *draft_logp;
-    int *active;        /* [rows] request in this cache row, -1 free */
+    int *active;                                /* [rows] request in this cache row, -1 free */
     int *step_rows, *step_ids, *step_positions; /* [rows] of the step under way */
     double *uniform;
     int *drawn;
     float *logp, *cut;
-    Packed prompts;     /* of one prefill */
+    Packed prompts; /* of one prefill */
 };
 
 Status rollout_create(Rollout *r, int max_sequences, int max_tokens) {
@@ -48,15 +48,22 @@ void rollout_release(Rollout *r) {
     *r = (Rollout){0};
 }
 
-size_t rollout_engine_bytes(const ModelConfig *cfg, int rows, int max_length) { return kv_bytes(cfg, rows, max_length); }
+size_t rollout_engine_bytes(const ModelConfig *cfg, int rows, int max_length) {
+    return kv_bytes(cfg, rows, max_length);
+}
 
-Status rollout_engine_create(RolloutEngine **out, Backend *b, const ModelConfig *cfg, const Tokenizer *t, int rows,
-                             int max_length, int max_requests) {
+Status rollout_engine_create(RolloutEngine **out, Backend *b, const ModelConfig *cfg,
+                             const Tokenizer *t, int rows, int max_length, int max_requests) {
     RolloutEngine *e = calloc(1, sizeof *e);
     *out = e;
     if (!e) return status_fail(E_MEMORY, "no memory for a rollout engine");
-    *e = (RolloutEngine){.t = t, .rows = rows, .max_length = max_length, .max_requests = max_requests, .vocab = cfg->V};
-    if (t && tokenizer_vocab_size(t) < cfg->V) e->vocab = tokenizer_vocab_size(t); /* padded rows are never sampled */
+    *e = (RolloutEngine){.t = t,
+                         .rows = rows,
+                         .max_length = max_length,
+                         .max_requests = max_requests,
+                         .vocab = cfg->V};
+    if (t && tokenizer_vocab_size(t) < cfg->V)
+        e->vocab = tokenizer_vocab_size(t); /* padded rows are never sampled */
     size_t R = (size_t)rows, Q = (size_t)max_requests, T = (size_t)max_length;
     TRY(kv_create(&e->kv, b, cfg, rows, max_length, 0));
     TRY(memory_alloc((void **)&e->drafts, Q * sizeof *e->drafts, "drafts"));
@@ -73,8 +80,9 @@ Status rollout_engine_create(RolloutEngine **out, Backend *b, const ModelConfig 
 
 void rollout_engine_release(RolloutEngine *e) {
     if (!e) return;
-    void *owned[] = {e->drafts, e->draft_ids, e->draft_logp, e->active, e->step_rows, e->step_ids, e->step_positions,
-                     e->drawn, e->uniform, e->logp, e->cut};
+    void *owned[] = {e->drafts,   e->draft_ids,      e->draft_logp, e->active,  e->step_rows,
+                     e->step_ids, e->step_positions, e->drawn,      e->uniform, e->logp,
+                     e->cut};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) memory_release(owned[i]);
     kv_release(&e->kv);
     packed_release(&e->prompts);
@@ -105,8 +113,10 @@ static int is_stop(Job *j, int request, int id) {
     if (j->cfg->stop.n) {
         Text text = {0};
         int hit = 0, window = d->n < 64 ? d->n : 64; /* a stop text lies within the last tokens */
-        if (tokenizer_decode(j->e->t, d->ids + d->n - window, window, 1, &text) != OK) text_clear(&text);
-        for (int i = 0; i < j->cfg->stop.n && text.s && !hit; i++) hit = strstr(text.s, j->cfg->stop.items[i]) != NULL;
+        if (tokenizer_decode(j->e->t, d->ids + d->n - window, window, 1, &text) != OK)
+            text_clear(&text);
+        for (int i = 0; i < j->cfg->stop.n && text.s && !hit; i++)
+            hit = strstr(text.s, j->cfg->stop.items[i]) != NULL;
         text_release(&text);
         if (hit) {
             d->stop = STOP_STRING;
@@ -123,7 +133,8 @@ static Status draw(Job *j, const int *rows, int M) {
     SampleParams p = {j->cfg->temperature, j->cfg->top_k, j->cfg->top_p, e->vocab};
     for (int i = 0; i < M; i++) {
         int request = e->active[rows[i]];
-        e->uniform[i] = rng_uniform(j->seed, RNG_SAMPLE, j->requests[request].sequence, (uint64_t)e->drafts[request].n);
+        e->uniform[i] = rng_uniform(j->seed, RNG_SAMPLE, j->requests[request].sequence,
+                                    (uint64_t)e->drafts[request].n);
     }
     TRY(network_sample(j->actor, e->uniform, p, M, e->drawn, e->logp, e->cut));
     for (int i = 0; i < M; i++) {
@@ -152,7 +163,8 @@ static Status admit(Job *j) {
         if (e->active[row] >= 0) continue;
         const RolloutRequest *q = &j->requests[j->next];
         if (M >= plan->sequences || e->prompts.N + q->n > plan->tokens) break;
-        int room = q->n + j->cfg->max_new_tokens < e->max_length ? q->n + j->cfg->max_new_tokens : e->max_length;
+        int room = q->n + j->cfg->max_new_tokens < e->max_length ? q->n + j->cfg->max_new_tokens
+                                                                 : e->max_length;
         if (!kv_reserve(&e->kv, row, room)) break;
         packed_add(&e->prompts, q->ids, NULL, q->n);
         e->active[row] = j->next++;
@@ -160,7 +172,11 @@ static Status admit(Job *j) {
     }
     if (!M) return OK;
     kv_flush(&e->kv);
-    Batch b = {.S = M, .N = e->prompts.N, .ids = e->prompts.ids, .starts = e->prompts.starts, .temperature = 1.0f};
+    Batch b = {.S = M,
+               .N = e->prompts.N,
+               .ids = e->prompts.ids,
+               .starts = e->prompts.starts,
+               .temperature = 1.0f};
     TRY(network_prefill(j->actor, &e->kv, &b, e->step_rows));
     return draw(j, e->step_rows, M);
 }
@@ -201,18 +217,27 @@ static void collect(Job *j, Rollout *out) {
     out->decode_steps = j->steps;
 }
 
-Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor, const RolloutRequest *requests, int n,
-                        const SamplingConfig *cfg, uint64_t seed, RolloutWatch watch, void *watch_ctx) {
+Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor,
+                        const RolloutRequest *requests, int n, const SamplingConfig *cfg,
+                        uint64_t seed, RolloutWatch watch, void *watch_ctx) {
     CHECK(n <= e->max_requests && n <= out->seq.max_S);
-    Job j = {.e = e, .actor = actor, .requests = requests, .n = n, .cfg = cfg, .seed = seed, .watch = watch,
+    Job j = {.e = e,
+             .actor = actor,
+             .requests = requests,
+             .n = n,
+             .cfg = cfg,
+             .seed = seed,
+             .watch = watch,
              .watch_ctx = watch_ctx};
     for (int row = 0; row < e->rows; row++) e->active[row] = -1;
     for (int i = 0; i < n; i++) {
         CHECK(requests[i].n > 0);
         if (requests[i].n >= e->max_length || requests[i].n > actor->ws->plan.tokens)
-            return status_fail(E_USAGE, "a prompt of %d tokens leaves no room for an answer: the limit is %d", requests[i].n,
-                               e->max_length);
-        e->drafts[i] = (Draft){e->draft_ids + (size_t)i * e->max_length, e->draft_logp + (size_t)i * e->max_length, 0, STOP_LENGTH};
+            return status_fail(
+                E_USAGE, "a prompt of %d tokens leaves no room for an answer: the limit is %d",
+                requests[i].n, e->max_length);
+        e->drafts[i] = (Draft){e->draft_ids + (size_t)i * e->max_length,
+                               e->draft_logp + (size_t)i * e->max_length, 0, STOP_LENGTH};
     }
     Status s = OK;
     while (s == OK && j.done < n) {

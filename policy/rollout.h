@@ -18,7 +18,7 @@ typedef struct {
     float top_p;       /* 1 = off */
     int rows;          /* sequences decoded at once */
     int ignore_eos;
-    StringList stop;   /* texts that end a response */
+    StringList stop; /* texts that end a response */
 } SamplingConfig;
 
 typedef enum { STOP_EOS, STOP_LENGTH, STOP_STRING } StopReason;
@@ -26,37 +26,43 @@ extern const char *const stop_names[]; /* "eos", "length", "string" */
 
 /* Prompts and responses end to end, in the order they were asked for. */
 typedef struct {
-    Packed seq;           /* wanted = response tokens (the terminal EOS is one of them) */
-    int *n_prompt;        /* [S] */
-    StopReason *stop;     /* [S] */
-    float *logp;          /* [N] log mu of response tokens */
-    double truncated_mass;/* mean mass that top-k and top-p cut, per sampled token */
-    int decode_steps;     /* scheduler's work: rows * steps tells the occupancy */
+    Packed seq;            /* wanted = response tokens (the terminal EOS is one of them) */
+    int *n_prompt;         /* [S] */
+    StopReason *stop;      /* [S] */
+    float *logp;           /* [N] log mu of response tokens */
+    double truncated_mass; /* mean mass that top-k and top-p cut, per sampled token */
+    int decode_steps;      /* scheduler's work: rows * steps tells the occupancy */
 } Rollout;
 Status rollout_create(Rollout *r, int max_sequences, int max_tokens);
 void rollout_release(Rollout *r);
-static inline int rollout_length(const Rollout *r, int s) { return r->seq.starts[s + 1] - r->seq.starts[s] - r->n_prompt[s]; }
+static inline int rollout_length(const Rollout *r, int s) {
+    return r->seq.starts[s + 1] - r->seq.starts[s] - r->n_prompt[s];
+}
 /* ids of a response */
-static inline const int *rollout_response(const Rollout *r, int s) { return r->seq.ids + r->seq.starts[s] + r->n_prompt[s]; }
+static inline const int *rollout_response(const Rollout *r, int s) {
+    return r->seq.ids + r->seq.starts[s] + r->n_prompt[s];
+}
 
 typedef struct {
-    const int *ids;    /* prompt */
+    const int *ids; /* prompt */
     int n;
-    uint64_t sequence; /* counter of the random numbers: place in the run's order, sample number included */
+    uint64_t
+        sequence; /* counter of the random numbers: place in the run's order, sample number included */
 } RolloutRequest;
 
 typedef struct RolloutEngine RolloutEngine;
 /* max_length: longest prompt + response. Memory for `rows` rows and max_requests requests at a time. */
-Status rollout_engine_create(RolloutEngine **e, Backend *b, const ModelConfig *cfg, const Tokenizer *t, int rows,
-                             int max_length, int max_requests);
+Status rollout_engine_create(RolloutEngine **e, Backend *b, const ModelConfig *cfg,
+                             const Tokenizer *t, int rows, int max_length, int max_requests);
 void rollout_engine_release(RolloutEngine *e); /* NULL is fine */
 size_t rollout_engine_bytes(const ModelConfig *cfg, int rows, int max_length);
 
 /* Answers all requests with the actor; out is cleared first and filled in the order of the requests. `on_token` (may be
  * NULL) sees each token of each request as it is drawn, for streaming. */
 typedef void (*RolloutWatch)(void *ctx, int request, int id);
-Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor, const RolloutRequest *requests, int n,
-                        const SamplingConfig *cfg, uint64_t seed, RolloutWatch watch, void *watch_ctx);
+Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor,
+                        const RolloutRequest *requests, int n, const SamplingConfig *cfg,
+                        uint64_t seed, RolloutWatch watch, void *watch_ctx);
 
 /* Text of a response without its terminal EOS; a stop string that ended it is still there. */
 Status rollout_text(const Rollout *r, int s, const Tokenizer *t, Text *out);

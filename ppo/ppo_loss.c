@@ -3,7 +3,9 @@
 
 #include <math.h>
 
-static double clamp(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
+static double clamp(double x, double lo, double hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
 
 double kl_estimate(KlEstimator k, double logp, double logp_ref) {
     double x = logp - logp_ref;
@@ -12,11 +14,14 @@ double kl_estimate(KlEstimator k, double logp, double logp_ref) {
     return expm1(clamp(-x, -20.0, 20.0)) + x;
 }
 
-void token_rewards(float *reward, const float *logp, const float *logp_ref, int n, double kl_coef, KlEstimator k) {
-    for (int i = 0; i < n; i++) reward[i] = (float)(-kl_coef * kl_estimate(k, logp[i], logp_ref[i]));
+void token_rewards(float *reward, const float *logp, const float *logp_ref, int n, double kl_coef,
+                   KlEstimator k) {
+    for (int i = 0; i < n; i++)
+        reward[i] = (float)(-kl_coef * kl_estimate(k, logp[i], logp_ref[i]));
 }
 
-void gae(float *adv, float *ret, const float *reward, const float *value, int n, double gamma, double lambda) {
+void gae(float *adv, float *ret, const float *reward, const float *value, int n, double gamma,
+         double lambda) {
     double next_adv = 0.0, next_value = 0.0;
     for (int t = n - 1; t >= 0; t--) {
         double delta = reward[t] + gamma * next_value - value[t];
@@ -45,17 +50,22 @@ void whiten(float *x, const uint8_t *mask, int n, int shift) {
 }
 
 /* The gradient of the KL term by log pi: k2 -> x, k3 -> 1 - e^-x. */
-static double kl_slope(KlEstimator k, double x) { return k == KL_K2 ? x : -expm1(clamp(-x, -20.0, 20.0)); }
+static double kl_slope(KlEstimator k, double x) {
+    return k == KL_K2 ? x : -expm1(clamp(-x, -20.0, 20.0));
+}
 
-void policy_loss(const PolicyLossConfig *cfg, int N, const uint8_t *wanted, const float *logp, const float *entropy,
-                 const float *logp_old, const float *logp_ref, const float *adv, double per_token, float *dlogp,
-                 float *dentropy, PolicyStats *stats) {
+void policy_loss(const PolicyLossConfig *cfg, int N, const uint8_t *wanted, const float *logp,
+                 const float *entropy, const float *logp_old, const float *logp_ref,
+                 const float *adv, double per_token, float *dlogp, float *dentropy,
+                 PolicyStats *stats) {
     for (int t = 0; t < N; t++) {
         dlogp[t] = 0.0f;
         if (dentropy) dentropy[t] = 0.0f;
         if (!wanted[t]) continue;
-        double change = (double)logp[t] - logp_old[t], ratio = exp(clamp(change, -20.0, 20.0)), A = adv[t - 1];
-        double surr = -A * ratio, surr_clip = -A * clamp(ratio, 1.0 - cfg->clip_low, 1.0 + cfg->clip_high);
+        double change = (double)logp[t] - logp_old[t], ratio = exp(clamp(change, -20.0, 20.0)),
+               A = adv[t - 1];
+        double surr = -A * ratio,
+               surr_clip = -A * clamp(ratio, 1.0 - cfg->clip_low, 1.0 + cfg->clip_high);
 
         /* the clipped side is flat in log pi, and so is the bound of the dual clip */
         double loss = fmax(surr, surr_clip), slope = surr >= surr_clip ? surr : 0.0;
@@ -81,15 +91,18 @@ void policy_loss(const PolicyLossConfig *cfg, int N, const uint8_t *wanted, cons
     }
 }
 
-void value_loss(float clip, int N, const uint8_t *states, const float *value, const float *value_old, const float *ret,
-                double per_state, float *dvalue, ValueStats *stats) {
+void value_loss(float clip, int N, const uint8_t *states, const float *value,
+                const float *value_old, const float *ret, double per_state, float *dvalue,
+                ValueStats *stats) {
     for (int i = 0; i < N; i++) {
         dvalue[i] = 0.0f;
         if (!states[i]) continue;
         double error = (double)value[i] - ret[i], near = value[i];
-        if (clip > 0.0f) near = clamp(value[i], (double)value_old[i] - clip, (double)value_old[i] + clip);
+        if (clip > 0.0f)
+            near = clamp(value[i], (double)value_old[i] - clip, (double)value_old[i] + clip);
         double error_clip = near - ret[i];
-        int flat = error_clip * error_clip > error * error; /* then V is outside the band and moves nothing */
+        int flat = error_clip * error_clip >
+                   error * error; /* then V is outside the band and moves nothing */
         stats->value += 0.5 * (flat ? error_clip * error_clip : error * error);
         stats->clipped += flat;
         stats->states++;

@@ -10,7 +10,9 @@ Status judge_gold(const Rollout *r, const Row *const *rows, const Tokenizer *t, 
         Gold g;
         text_clear(&reply);
         status = rollout_text(r, s, t, &reply);
-        if (status == OK) status = world_gold(&g, rows[s]->prompt, reply.s ? reply.s : "", r->stop[s] == STOP_EOS);
+        if (status == OK)
+            status =
+                world_gold(&g, rows[s]->prompt, reply.s ? reply.s : "", r->stop[s] == STOP_EOS);
         if (status == OK) score[s] = (float)g.total;
     }
     text_release(&reply);

@@ -6,8 +6,8 @@
 #include "policy/rollout.h"
 
 typedef struct {
-    Network *net;       /* reward model; NULL = the gold rule */
-    float *score;       /* [N] scratch for a reward model */
+    Network *net; /* reward model; NULL = the gold rule */
+    float *score; /* [N] scratch for a reward model */
     int micro_tokens;
 } Judge;
 

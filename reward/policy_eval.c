@@ -8,10 +8,15 @@
 
 enum { EVAL_SEQUENCES = 1 }; /* counters of evaluation sit far above those of training rollouts */
 
-Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int limit, const Tokenizer *t, RolloutEngine *engine,
-                          const SamplingConfig *sampling, int max_length, int micro_tokens, uint64_t seed) {
+Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int limit, const Tokenizer *t,
+                          RolloutEngine *engine, const SamplingConfig *sampling, int max_length,
+                          int micro_tokens, uint64_t seed) {
     int S = limit && limit < prompts->n ? limit : prompts->n;
-    *e = (PolicyEval){.prompts = prompts, .tokenizer = t, .engine = engine, .sampling = *sampling, .seed = seed,
+    *e = (PolicyEval){.prompts = prompts,
+                      .tokenizer = t,
+                      .engine = engine,
+                      .sampling = *sampling,
+                      .seed = seed,
                       .micro_tokens = micro_tokens};
     if (!S) return OK;
     size_t N = (size_t)S * (size_t)max_length;
@@ -24,7 +29,8 @@ Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int limit, cons
     TRY(memory_alloc((void **)&e->baseline, (size_t)S * sizeof(float), "evaluation"));
     for (int s = 0; s < S; s++) {
         e->rows[s] = &prompts->rows[s];
-        e->requests[s] = (RolloutRequest){prompts->rows[s].a.ids, prompts->rows[s].a.n_prompt, ((uint64_t)EVAL_SEQUENCES << 62) + (uint64_t)s};
+        e->requests[s] = (RolloutRequest){prompts->rows[s].a.ids, prompts->rows[s].a.n_prompt,
+                                          ((uint64_t)EVAL_SEQUENCES << 62) + (uint64_t)s};
     }
     return OK;
 }
@@ -48,7 +54,8 @@ static double sequence_kl(const PolicyEval *e, int s) {
     return kl;
 }
 
-static Status write_sample(PolicyEval *e, Run *run, int step, int s, const PolicyResult *r, int has_kl, int has_score) {
+static Status write_sample(PolicyEval *e, Run *run, int step, int s, const PolicyResult *r,
+                           int has_kl, int has_score) {
     Text row = {0}, reply = {0};
     Status status = rollout_text(&e->rollout, s, e->tokenizer, &reply);
     text_add(&row, "{");
@@ -81,17 +88,21 @@ static Status write_sample(PolicyEval *e, Run *run, int step, int s, const Polic
     return status;
 }
 
-Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *reference, Judge *judge, Run *run, int step, int samples) {
+Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *reference,
+                   Judge *judge, Run *run, int step, int samples) {
     int S = e->rollout.seq.max_S;
     *out = (PolicyResult){.n = S};
     if (!S) return OK;
-    TRY(rollout_generate(&e->rollout, e->engine, actor, e->requests, S, &e->sampling, e->seed, NULL, NULL));
+    TRY(rollout_generate(&e->rollout, e->engine, actor, e->requests, S, &e->sampling, e->seed, NULL,
+                         NULL));
     Gold g;
     out->has_gold = world_gold(&g, e->rows[0]->prompt, "", 1) == OK;
     if (out->has_gold) TRY(judge_gold(&e->rollout, e->rows, e->tokenizer, e->gold));
     if (judge) TRY(judge_score(judge, &e->rollout, e->rows, e->tokenizer, e->score));
     float temperature = e->sampling.temperature > 0.0f ? e->sampling.temperature : 1.0f;
-    if (reference) TRY(packed_forward(&e->rollout.seq, reference, e->micro_tokens, temperature, &(TokenOutputs){.logp = e->logp_ref}));
+    if (reference)
+        TRY(packed_forward(&e->rollout.seq, reference, e->micro_tokens, temperature,
+                           &(TokenOutputs){.logp = e->logp_ref}));
     for (int s = 0; s < S; s++) {
         if (out->has_gold) out->gold += e->gold[s];
         if (judge) out->score += e->score[s];
@@ -100,9 +111,13 @@ Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *re
         out->eos_rate += e->rollout.stop[s] == STOP_EOS;
     }
     double *means[] = {&out->gold, &out->score, &out->kl, &out->length, &out->eos_rate};
-    for (size_t i = 0; i < sizeof means / sizeof *means; i++) *means[i] /= S; /* of sums: counts stay exact */
-    if (!out->has_gold && judge) memcpy(e->gold, e->score, (size_t)S * sizeof(float)); /* wins are counted by the judge then */
-    for (int s = 0; run && s < samples && s < S; s++) TRY(write_sample(e, run, step, s, out, reference != NULL, judge != NULL));
+    for (size_t i = 0; i < sizeof means / sizeof *means; i++)
+        *means[i] /= S; /* of sums: counts stay exact */
+    if (!out->has_gold && judge)
+        memcpy(e->gold, e->score,
+               (size_t)S * sizeof(float)); /* wins are counted by the judge then */
+    for (int s = 0; run && s < samples && s < S; s++)
+        TRY(write_sample(e, run, step, s, out, reference != NULL, judge != NULL));
     return OK;
 }
 
@@ -115,6 +130,7 @@ void policy_eval_keep_baseline(PolicyEval *e) {
 double policy_eval_win_rate(const PolicyEval *e) {
     double wins = 0.0;
     int S = e->rollout.seq.max_S;
-    for (int s = 0; s < S; s++) wins += e->gold[s] > e->baseline[s] ? 1.0 : e->gold[s] == e->baseline[s] ? 0.5 : 0.0;
+    for (int s = 0; s < S; s++)
+        wins += e->gold[s] > e->baseline[s] ? 1.0 : e->gold[s] == e->baseline[s] ? 0.5 : 0.0;
     return S ? wins / S : 0.5;
 }

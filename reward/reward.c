@@ -11,8 +11,10 @@
 const Field reward_fields[] = {
     OPTIM_FIELDS(RewardConfig, "1e-5"),
     STEP_FIELDS(RewardConfig, "16", "1"),
-    FIELD(RewardConfig, use_margin, FIELD_BOOL, "false", "subtract each row's margin inside the sigmoid"),
-    FIELD_IN(RewardConfig, center, FIELD_FLOAT, "0", 0, 100, "weight of (r_c + r_r)^2; 0.01 is usual"),
+    FIELD(RewardConfig, use_margin, FIELD_BOOL, "false",
+          "subtract each row's margin inside the sigmoid"),
+    FIELD_IN(RewardConfig, center, FIELD_FLOAT, "0", 0, 100,
+             "weight of (r_c + r_r)^2; 0.01 is usual"),
     FIELD(RewardConfig, parts, FIELD_STRING, "", "extra pairs for evaluation, reported per subset"),
 };
 const int reward_n_fields = sizeof reward_fields / sizeof *reward_fields;
@@ -48,7 +50,8 @@ static Status reward_create(Reward *r) {
     m.scores = 1;
     m.score_std = 0.0;
     TRY(train_data_open(&r->data, stage, ROWS_PAIRS, ROWS_PAIRS, r->tokenizer));
-    if (r->cfg->parts[0]) TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer, NULL));
+    if (r->cfg->parts[0])
+        TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer, NULL));
     r->steps = stage_steps(&r->data, r->cfg->batch_size, r->cfg->epochs, r->cfg->max_steps);
     r->micro_tokens = stage_micro_tokens(r->cfg->micro_tokens, 2 * stage->data.max_length);
 
@@ -56,7 +59,10 @@ static Status reward_create(Reward *r) {
     TRY(session_open(&r->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = r->session.b;
     const ModelConfig *config = &m;
-    WorkspacePlan plan = {.tokens = r->micro_tokens, .sequences = r->micro_tokens, .train = 1, .recompute = r->cfg->recompute,
+    WorkspacePlan plan = {.tokens = r->micro_tokens,
+                          .sequences = r->micro_tokens,
+                          .train = 1,
+                          .recompute = r->cfg->recompute,
                           .max_length = stage->data.max_length};
     size_t bytes;
     Plan memory = {0};
@@ -218,12 +224,16 @@ static Status reward_loop(Reward *r) {
         metrics_clear(&m);
         TRY(reward_step(r, &m));
         int step = r->state.step, last = step == r->steps;
-        progress_step(&p, step, (uint64_t)r->batch.N, "loss %.4f  accuracy %.3f", metrics_get(&m, "loss"), metrics_get(&m, "accuracy"));
+        progress_step(&p, step, (uint64_t)r->batch.N, "loss %.4f  accuracy %.3f",
+                      metrics_get(&m, "loss"), metrics_get(&m, "accuracy"));
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(reward_eval_step(r, &m));
         TRY(run_log(run, step, r->state.tokens, r->state.samples, &m));
         int stop = run_stop_requested();
-        if (stop || run_save_requested() || last || (cfg->save_every && step % cfg->save_every == 0)) TRY(reward_save(r));
-        if (stop && !last) return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+        if (stop || run_save_requested() || last ||
+            (cfg->save_every && step % cfg->save_every == 0))
+            TRY(reward_save(r));
+        if (stop && !last)
+            return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
     }
     TRY(reward_finish(r));
     summary_put(r->stage, "tokens_per_second", progress_rate(&p));

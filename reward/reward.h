@@ -11,7 +11,7 @@ typedef struct {
     STEP_MEMBERS;
     int use_margin;
     float center;
-    const char *parts;   /* pairs whose subset names the broken part, "" none */
+    const char *parts; /* pairs whose subset names the broken part, "" none */
 } RewardConfig;
 extern const Field reward_fields[];
 extern const int reward_n_fields;
@@ -21,7 +21,8 @@ Status reward_run(Stage *stage, const RewardConfig *cfg);
 
 /* L = -log sigma(r_c - r_r - margin) + center (r_c + r_r)^2 of one pair; gradients by both scores.
  * (Stiennon et al. 2020, eq. 1; the margin as in Touvron et al. 2023, eq. 2; centering as in Eisenstein et al. 2023) */
-double reward_loss(double chosen, double rejected, double margin, double center, double *dchosen, double *drejected);
+double reward_loss(double chosen, double rejected, double margin, double center, double *dchosen,
+                   double *drejected);
 
 /* --- evaluation over preference rows --- */
 typedef struct {
@@ -36,11 +37,14 @@ typedef struct {
     int n_subsets;
 } RewardEval;
 /* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. */
-Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score, int micro_tokens);
+Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score,
+                       int micro_tokens);
 /* {"subset": accuracy, ...} */
 void reward_put_subsets(Text *t, const RewardEval *e);
 /* accuracy and what to compare it with, loss, ties and subsets into the stage's summary. */
 void reward_eval_summary(Stage *s, const RewardEval *e);
-static inline double reward_accuracy(const RewardEval *e) { return e->pairs ? (double)e->right / e->pairs : 0.0; }
+static inline double reward_accuracy(const RewardEval *e) {
+    return e->pairs ? (double)e->right / e->pairs : 0.0;
+}
 
 #endif

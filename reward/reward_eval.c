@@ -17,9 +17,12 @@ static SubsetAccuracy *subset_of(RewardEval *e, const char *name) {
 static void count_gold(RewardEval *e, const Row *row) {
     JsonDoc *doc;
     double chosen = NAN, rejected = NAN;
-    if (!strstr(row->source, "gold_chosen") || json_parse(&doc, "row", row->line, row->source, strlen(row->source), 0) != OK) return;
+    if (!strstr(row->source, "gold_chosen") ||
+        json_parse(&doc, "row", row->line, row->source, strlen(row->source), 0) != OK)
+        return;
     if (json_get_num(doc, json_root(doc), "gold_chosen", JSON_OPTIONAL, &chosen) == OK &&
-        json_get_num(doc, json_root(doc), "gold_rejected", JSON_OPTIONAL, &rejected) == OK && !isnan(chosen + rejected)) {
+        json_get_num(doc, json_root(doc), "gold_rejected", JSON_OPTIONAL, &rejected) == OK &&
+        !isnan(chosen + rejected)) {
         e->gold_pairs++;
         e->gold_right += chosen > rejected;
     }
@@ -44,12 +47,15 @@ static void count_pair(RewardEval *e, const Row *row, double chosen, double reje
     s->ties += chosen == rejected;
 }
 
-Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score, int micro_tokens) {
+Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score,
+                       int micro_tokens) {
     *e = (RewardEval){.min = INFINITY, .max = -INFINITY};
     double sum = 0.0, squares = 0.0;
     for (int row = 0, first = 0; row < d->n; first = row) {
         packed_clear(scratch);
-        for (; row < d->n && scratch->S + 2 <= scratch->max_S && scratch->N + d->rows[row].a.n + d->rows[row].b.n <= scratch->max_N; row++) {
+        for (; row < d->n && scratch->S + 2 <= scratch->max_S &&
+               scratch->N + d->rows[row].a.n + d->rows[row].b.n <= scratch->max_N;
+             row++) {
             packed_add(scratch, d->rows[row].a.ids, NULL, d->rows[row].a.n);
             packed_add(scratch, d->rows[row].b.ids, NULL, d->rows[row].b.n);
         }
@@ -84,7 +90,8 @@ void reward_put_subsets(Text *t, const RewardEval *e) {
 
 void reward_eval_summary(Stage *s, const RewardEval *e) {
     summary_put(s, "accuracy", reward_accuracy(e));
-    summary_put(s, "accuracy_longer_wins", e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5);
+    summary_put(s, "accuracy_longer_wins",
+                e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5);
     if (e->gold_pairs) summary_put(s, "accuracy_ceiling", (double)e->gold_right / e->gold_pairs);
     summary_put(s, "val_loss", e->loss);
     summary_put(s, "ties", e->ties);

@@ -5,7 +5,7 @@
 #include "datasets/stage.h"
 
 typedef struct {
-    const char *baseline;   /* policy to win against, "" none */
+    const char *baseline; /* policy to win against, "" none */
     float temperature;
     int max_new_tokens, rows;
 } EvalConfig;

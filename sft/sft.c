@@ -13,13 +13,16 @@
 const Field sft_fields[] = {
     OPTIM_FIELDS(SftConfig, "2e-5"),
     STEP_FIELDS(SftConfig, "8", "1"),
-    FIELD_IN(SftConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.999, "share of the target spread over the vocabulary"),
-    FIELD_IN(SftConfig, neftune_alpha, FIELD_FLOAT, "0", 0, 1000, "noise on the embeddings (NEFTune), 0 = off"),
-    FIELD_IN(SftConfig, kl_coef, FIELD_FLOAT, "0", 0, 1e6, "price of leaving the base, 1/2 (log pi - log ref)^2 per trained token; 0 = off"),
+    FIELD_IN(SftConfig, label_smoothing, FIELD_FLOAT, "0", 0, 0.999,
+             "share of the target spread over the vocabulary"),
+    FIELD_IN(SftConfig, neftune_alpha, FIELD_FLOAT, "0", 0, 1000,
+             "noise on the embeddings (NEFTune), 0 = off"),
+    FIELD_IN(SftConfig, kl_coef, FIELD_FLOAT, "0", 0, 1e6,
+             "price of leaving the base, 1/2 (log pi - log ref)^2 per trained token; 0 = off"),
 };
 const int sft_n_fields = sizeof sft_fields / sizeof *sft_fields;
 
-typedef struct {     /* what a resume needs besides weights and moments */
+typedef struct {       /* what a resume needs besides weights and moments */
     uint64_t position; /* rows taken from the data's order */
     uint64_t tokens, samples;
     double first_loss, recent_loss, best;
@@ -42,7 +45,9 @@ typedef struct {
 } Sft;
 
 static TokenOutputs outputs(Sft *s, size_t offset) {
-    return (TokenOutputs){.logp = s->logp + offset, .entropy = s->entropy + offset, .top1 = s->top1 + offset,
+    return (TokenOutputs){.logp = s->logp + offset,
+                          .entropy = s->entropy + offset,
+                          .top1 = s->top1 + offset,
                           .mean_logp = s->cfg->label_smoothing > 0.0f ? s->mean + offset : NULL};
 }
 
@@ -53,7 +58,8 @@ static Status reference_config(ModelConfig *r, const Sft *s, const ModelConfig *
     if (!path[0] || s->cfg->kl_coef == 0.0f) return OK;
     TRY(model_read_config(r, path));
     if (r->V >= tokenizer_vocab_size(s->tokenizer)) return OK;
-    return status_fail(E_FORMAT, "the reference embeds %d tokens, the tokenizer has %d", r->V, tokenizer_vocab_size(s->tokenizer));
+    return status_fail(E_FORMAT, "the reference embeds %d tokens, the tokenizer has %d", r->V,
+                       tokenizer_vocab_size(s->tokenizer));
 }
 
 static Status create_reference(Sft *s, const ModelConfig *r) {
@@ -79,7 +85,10 @@ static Status sft_create(Sft *s) {
     Backend *b = s->session.b;
     const ModelConfig *configs[] = {&m, &r};
     int with_kl = s->cfg->kl_coef > 0.0f, n = with_kl ? 2 : 1;
-    WorkspacePlan plan = {.tokens = s->micro_tokens, .sequences = s->micro_tokens, .train = 1, .recompute = s->cfg->recompute,
+    WorkspacePlan plan = {.tokens = s->micro_tokens,
+                          .sequences = s->micro_tokens,
+                          .train = 1,
+                          .recompute = s->cfg->recompute,
                           .max_length = stage->data.max_length};
     size_t bytes;
     Plan memory = {0};
@@ -96,7 +105,8 @@ static Status sft_create(Sft *s) {
     TRY(create_reference(s, &r));
     int max_N = s->cfg->batch_size * stage->data.max_length;
     TRY(packed_create(&s->batch, s->cfg->batch_size, max_N));
-    float **arrays[] = {&s->dlogp, &s->dmean, &s->logp, &s->mean, &s->entropy, &s->top1, &s->logp_ref};
+    float **arrays[] = {&s->dlogp,   &s->dmean, &s->logp,    &s->mean,
+                        &s->entropy, &s->top1,  &s->logp_ref};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
     s->state.best = NAN;
@@ -124,18 +134,21 @@ static void sft_release(Sft *s) {
 static Status learn(Sft *s, const Batch *b, size_t at, int tokens, SftStats *sum) {
     const SftConfig *cfg = s->cfg;
     TokenOutputs out = outputs(s, at);
-    TokenGrads grads = {.logp = s->dlogp + at, .mean_logp = cfg->label_smoothing > 0.0f ? s->dmean + at : NULL};
+    TokenGrads grads = {.logp = s->dlogp + at,
+                        .mean_logp = cfg->label_smoothing > 0.0f ? s->dmean + at : NULL};
     if (cfg->kl_coef > 0.0f) {
         Batch clean = *b;
         clean.neftune_alpha = 0.0f;
         TRY(network_forward(&s->reference, &clean, &(TokenOutputs){.logp = s->logp_ref + at}));
         TRY(network_forward(&s->net, b, &out));
-        sft_kl(sum, out.logp, s->logp_ref + at, b->wanted, b->N, (double)cfg->kl_coef / tokens, grads.logp);
+        sft_kl(sum, out.logp, s->logp_ref + at, b->wanted, b->N, (double)cfg->kl_coef / tokens,
+               grads.logp);
         TRY(network_backward(&s->net, &grads));
     } else {
         TRY(network_learn(&s->net, b, &grads, &out));
     }
-    sft_loss(sum, out.logp, out.mean_logp, out.entropy, out.top1, b->wanted, b->N, cfg->label_smoothing);
+    sft_loss(sum, out.logp, out.mean_logp, out.entropy, out.top1, b->wanted, b->N,
+             cfg->label_smoothing);
     return OK;
 }
 
@@ -241,8 +254,11 @@ static Status sft_loop(Sft *s) {
         progress_step(&p, step, (uint64_t)s->batch.N, "loss %.4f", metrics_get(&m, "loss"));
         TRY(run_log(run, step, s->state.tokens, s->state.samples, &m));
         int stop = run_stop_requested();
-        if (stop || run_save_requested() || last || (cfg->save_every && step % cfg->save_every == 0)) TRY(sft_save(s));
-        if (stop && !last) return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+        if (stop || run_save_requested() || last ||
+            (cfg->save_every && step % cfg->save_every == 0))
+            TRY(sft_save(s));
+        if (stop && !last)
+            return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
     }
     double val = NAN;
     if (s->data.eval.n) TRY(sft_evaluate(s, &val));

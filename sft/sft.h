@@ -21,11 +21,11 @@ typedef struct {
     double loss, entropy, correct, kl; /* sums over tokens */
     int tokens;
 } SftStats;
-void sft_loss(SftStats *sum, const float *logp, const float *mean_logp, const float *entropy, const float *top1,
-              const uint8_t *wanted, int N, float label_smoothing);
+void sft_loss(SftStats *sum, const float *logp, const float *mean_logp, const float *entropy,
+              const float *top1, const uint8_t *wanted, int N, float label_smoothing);
 /* Adds 1/2 (log pi - log ref)^2 of the trained tokens to sum->kl (Schulman 2020, k2: its gradient's expectation is
  * the KL's), and its gradient times per_token to dlogp. sum->loss stays the likelihood's. */
-void sft_kl(SftStats *sum, const float *logp, const float *logp_ref, const uint8_t *wanted, int N, double per_token,
-            float *dlogp);
+void sft_kl(SftStats *sum, const float *logp, const float *logp_ref, const uint8_t *wanted, int N,
+            double per_token, float *dlogp);
 
 #endif

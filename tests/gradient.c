@@ -16,7 +16,8 @@ void fill_random(float *x, size_t n, int seed, float scale) {
     for (size_t i = 0; i < n; i++) x[i] = scale * rng_normal((uint64_t)seed, RNG_TEST, 0, i);
 }
 
-double gradient_error(const char *name, ScalarOf f, void *ctx, float *x, const float *dx, size_t n, double step, double tol) {
+double gradient_error(const char *name, ScalarOf f, void *ctx, float *x, const float *dx, size_t n,
+                      double step, double tol) {
     float *saved = malloc(n * sizeof *saved), *direction = malloc(n * sizeof *direction);
     double predicted = 0.0, side[2];
     memcpy(saved, x, n * sizeof *x);
@@ -37,10 +38,13 @@ double gradient_error(const char *name, ScalarOf f, void *ctx, float *x, const f
     double measured = (side[0] - side[1]) / (2.0 * step);
     double size = fmax(fabs(measured), fmax(fabs(predicted), 1e-6));
     double error = fabs(measured - predicted) / size;
-    if (!(error <= tol)) printf("%s: measured %.8g, claimed %.8g, relative error %.3g\n", name, measured, predicted, error);
+    if (!(error <= tol))
+        printf("%s: measured %.8g, claimed %.8g, relative error %.3g\n", name, measured, predicted,
+               error);
     return error;
 }
 
-void expect_gradient(const char *name, ScalarOf f, void *ctx, float *x, const float *dx, size_t n, double step, double tol) {
+void expect_gradient(const char *name, ScalarOf f, void *ctx, float *x, const float *dx, size_t n,
+                     double step, double tol) {
     assert_true(gradient_error(name, f, ctx, x, dx, n, step, tol) <= tol);
 }

@@ -41,39 +41,58 @@ static void guard_free(Backend *b, Buf *buf) {
         cpu.op arguments;                                                                          \
         leave();                                                                                   \
     }
-GUARD(upload, (Backend *b, Buf to, const void *from, size_t n), (b, to, from, n))
-GUARD(download, (Backend *b, void *to, Buf from, size_t n), (b, to, from, n))
-GUARD(copy, (Backend *b, Buf to, Buf from, size_t n), (b, to, from, n))
-GUARD(zero, (Backend *b, Buf to, size_t n), (b, to, n))
-GUARD(add, (Backend *b, Buf o, Buf x, Buf y, size_t n), (b, o, x, y, n))
-GUARD(lerp, (Backend *b, Buf o, Buf x, size_t n, float t), (b, o, x, n, t))
-GUARD(pack, (Backend *b, Mat m), (b, m))
-GUARD(matmul_forward, (Backend *b, Buf y, Buf x, Mat w, int N), (b, y, x, w, N))
-GUARD(matmul_backward_input, (Backend *b, Buf dx, Buf dy, Mat w, int N), (b, dx, dy, w, N))
-GUARD(matmul_backward_weight, (Backend *b, Buf dw, Buf dy, Buf x, int N, int O, int K), (b, dw, dy, x, N, O, K))
-GUARD(embedding_forward, (Backend *b, Buf x, Buf e, Buf ids, int N, int C), (b, x, e, ids, N, C))
-GUARD(embedding_backward, (Backend *b, Buf de, Buf dx, Buf ids, int N, int C), (b, de, dx, ids, N, C))
-GUARD(rmsnorm_forward, (Backend *b, Buf o, Buf r, Buf x, Buf w, int N, int C, float e), (b, o, r, x, w, N, C, e))
-GUARD(rmsnorm_backward, (Backend *b, Buf dx, Buf dw, Buf d, Buf x, Buf w, Buf r, int N, int C), (b, dx, dw, d, x, w, r, N, C))
-GUARD(rope, (Backend *b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int k), (b, q, p, t, N, s, h, HS, k))
-GUARD(attention_forward, (Backend *b, Buf o, Buf l, Buf q, Buf st, int S, int N, int NH, int NKV, int HS), (b, o, l, q, st, S, N, NH, NKV, HS))
-GUARD(attention_backward, (Backend *b, Buf dq, Buf d, Buf q, Buf o, Buf l, Buf st, int S, int N, int NH, int NKV, int HS),
+GUARD(upload, (Backend * b, Buf to, const void *from, size_t n), (b, to, from, n))
+GUARD(download, (Backend * b, void *to, Buf from, size_t n), (b, to, from, n))
+GUARD(copy, (Backend * b, Buf to, Buf from, size_t n), (b, to, from, n))
+GUARD(zero, (Backend * b, Buf to, size_t n), (b, to, n))
+GUARD(add, (Backend * b, Buf o, Buf x, Buf y, size_t n), (b, o, x, y, n))
+GUARD(lerp, (Backend * b, Buf o, Buf x, size_t n, float t), (b, o, x, n, t))
+GUARD(pack, (Backend * b, Mat m), (b, m))
+GUARD(matmul_forward, (Backend * b, Buf y, Buf x, Mat w, int N), (b, y, x, w, N))
+GUARD(matmul_backward_input, (Backend * b, Buf dx, Buf dy, Mat w, int N), (b, dx, dy, w, N))
+GUARD(matmul_backward_weight, (Backend * b, Buf dw, Buf dy, Buf x, int N, int O, int K),
+      (b, dw, dy, x, N, O, K))
+GUARD(embedding_forward, (Backend * b, Buf x, Buf e, Buf ids, int N, int C), (b, x, e, ids, N, C))
+GUARD(embedding_backward, (Backend * b, Buf de, Buf dx, Buf ids, int N, int C),
+      (b, de, dx, ids, N, C))
+GUARD(rmsnorm_forward, (Backend * b, Buf o, Buf r, Buf x, Buf w, int N, int C, float e),
+      (b, o, r, x, w, N, C, e))
+GUARD(rmsnorm_backward, (Backend * b, Buf dx, Buf dw, Buf d, Buf x, Buf w, Buf r, int N, int C),
+      (b, dx, dw, d, x, w, r, N, C))
+GUARD(rope, (Backend * b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int k),
+      (b, q, p, t, N, s, h, HS, k))
+GUARD(attention_forward,
+      (Backend * b, Buf o, Buf l, Buf q, Buf st, int S, int N, int NH, int NKV, int HS),
+      (b, o, l, q, st, S, N, NH, NKV, HS))
+GUARD(attention_backward,
+      (Backend * b, Buf dq, Buf d, Buf q, Buf o, Buf l, Buf st, int S, int N, int NH, int NKV,
+       int HS),
       (b, dq, d, q, o, l, st, S, N, NH, NKV, HS))
-GUARD(swiglu_forward, (Backend *b, Buf h, Buf g, int N, int FF), (b, h, g, N, FF))
-GUARD(swiglu_backward, (Backend *b, Buf dg, Buf dh, Buf g, int N, int FF), (b, dg, dh, g, N, FF))
-GUARD(gather_rows, (Backend *b, Buf o, Buf x, Buf rows, int R, int C), (b, o, x, rows, R, C))
-GUARD(scatter_rows, (Backend *b, Buf o, Buf x, Buf rows, int R, int N, int C), (b, o, x, rows, R, N, C))
-GUARD(head_forward, (Backend *b, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R, float T), (b, o, h, w, t, l, c, R, T))
-GUARD(head_backward, (Backend *b, Buf dh, Buf dw, HeadGrad g, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R, float T),
+GUARD(swiglu_forward, (Backend * b, Buf h, Buf g, int N, int FF), (b, h, g, N, FF))
+GUARD(swiglu_backward, (Backend * b, Buf dg, Buf dh, Buf g, int N, int FF), (b, dg, dh, g, N, FF))
+GUARD(gather_rows, (Backend * b, Buf o, Buf x, Buf rows, int R, int C), (b, o, x, rows, R, C))
+GUARD(scatter_rows, (Backend * b, Buf o, Buf x, Buf rows, int R, int N, int C),
+      (b, o, x, rows, R, N, C))
+GUARD(head_forward, (Backend * b, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R, float T),
+      (b, o, h, w, t, l, c, R, T))
+GUARD(head_backward,
+      (Backend * b, Buf dh, Buf dw, HeadGrad g, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R,
+       float T),
       (b, dh, dw, g, o, h, w, t, l, c, R, T))
-GUARD(score_forward, (Backend *b, Buf s, Buf h, Buf w, int N, int C, int K), (b, s, h, w, N, C, K))
-GUARD(score_backward, (Backend *b, Buf dh, Buf dw, Buf ds, Buf h, Buf w, int N, int C, int K), (b, dh, dw, ds, h, w, N, C, K))
-GUARD(kv_write, (Backend *b, KvLayer kv, Buf q, Buf r, Buf p, int N, int NH, int NKV, int HS), (b, kv, q, r, p, N, NH, NKV, HS))
-GUARD(attention_decode, (Backend *b, Buf o, Buf q, KvLayer kv, Buf r, Buf p, int N, int NH, int NKV, int HS),
+GUARD(score_forward, (Backend * b, Buf s, Buf h, Buf w, int N, int C, int K), (b, s, h, w, N, C, K))
+GUARD(score_backward, (Backend * b, Buf dh, Buf dw, Buf ds, Buf h, Buf w, int N, int C, int K),
+      (b, dh, dw, ds, h, w, N, C, K))
+GUARD(kv_write, (Backend * b, KvLayer kv, Buf q, Buf r, Buf p, int N, int NH, int NKV, int HS),
+      (b, kv, q, r, p, N, NH, NKV, HS))
+GUARD(attention_decode,
+      (Backend * b, Buf o, Buf q, KvLayer kv, Buf r, Buf p, int N, int NH, int NKV, int HS),
       (b, o, q, kv, r, p, N, NH, NKV, HS))
-GUARD(sample, (Backend *b, Buf ids, Buf lp, Buf cut, Buf h, Mat w, Buf u, Buf l, int c, int R, SampleParams p),
+GUARD(sample,
+      (Backend * b, Buf ids, Buf lp, Buf cut, Buf h, Mat w, Buf u, Buf l, int c, int R,
+       SampleParams p),
       (b, ids, lp, cut, h, w, u, l, c, R, p))
-GUARD(adamw, (Backend *b, Buf w, Buf m, Buf v, Buf g, size_t n, AdamwParams p), (b, w, m, v, g, n, p))
+GUARD(adamw, (Backend * b, Buf w, Buf m, Buf v, Buf g, size_t n, AdamwParams p),
+      (b, w, m, v, g, n, p))
 
 static double guard_sum_squares(Backend *b, Buf g, size_t n) {
     enter();
@@ -90,11 +109,16 @@ Backend *guard_create(void) {
     room = mmap(NULL, ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(room != MAP_FAILED);
 #define USE(op) b->op = guard_##op
-    USE(alloc), USE(upload), USE(download), USE(copy), USE(zero), USE(add), USE(lerp), USE(pack), USE(matmul_forward);
-    USE(matmul_backward_input), USE(matmul_backward_weight), USE(embedding_forward), USE(embedding_backward);
-    USE(rmsnorm_forward), USE(rmsnorm_backward), USE(rope), USE(attention_forward), USE(attention_backward);
-    USE(swiglu_forward), USE(swiglu_backward), USE(gather_rows), USE(scatter_rows), USE(head_forward), USE(head_backward);
-    USE(score_forward), USE(score_backward), USE(kv_write), USE(attention_decode), USE(sample), USE(adamw), USE(sum_squares);
+    USE(alloc), USE(upload), USE(download), USE(copy), USE(zero), USE(add), USE(lerp), USE(pack),
+        USE(matmul_forward);
+    USE(matmul_backward_input), USE(matmul_backward_weight), USE(embedding_forward),
+        USE(embedding_backward);
+    USE(rmsnorm_forward), USE(rmsnorm_backward), USE(rope), USE(attention_forward),
+        USE(attention_backward);
+    USE(swiglu_forward), USE(swiglu_backward), USE(gather_rows), USE(scatter_rows),
+        USE(head_forward), USE(head_backward);
+    USE(score_forward), USE(score_backward), USE(kv_write), USE(attention_decode), USE(sample),
+        USE(adamw), USE(sum_squares);
     b->release = guard_free;
     return b;
 }

@@ -53,8 +53,20 @@ static void nothing_above_dereferences_a_buffer(void **state) {
     (void)state;
     enum { N = 23 };
     Backend *b = guard_create();
-    const ModelConfig cfg = {.V = 37, .C = 24, .L = 2, .NH = 4, .NKV = 2, .HS = 6, .FF = 20, .max_positions = 64, .rope_theta = 1e4f,
-                             .norm_eps = 1e-5f, .tied = 1, .lm_head = 1, .scores = 1, .init_std = .2f};
+    const ModelConfig cfg = {.V = 37,
+                             .C = 24,
+                             .L = 2,
+                             .NH = 4,
+                             .NKV = 2,
+                             .HS = 6,
+                             .FF = 20,
+                             .max_positions = 64,
+                             .rope_theta = 1e4f,
+                             .norm_eps = 1e-5f,
+                             .tied = 1,
+                             .lm_head = 1,
+                             .scores = 1,
+                             .init_std = .2f};
     const ModelConfig *c = &cfg;
     Workspace *ws;
     Network net;
@@ -65,20 +77,39 @@ static void nothing_above_dereferences_a_buffer(void **state) {
     float g[N], logp[N], entropy[N], score[N], lp[2], cut[2];
     uint64_t hash;
     for (int n = 0; n < N; n++) ids[n] = n * 5 % 37, wanted[n] = n != 0 && n != 9, g[n] = -.1f;
-    WorkspacePlan plan = {.tokens = N, .sequences = 4, .train = 1, .recompute = 1, .max_length = 32};
-    OptimConfig oc = {.learning_rate = 1e-3f, .beta1 = .9f, .beta2 = .999f, .eps = 1e-8f, .weight_decay = .1f, .grad_clip = 1, .schedule = "cosine"};
+    WorkspacePlan plan = {
+        .tokens = N, .sequences = 4, .train = 1, .recompute = 1, .max_length = 32};
+    OptimConfig oc = {.learning_rate = 1e-3f,
+                      .beta1 = .9f,
+                      .beta2 = .999f,
+                      .eps = 1e-8f,
+                      .weight_decay = .1f,
+                      .grad_clip = 1,
+                      .schedule = "cosine"};
     assert_int_equal(workspace_create(&ws, b, &plan, &c, 1, NULL), OK);
     assert_int_equal(network_create(&net, b, &cfg, ws, 1), OK);
     assert_int_equal(weights_init(&net.w, 1), OK);
     assert_int_equal(optim_create(&optim, &net, &oc), OK);
     assert_int_equal(kv_create(&kv, b, &cfg, 2, 32, 0), OK);
-    Batch batch = {.S = 2, .N = N, .ids = ids, .starts = starts, .wanted = wanted, .temperature = .7f, .neftune_alpha = 1};
+    Batch batch = {.S = 2,
+                   .N = N,
+                   .ids = ids,
+                   .starts = starts,
+                   .wanted = wanted,
+                   .temperature = .7f,
+                   .neftune_alpha = 1};
     double norm;
     memory_freeze(); /* nothing of it is allocated late either */
     for (int step = 0; step < 2; step++) {
-        assert_int_equal(network_forward(&net, &batch, &(TokenOutputs){.logp = logp, .entropy = entropy, .score = score}), OK);
-        assert_int_equal(network_backward(&net, &(TokenGrads){.logp = g, .entropy = g, .score = g}), OK);
-        assert_int_equal(network_learn(&net, &batch, &(TokenGrads){.logp = g}, &(TokenOutputs){.logp = logp}), OK);
+        assert_int_equal(
+            network_forward(&net, &batch,
+                            &(TokenOutputs){.logp = logp, .entropy = entropy, .score = score}),
+            OK);
+        assert_int_equal(network_backward(&net, &(TokenGrads){.logp = g, .entropy = g, .score = g}),
+                         OK);
+        assert_int_equal(
+            network_learn(&net, &batch, &(TokenGrads){.logp = g}, &(TokenOutputs){.logp = logp}),
+            OK);
         assert_int_equal(optim_step(&optim, 1e-3f, &norm), OK);
     }
     for (int r = 0; r < 2; r++) assert_true(kv_reserve(&kv, r, 16));
@@ -167,7 +198,8 @@ static void check_and_free(Bench *t, const char *op, double *sum) {
             *sum += host[j] * (1.0 + 0.001 * (double)(j % 97));
         }
         for (size_t j = n; n && j < n + SENTINELS; j++) {
-            if (host[j] != SENTINEL) printf("%s: wrote %zu elements behind buffer %d\n", op, j - n, i);
+            if (host[j] != SENTINEL)
+                printf("%s: wrote %zu elements behind buffer %d\n", op, j - n, i);
             assert_true(host[j] == SENTINEL);
         }
         free(host);
@@ -183,7 +215,8 @@ typedef struct {
 static void run_products(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, O = (size_t)z.O;
-    Buf y = output(t, N * O), x = input(t, N * C), w = input(t, O * C), dx = output(t, N * C), dw = input(t, O * C), dy = input(t, N * O);
+    Buf y = output(t, N * O), x = input(t, N * C), w = input(t, O * C), dx = output(t, N * C),
+        dw = input(t, O * C), dy = input(t, N * O);
     Buf packed = output(t, b->packed_count(z.O, z.C));
     Mat m = {w, packed, z.O, z.C};
     b->pack(b, m);
@@ -197,10 +230,12 @@ static void run_products(Bench *t, Size z) {
 static void run_layers(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C;
-    Buf out = output(t, N * C), rstd = output(t, N), x = input(t, N * C), w = input(t, C), dx = output(t, N * C), dw = input(t, C), d = input(t, N * C);
+    Buf out = output(t, N * C), rstd = output(t, N), x = input(t, N * C), w = input(t, C),
+        dx = output(t, N * C), dw = input(t, C), d = input(t, N * C);
     b->rmsnorm_forward(b, out, rstd, x, w, z.N, z.C, 1e-5f);
     b->rmsnorm_backward(b, dx, dw, d, x, w, rstd, z.N, z.C);
-    Buf gate_up = input(t, 2 * N * C), h = output(t, N * C), dgu = output(t, 2 * N * C), sum = output(t, N * C);
+    Buf gate_up = input(t, 2 * N * C), h = output(t, N * C), dgu = output(t, 2 * N * C),
+        sum = output(t, N * C);
     b->swiglu_forward(b, h, gate_up, z.N, z.C);
     b->swiglu_backward(b, dgu, d, gate_up, z.N, z.C);
     b->add(b, sum, x, d, N * C);
@@ -209,9 +244,11 @@ static void run_layers(Bench *t, Size z) {
 static void run_attention(Bench *t, Size z) {
     Backend *b = t->b;
     enum { NH = 4, NKV = 2 };
-    int HS = z.C % 2 ? z.C + 1 : z.C, starts[3] = {0, z.N / 2, z.N}, S = z.N > 1 ? 2 : 1, one[2] = {0, z.N};
+    int HS = z.C % 2 ? z.C + 1 : z.C, starts[3] = {0, z.N / 2, z.N}, S = z.N > 1 ? 2 : 1,
+        one[2] = {0, z.N};
     size_t N = (size_t)z.N, Q = (NH + 2 * NKV) * (size_t)HS;
-    Buf qkv = input(t, N * Q), out = output(t, N * NH * (size_t)HS), lse = output(t, 2 * N * NH), d = input(t, N * NH * (size_t)HS), dqkv = output(t, N * Q);
+    Buf qkv = input(t, N * Q), out = output(t, N * NH * (size_t)HS), lse = output(t, 2 * N * NH),
+        d = input(t, N * NH * (size_t)HS), dqkv = output(t, N * Q);
     Buf st = ints(t, S == 2 ? starts : one, (size_t)S + 1);
     b->attention_forward(b, out, lse, qkv, st, S, z.N, NH, NKV, HS);
     b->attention_backward(b, dqkv, d, qkv, out, lse, st, S, z.N, NH, NKV, HS);
@@ -220,7 +257,8 @@ static void run_attention(Bench *t, Size z) {
 static void run_heads(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, V = (size_t)z.O;
-    Buf h = input(t, N * C), w = input(t, V * C), dh = output(t, N * C), dw = input(t, V * C), g = input(t, N);
+    Buf h = input(t, N * C), w = input(t, V * C), dh = output(t, N * C), dw = input(t, V * C),
+        g = input(t, N);
     Buf logp = output(t, N), H = output(t, N), mean = output(t, N), top = output(t, N);
     Buf packed, logits, targets;
     int *ids = calloc(N, sizeof *ids);
@@ -234,7 +272,8 @@ static void run_heads(Bench *t, Size z) {
     HeadOut out = {logp, H, mean, top};
     b->head_forward(b, out, h, m, targets, logits, 3, z.N, .8f);
     b->head_backward(b, dh, dw, (HeadGrad){g, g, g}, out, h, m, targets, logits, 3, z.N, .8f);
-    Buf score = output(t, 2 * N), ws = input(t, 2 * C), ds = input(t, 2 * N), dws = input(t, 2 * C), dhs = output(t, N * C);
+    Buf score = output(t, 2 * N), ws = input(t, 2 * C), ds = input(t, 2 * N), dws = input(t, 2 * C),
+        dhs = output(t, N * C);
     b->score_forward(b, score, h, ws, z.N, z.C, 2);
     b->score_backward(b, dhs, dws, ds, h, ws, z.N, z.C, 2);
     b->release(b, &packed);
@@ -246,7 +285,14 @@ static void run_optimizer(Bench *t, Size z) {
     size_t n = (size_t)z.N * (size_t)z.C;
     Buf w = input(t, n), m = input(t, n), v = output(t, n), g = input(t, n);
     b->zero(b, v, n);
-    AdamwParams p = {.lr = 1e-2f, .beta1 = .9f, .beta2 = .99f, .eps = 1e-8f, .weight_decay = .1f, .grad_scale = .5f, .correction1 = .1f, .correction2 = .01f};
+    AdamwParams p = {.lr = 1e-2f,
+                     .beta1 = .9f,
+                     .beta2 = .99f,
+                     .eps = 1e-8f,
+                     .weight_decay = .1f,
+                     .grad_scale = .5f,
+                     .correction1 = .1f,
+                     .correction2 = .01f};
     b->adamw(b, w, m, v, g, n, p);
     assert_true(b->sum_squares(b, g, n) > 0.0);
     Buf average = input(t, n);
@@ -284,9 +330,16 @@ static void an_average_moves_by_its_share(void **state) {
 
 static void kernels_keep_to_their_outputs_and_agree(void **state) {
     (void)state;
-    static const struct { const char *name; void (*run)(Bench *, Size); } groups[] = {
-        {"products", run_products}, {"layers", run_layers}, {"attention", run_attention}, {"heads", run_heads}, {"optimizer", run_optimizer}};
-    static const Size sizes[] = {{1, 1, 2}, {1, 33, 7}, {2, 16, 65}, {7, 31, 33}, {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
+    static const struct {
+        const char *name;
+        void (*run)(Bench *, Size);
+    } groups[] = {{"products", run_products},
+                  {"layers", run_layers},
+                  {"attention", run_attention},
+                  {"heads", run_heads},
+                  {"optimizer", run_optimizer}};
+    static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
+                                 {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             double sums[3] = {NAN, NAN, NAN};
@@ -299,11 +352,14 @@ static void kernels_keep_to_their_outputs_and_agree(void **state) {
                     threads_start(threads);
                     groups[g].run(&t, sizes[s]);
                     check_and_free(&t, groups[g].name, &sum);
-                    if (threads > 1) assert_true(sum == sums[k]); /* the same bits for any number of threads */
+                    if (threads > 1)
+                        assert_true(sum == sums[k]); /* the same bits for any number of threads */
                     sums[k] = sum;
                 }
                 double error = fabs(sums[k] - sums[0]) / (fabs(sums[0]) + 1.0);
-                if (error > 1e-4) printf("%s, size %zu: %s differs from portable by %.2g\n", groups[g].name, s, kernels[k], error);
+                if (error > 1e-4)
+                    printf("%s, size %zu: %s differs from portable by %.2g\n", groups[g].name, s,
+                           kernels[k], error);
                 assert_true(error <= 1e-4);
                 backend_release(b);
             }
@@ -320,7 +376,8 @@ static void rows_do_not_depend_on_their_number(void **state) {
         Backend *b;
         if (backend_create(&b, "cpu", kernels[k]) != OK) continue;
         Bench t = {.b = b};
-        Buf x = input(&t, M * K), w = input(&t, O * K), y = output(&t, M * O), one = output(&t, M * O);
+        Buf x = input(&t, M * K), w = input(&t, O * K), y = output(&t, M * O),
+            one = output(&t, M * O);
         Buf packed;
         assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(O, K), "test"), OK);
         Mat m = {w, packed, O, K};
@@ -328,7 +385,8 @@ static void rows_do_not_depend_on_their_number(void **state) {
         b->matmul_forward(b, y, x, m, M);
         for (int first = 0, n = 1; first < M; first += n, n = n % 17 + 1) {
             if (n > M - first) n = M - first;
-            b->matmul_forward(b, buf_at(one, (size_t)first * O), buf_at(x, (size_t)first * K), m, n);
+            b->matmul_forward(b, buf_at(one, (size_t)first * O), buf_at(x, (size_t)first * K), m,
+                              n);
         }
         float *a = malloc(M * O * sizeof *a), *c = malloc(M * O * sizeof *c);
         b->download(b, a, y, M * O);
@@ -354,14 +412,18 @@ static void sampling_follows_the_distribution(void **state) {
     for (int i = 0; i < V; i++) eye[i * V + i] = 1.0f;
     Buf *floats[] = {&w.w, &w.packed, &h, &lp, &cut, &scratch};
     size_t counts[] = {V * V, b->packed_count(V, V), V, 1, 1, V};
-    for (int i = 0; i < 6; i++) assert_int_equal(b->alloc(b, floats[i], DT_F32, counts[i], "test"), OK);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(b->alloc(b, floats[i], DT_F32, counts[i], "test"), OK);
     assert_int_equal(b->alloc(b, &u, DT_F64, 1, "test"), OK);
     assert_int_equal(b->alloc(b, &ids, DT_I32, 1, "test"), OK);
     b->upload(b, w.w, eye, V * V);
     b->upload(b, h, logits, V);
     b->pack(b, w);
     for (int how = 0; how < 4; how++) {
-        SampleParams p = {.temperature = how == 3 ? 0.0f : .7f, .top_k = how == 1 ? 2 : 0, .top_p = how == 2 ? .8f : 1.0f, .vocab = V};
+        SampleParams p = {.temperature = how == 3 ? 0.0f : .7f,
+                          .top_k = how == 1 ? 2 : 0,
+                          .top_p = how == 2 ? .8f : 1.0f,
+                          .vocab = V};
         int counts_of[V] = {0};
         double q[V], total = 0;
         float mass = 0;
@@ -376,10 +438,13 @@ static void sampling_follows_the_distribution(void **state) {
             b->download(b, &logp, lp, 1);
             b->download(b, &mass, cut, 1);
             counts_of[id]++;
-            if (how < 3) assert_true(fabs(logp - log(q[id] / total)) < 1e-5); /* scored under the whole distribution */
+            if (how < 3)
+                assert_true(fabs(logp - log(q[id] / total)) <
+                            1e-5); /* scored under the whole distribution */
         }
         if (how == 0) {
-            for (int v = 0; v < V; v++) assert_true(fabs((double)counts_of[v] / DRAWS - q[v] / total) < 0.015);
+            for (int v = 0; v < V; v++)
+                assert_true(fabs((double)counts_of[v] / DRAWS - q[v] / total) < 0.015);
             assert_true(mass == 0.0f);
         }
         if (how == 1 || how == 2) { /* both keep tokens 2 and 1 here */

@@ -46,12 +46,15 @@ static void reward_gradient(void **state) {
     for (double c = -30.0; c <= 30.0; c += 7.3) {
         double r = 0.4 * c - 1.0;
         reward_loss(c, r, 0.3, 0.02, &dc, &dr);
-        double up = reward_loss(c + h, r, 0.3, 0.02, &x, &y), down = reward_loss(c - h, r, 0.3, 0.02, &x, &y);
+        double up = reward_loss(c + h, r, 0.3, 0.02, &x, &y),
+               down = reward_loss(c - h, r, 0.3, 0.02, &x, &y);
         near("d chosen", (up - down) / (2 * h), dc, 1e-6 * fmax(1.0, fabs(dc)));
-        up = reward_loss(c, r + h, 0.3, 0.02, &x, &y), down = reward_loss(c, r - h, 0.3, 0.02, &x, &y);
+        up = reward_loss(c, r + h, 0.3, 0.02, &x, &y),
+        down = reward_loss(c, r - h, 0.3, 0.02, &x, &y);
         near("d rejected", (up - down) / (2 * h), dr, 1e-6 * fmax(1.0, fabs(dr)));
     }
-    assert_true(isfinite(reward_loss(1e4, -1e4, 0, 0, &dc, &dr)) && isfinite(reward_loss(-1e4, 1e4, 0, 0, &dc, &dr)));
+    assert_true(isfinite(reward_loss(1e4, -1e4, 0, 0, &dc, &dr)) &&
+                isfinite(reward_loss(-1e4, 1e4, 0, 0, &dc, &dr)));
 }
 
 /* --- DPO --- */
@@ -69,8 +72,16 @@ static void dpo_gradient(void **state) {
     const double h = 1e-5;
     for (double pi = -40; pi < 0; pi += 6.7) {
         DpoPair p = dpo_loss(pi, -15, -13, -14.5, 0.3, 0.1);
-        near("d chosen", (dpo_loss(pi + h, -15, -13, -14.5, 0.3, 0.1).loss - dpo_loss(pi - h, -15, -13, -14.5, 0.3, 0.1).loss) / (2 * h), p.dchosen, 1e-6);
-        near("d rejected", (dpo_loss(pi, -15 + h, -13, -14.5, 0.3, 0.1).loss - dpo_loss(pi, -15 - h, -13, -14.5, 0.3, 0.1).loss) / (2 * h), p.drejected, 1e-6);
+        near("d chosen",
+             (dpo_loss(pi + h, -15, -13, -14.5, 0.3, 0.1).loss -
+              dpo_loss(pi - h, -15, -13, -14.5, 0.3, 0.1).loss) /
+                 (2 * h),
+             p.dchosen, 1e-6);
+        near("d rejected",
+             (dpo_loss(pi, -15 + h, -13, -14.5, 0.3, 0.1).loss -
+              dpo_loss(pi, -15 - h, -13, -14.5, 0.3, 0.1).loss) /
+                 (2 * h),
+             p.drejected, 1e-6);
     }
 }
 
@@ -83,8 +94,10 @@ static const float values[8] = {.3f, .1f, .2f, -.1f, 0, .2f, .1f, .3f};
 static void ppo_credit_at_last_token(void **state) {
     (void)state;
     static const double rewards[8] = {-.01, .015, 1.495, .01, -.015, .01, -.025, -.5};
-    static const double advantages[8] = {1.067988, 1.34525, 1.295, -.297039, -.428462, -.64575, -.585, -.8};
-    static const double white[8] = {1.009574, 1.304537, 1.251079, -.442598, -.582411, -.813571, -.748942, -.977668};
+    static const double advantages[8] = {1.067988, 1.34525, 1.295, -.297039,
+                                         -.428462, -.64575, -.585, -.8};
+    static const double white[8] = {1.009574, 1.304537, 1.251079, -.442598,
+                                    -.582411, -.813571, -.748942, -.977668};
     float r[8], adv[8], ret[8];
     uint8_t mask[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     token_rewards(r, logmu, logref, 3, 0.05, KL_K1);
@@ -105,8 +118,10 @@ static void ppo_credit_at_last_token(void **state) {
 
 static void ppo_credit_after_eos(void **state) {
     (void)state;
-    static const double a0[3] = {1.01835, 1.293, 1.24}, a1[5] = {-1.111546, -1.285837, -1.54825, -1.535, -1.8};
-    static const double white[8] = {1.073341, 1.271921, 1.2336, -.466631, -.592649, -.78238, -.7728, -.964402};
+    static const double a0[3] = {1.01835, 1.293, 1.24},
+                        a1[5] = {-1.111546, -1.285837, -1.54825, -1.535, -1.8};
+    static const double white[8] = {1.073341, 1.271921, 1.2336, -.466631,
+                                    -.592649, -.78238,  -.7728, -.964402};
     float r[9] = {0}, v[9], adv[9], ret[9];
     uint8_t mask[9] = {1, 1, 1, 0, 1, 1, 1, 1, 1};
     memcpy(v, values, 3 * sizeof(float));
@@ -132,7 +147,8 @@ static void ppo_credit_after_eos(void **state) {
 
 static void ppo_policy_loss(void **state) {
     (void)state;
-    const float logp[4] = {0, -.5f, -1.5f, -.9f}, old[4] = {0, -1, -1, -1}, adv[4] = {1, 1, -1, 0}, H[4] = {0};
+    const float logp[4] = {0, -.5f, -1.5f, -.9f}, old[4] = {0, -1, -1, -1}, adv[4] = {1, 1, -1, 0},
+                H[4] = {0};
     const uint8_t wanted[4] = {0, 1, 1, 1};
     float dlogp[4];
     PolicyLossConfig cfg = {.clip_low = .2f, .clip_high = .2f};
@@ -145,7 +161,8 @@ static void ppo_policy_loss(void **state) {
     near("d token 1", dlogp[2], -.606531 / 3, 1e-6);
     near("d token 2", dlogp[3], 1.105171 / 3, 1e-6);
     PolicyStats planted = {0}; /* the advantage of the wrong state must show */
-    policy_loss(&cfg, 4, wanted, logp, H, old, NULL, (const float[4]){0, 1, 1, -1}, 1.0 / 3, dlogp, NULL, &planted);
+    policy_loss(&cfg, 4, wanted, logp, H, old, NULL, (const float[4]){0, 1, 1, -1}, 1.0 / 3, dlogp,
+                NULL, &planted);
     assert_true(fabs(planted.policy / 3 + .233786581) > 0.05);
 }
 
@@ -206,13 +223,18 @@ static double surrogate(void *ctx) {
 static void ppo_policy_gradient(void **state) {
     (void)state;
     for (int variant = 0; variant < 3; variant++) {
-        Surrogate s = {.cfg = {.clip_low = .2f, .clip_high = .3f, .dual_clip = variant == 1 ? 1.5f : 0, .entropy_coef = .1f,
-                               .kl_loss_coef = variant == 2 ? .4f : 0, .kl_loss = KL_K3}};
+        Surrogate s = {.cfg = {.clip_low = .2f,
+                               .clip_high = .3f,
+                               .dual_clip = variant == 1 ? 1.5f : 0,
+                               .entropy_coef = .1f,
+                               .kl_loss_coef = variant == 2 ? .4f : 0,
+                               .kl_loss = KL_K3}};
         fill_random(s.logp, N, 11, 1.0f);
         fill_random(s.old, N, 12, .3f);
         fill_random(s.ref, N, 13, .5f);
         fill_random(s.adv, N, 14, 1.0f);
-        for (int i = 0; i < N; i++) s.old[i] += s.logp[i], s.ref[i] += s.logp[i], s.wanted[i] = i > 0 && i % 3;
+        for (int i = 0; i < N; i++)
+            s.old[i] += s.logp[i], s.ref[i] += s.logp[i], s.wanted[i] = i > 0 && i % 3;
         PolicyStats t = {0};
         policy_loss(&s.cfg, N, s.wanted, s.logp, s.H, s.old, s.ref, s.adv, 1.0, s.dlogp, s.dH, &t);
         assert_true(t.clipped > 0);
@@ -227,14 +249,16 @@ static void first_gradient_is_reinforce(void **state) {
     float logp[4] = {0, -1, -2, -3}, adv[4] = {.5f, -1, 2, 0}, d[4], H[4] = {0};
     const uint8_t wanted[4] = {0, 1, 1, 1};
     PolicyStats s = {0};
-    policy_loss(&(PolicyLossConfig){.clip_low = .2f, .clip_high = .2f}, 4, wanted, logp, H, logp, NULL, adv, 1.0, d, NULL, &s);
+    policy_loss(&(PolicyLossConfig){.clip_low = .2f, .clip_high = .2f}, 4, wanted, logp, H, logp,
+                NULL, adv, 1.0, d, NULL, &s);
     for (int t = 1; t < 4; t++) assert_true(d[t] == -adv[t - 1]);
     assert_true(s.max_deviation == 0.0 && s.clipped == 0);
 }
 
 static void sft_sums_trained_tokens_only(void **state) {
     (void)state;
-    const float logp[3] = {-9, -1, -2}, mean[3] = {-5, -5, -6}, H[3] = {0, 1, 2}, top[3] = {1, 1, 0};
+    const float logp[3] = {-9, -1, -2}, mean[3] = {-5, -5, -6}, H[3] = {0, 1, 2},
+                top[3] = {1, 1, 0};
     const uint8_t wanted[3] = {0, 1, 1};
     SftStats s = {0};
     sft_loss(&s, logp, mean, H, top, wanted, 3, 0.1f);

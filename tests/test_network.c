@@ -16,9 +16,21 @@
 #include "core/model/network.h"
 #include "tests/gradient.h"
 
-static const ModelConfig small = {.V = 61, .C = 40, .L = 2, .NH = 4, .NKV = 2, .HS = 10, .FF = 52, .max_positions = 128,
-                                  .rope_theta = 10000.0f, .norm_eps = 1e-5f, .lm_head = 1, .scores = 1,
-                                  .init_std = 0.3f, .bos = -1, .pad = -1};
+static const ModelConfig small = {.V = 61,
+                                  .C = 40,
+                                  .L = 2,
+                                  .NH = 4,
+                                  .NKV = 2,
+                                  .HS = 10,
+                                  .FF = 52,
+                                  .max_positions = 128,
+                                  .rope_theta = 10000.0f,
+                                  .norm_eps = 1e-5f,
+                                  .lm_head = 1,
+                                  .scores = 1,
+                                  .init_std = 0.3f,
+                                  .bos = -1,
+                                  .pad = -1};
 
 enum { S = 3, N = 41 };
 static const int starts[S + 1] = {0, 1, 37, 41};
@@ -35,7 +47,8 @@ static Batch batch_all(void) {
     for (int i = 0; i < N; i++) ids[i] = (int)(rng_uniform(5, RNG_TEST, 1, (uint64_t)i) * small.V);
     for (int s = 0; s < S; s++)
         for (int n = starts[s]; n < starts[s + 1]; n++) wanted[n] = n > starts[s] && n % 5 != 3;
-    return (Batch){.S = S, .N = N, .ids = ids, .starts = starts, .wanted = wanted, .temperature = 0.7f};
+    return (Batch){
+        .S = S, .N = N, .ids = ids, .starts = starts, .wanted = wanted, .temperature = 0.7f};
 }
 
 typedef struct {
@@ -46,7 +59,8 @@ typedef struct {
 static Model model_create(Backend *b, ModelConfig cfg, int recompute) {
     Model m;
     const ModelConfig *c = &cfg;
-    WorkspacePlan plan = {.tokens = 64, .sequences = 8, .train = 1, .recompute = recompute, .max_length = 64};
+    WorkspacePlan plan = {
+        .tokens = 64, .sequences = 8, .train = 1, .recompute = recompute, .max_length = 64};
     assert_int_equal(workspace_create(&m.ws, b, &plan, &c, 1, NULL), OK);
     assert_int_equal(network_create(&m.net, b, &cfg, m.ws, 1), OK);
     assert_int_equal(weights_init(&m.net.w, 3), OK);
@@ -76,7 +90,9 @@ static double loss_of(void *ctx) {
     assert_int_equal(network_forward(l->net, &l->batch, &out), OK);
     double sum = 0.0;
     for (int n = 0; n < N; n++) {
-        if (l->batch.wanted[n]) sum += (double)l->a[n] * logp[n] + (double)l->e[n] * entropy[n] + (double)l->u[n] * mean[n];
+        if (l->batch.wanted[n])
+            sum += (double)l->a[n] * logp[n] + (double)l->e[n] * entropy[n] +
+                   (double)l->u[n] * mean[n];
         sum += (double)l->s[n] * score[n];
     }
     return sum;
@@ -102,7 +118,9 @@ static float *gradient_of(Loss *l) {
     assert_int_equal(network_forward(l->net, &l->batch, &out), OK);
     assert_int_equal(network_backward(l->net, &g), OK);
     Network *net = l->net;
-    if (net->grad_tied.ptr) net->b->add(net->b, net->g.tok_emb, net->g.tok_emb, net->grad_tied, (size_t)net->w.cfg.V * (size_t)net->w.cfg.C);
+    if (net->grad_tied.ptr)
+        net->b->add(net->b, net->g.tok_emb, net->g.tok_emb, net->grad_tied,
+                    (size_t)net->w.cfg.V * (size_t)net->w.cfg.C);
     float *grad = malloc(net->w.count * sizeof *grad);
     net->b->download(net->b, grad, net->grad, net->w.count);
     return grad;
@@ -116,8 +134,8 @@ typedef struct {
 static Status check_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     (void)slot;
     PerTensor *p = ctx;
-    expect_gradient(info->name, loss_of, p->loss, p->loss->host + info->offset, p->grad + info->offset,
-                    (size_t)info->rows * (size_t)info->cols, 4e-5, 4e-3);
+    expect_gradient(info->name, loss_of, p->loss, p->loss->host + info->offset,
+                    p->grad + info->offset, (size_t)info->rows * (size_t)info->cols, 4e-5, 4e-3);
     return OK;
 }
 
@@ -196,8 +214,12 @@ static void forward_bits_do_not_depend_on_threads_or_neighbours(void **state) {
         threads_start(1);
         for (int s = 0; s < S; s++) { /* each sequence alone */
             int alone_starts[2] = {0, starts[s + 1] - starts[s]};
-            Batch alone = {.S = 1, .N = alone_starts[1], .ids = ids + starts[s], .starts = alone_starts,
-                           .wanted = wanted + starts[s], .temperature = 0.7f};
+            Batch alone = {.S = 1,
+                           .N = alone_starts[1],
+                           .ids = ids + starts[s],
+                           .starts = alone_starts,
+                           .wanted = wanted + starts[s],
+                           .temperature = 0.7f};
             forward(&m.net, &alone, &other);
             size_t bytes = (size_t)alone.N * sizeof(float);
             assert_memory_equal(other.logp, one.logp + starts[s], bytes);
@@ -224,8 +246,17 @@ static void gradient_bits(Backend *b, int tied, int how, float *grad) {
     for (int s = 0; s < (how == 1 ? S : 1); s++) {
         int first = how == 1 ? starts[s] : 0, one[2] = {0, starts[s + 1] - starts[s]};
         Batch part = l.batch;
-        if (how == 1) part = (Batch){.S = 1, .N = one[1], .ids = ids + first, .starts = one, .wanted = wanted + first, .temperature = 0.7f};
-        TokenGrads g = {.logp = l.a + first, .entropy = l.e + first, .mean_logp = l.u + first, .score = l.s + first};
+        if (how == 1)
+            part = (Batch){.S = 1,
+                           .N = one[1],
+                           .ids = ids + first,
+                           .starts = one,
+                           .wanted = wanted + first,
+                           .temperature = 0.7f};
+        TokenGrads g = {.logp = l.a + first,
+                        .entropy = l.e + first,
+                        .mean_logp = l.u + first,
+                        .score = l.s + first};
         if (how == 4) {
             assert_int_equal(network_learn(&m.net, &part, &g, &out), OK);
         } else {
@@ -233,7 +264,8 @@ static void gradient_bits(Backend *b, int tied, int how, float *grad) {
             assert_int_equal(network_backward(&m.net, &g), OK);
         }
     }
-    if (tied) b->add(b, m.net.g.tok_emb, m.net.g.tok_emb, m.net.grad_tied, (size_t)cfg.V * (size_t)cfg.C);
+    if (tied)
+        b->add(b, m.net.g.tok_emb, m.net.g.tok_emb, m.net.grad_tied, (size_t)cfg.V * (size_t)cfg.C);
     b->download(b, grad, m.net.grad, m.net.w.count);
     threads_start(1);
     free(l.host);
@@ -283,7 +315,8 @@ static void decoding_equals_the_full_forward(void **state) {
         for (int t = PROMPT; t < T; t++) {
             double u[2] = {rng_uniform(1, RNG_SAMPLE, 0, (uint64_t)t), 0.5};
             int drawn[2];
-            assert_int_equal(network_sample(&m.net, u, sp, t == PROMPT ? 2 : 1, drawn, logp, cut), OK);
+            assert_int_equal(network_sample(&m.net, u, sp, t == PROMPT ? 2 : 1, drawn, logp, cut),
+                             OK);
             seq[t] = drawn[0];
             sampled[t] = logp[0];
             assert_int_equal(network_decode(&m.net, &kv, drawn, rows, (int[]){t}, 1), OK);
@@ -292,7 +325,8 @@ static void decoding_equals_the_full_forward(void **state) {
         int one[2] = {0, T};
         float full[T] = {0};
         for (int t = 0; t < T; t++) want[t] = t >= PROMPT;
-        Batch whole = {.S = 1, .N = T, .ids = seq, .starts = one, .wanted = want, .temperature = 0.7f};
+        Batch whole = {
+            .S = 1, .N = T, .ids = seq, .starts = one, .wanted = want, .temperature = 0.7f};
         TokenOutputs out = {.logp = full};
         assert_int_equal(network_forward(&m.net, &whole, &out), OK);
         assert_memory_equal(sampled + PROMPT, full + PROMPT, (T - PROMPT) * sizeof(float));
@@ -310,7 +344,8 @@ static void an_average_follows_the_weights(void **state) {
     Average a, off;
     Weights view;
     size_t n = m.net.w.count, C = (size_t)small.C;
-    float *before = malloc(n * sizeof *before), *after = malloc(n * sizeof *after), *got = malloc(n * sizeof *got);
+    float *before = malloc(n * sizeof *before), *after = malloc(n * sizeof *after),
+          *got = malloc(n * sizeof *got);
     assert_int_equal(average_create(&off, &m.net, 0.0f), OK);
     average_start(&off), average_update(&off), average_release(&off);
     assert_int_equal(average_create(&a, &m.net, 0.75f), OK);

@@ -24,7 +24,9 @@ typedef struct {
     Dtype dtype;
 } Buf;
 
-static inline size_t dtype_bytes(Dtype t) { return t == DT_F64 ? 8 : 4; }
+static inline size_t dtype_bytes(Dtype t) {
+    return t == DT_F64 ? 8 : 4;
+}
 static inline Buf buf_at(Buf b, size_t element) {
     return (Buf){b.ptr ? (char *)b.ptr + element * dtype_bytes(b.dtype) : NULL, b.dtype};
 }
@@ -40,8 +42,8 @@ typedef struct {
  * [HS][KV_PAGE] and its values [KV_PAGE][HS]. */
 enum { KV_PAGE = 32 };
 typedef struct {
-    Buf keys, values;   /* of one layer: [pages][NKV][HS * KV_PAGE] */
-    Buf table;          /* i32 [rows][max_pages]: page numbers of each row, in order of position */
+    Buf keys, values; /* of one layer: [pages][NKV][HS * KV_PAGE] */
+    Buf table;        /* i32 [rows][max_pages]: page numbers of each row, in order of position */
     int max_pages;
 } KvLayer;
 
@@ -61,7 +63,7 @@ typedef struct {
 
 typedef struct {
     float lr, beta1, beta2, eps, weight_decay;
-    float grad_scale;      /* gradients are multiplied by this first (clipping) */
+    float grad_scale;               /* gradients are multiplied by this first (clipping) */
     float correction1, correction2; /* 1 - beta^t */
 } AdamwParams;
 
@@ -79,51 +81,64 @@ struct Backend {
     void (*copy)(Backend *b, Buf to, Buf from, size_t count);
     void (*zero)(Backend *b, Buf to, size_t count);
     void (*add)(Backend *b, Buf out, Buf x, Buf y, size_t count); /* out = x + y, out may be x */
-    void (*lerp)(Backend *b, Buf out, Buf x, size_t count, float t); /* out += t (x - out): a running average */
+    void (*lerp)(Backend *b, Buf out, Buf x, size_t count,
+                 float t); /* out += t (x - out): a running average */
     Status (*sync)(Backend *b);
 
     /* products */
     size_t (*packed_count)(int O, int K);
     void (*pack)(Backend *b, Mat m);
-    void (*matmul_forward)(Backend *b, Buf y, Buf x, Mat w, int N);         /* y[N,O] = x[N,K] w^T */
-    void (*matmul_backward_input)(Backend *b, Buf dx, Buf dy, Mat w, int N);  /* dx[N,K] = dy[N,O] w */
-    void (*matmul_backward_weight)(Backend *b, Buf dw, Buf dy, Buf x, int N, int O, int K); /* += dy^T x */
+    void (*matmul_forward)(Backend *b, Buf y, Buf x, Mat w, int N); /* y[N,O] = x[N,K] w^T */
+    void (*matmul_backward_input)(Backend *b, Buf dx, Buf dy, Mat w,
+                                  int N); /* dx[N,K] = dy[N,O] w */
+    void (*matmul_backward_weight)(Backend *b, Buf dw, Buf dy, Buf x, int N, int O,
+                                   int K); /* += dy^T x */
 
     /* layers */
     void (*embedding_forward)(Backend *b, Buf x, Buf emb, Buf ids, int N, int C);
     void (*embedding_backward)(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C);
     void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps);
-    void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N, int C);
+    void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
+                             int C);
     /* in place on the first `heads` heads of each row of qkv [N, stride]; table [positions][HS]: cos HS/2,
      * sin HS/2 (Su et al. 2021, rotate-half). backward rotates by the opposite angle. */
-    void (*rope)(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads, int HS, int backward);
+    void (*rope)(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
+                 int HS, int backward);
     /* causal grouped-query attention over packed sequences; qkv [N,(NH+2 NKV) HS], starts i32 [S+1],
      * out [N,NH HS], lse [2,N,NH] (log-sum-exp, then scratch) */
-    void (*attention_forward)(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N, int NH, int NKV, int HS);
-    void (*attention_backward)(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse, Buf starts, int S, int N,
-                               int NH, int NKV, int HS);
-    void (*swiglu_forward)(Backend *b, Buf h, Buf gate_up, int N, int FF); /* silu(gate) * up; gate_up [N,2 FF] */
+    void (*attention_forward)(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
+                              int NH, int NKV, int HS);
+    void (*attention_backward)(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
+                               Buf starts, int S, int N, int NH, int NKV, int HS);
+    void (*swiglu_forward)(Backend *b, Buf h, Buf gate_up, int N,
+                           int FF); /* silu(gate) * up; gate_up [N,2 FF] */
     void (*swiglu_backward)(Backend *b, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF);
 
     /* heads. logits is scratch [chunk, V]: [R,V] never exists */
     void (*gather_rows)(Backend *b, Buf out, Buf x, Buf rows, int R, int C);
-    void (*scatter_rows)(Backend *b, Buf out, Buf x, Buf rows, int R, int N, int C); /* out zeroed first; rows unique */
-    void (*head_forward)(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk, int R, float temperature);
+    void (*scatter_rows)(Backend *b, Buf out, Buf x, Buf rows, int R, int N,
+                         int C); /* out zeroed first; rows unique */
+    void (*head_forward)(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk,
+                         int R, float temperature);
     /* computes the outputs again (kept where asked), writes dh [R,C], adds to dw [V,C] */
-    void (*head_backward)(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w, Buf targets, Buf logits,
-                          int chunk, int R, float temperature);
-    void (*score_forward)(Backend *b, Buf score, Buf h, Buf w, int N, int C, int K); /* score [N,K] = h w^T */
-    void (*score_backward)(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C, int K);
+    void (*head_backward)(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w,
+                          Buf targets, Buf logits, int chunk, int R, float temperature);
+    void (*score_forward)(Backend *b, Buf score, Buf h, Buf w, int N, int C,
+                          int K); /* score [N,K] = h w^T */
+    void (*score_backward)(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C,
+                           int K);
 
     /* decoding */
     /* puts keys and values of qkv [N, stride] into the pages: token n goes to row rows[n], position positions[n] */
-    void (*kv_write)(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH, int NKV, int HS);
+    void (*kv_write)(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH,
+                     int NKV, int HS);
     /* one query per row: row n of qkv sits at positions[n] of cache row rows[n] and sees all positions up to it */
-    void (*attention_decode)(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions, int N, int NH, int NKV, int HS);
+    void (*attention_decode)(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
+                             int N, int NH, int NKV, int HS);
     /* draws ids[r] by inverse transform of uniform f64 [R]; logp of it under the whole tempered
      * distribution, as head_forward says it; cut: mass that top-k and top-p removed */
-    void (*sample)(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits, int chunk, int R,
-                   SampleParams p);
+    void (*sample)(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits,
+                   int chunk, int R, SampleParams p);
 
     /* optimizer, over flat ranges (Loshchilov & Hutter 2019) */
     void (*adamw)(Backend *b, Buf w, Buf m, Buf v, Buf g, size_t count, AdamwParams p);

@@ -27,14 +27,17 @@ Status file_writer_commit(FileWriter *w); /* flush, fsync, rename, fsync folder 
 void file_writer_abort(FileWriter *w);    /* removes the temporary; safe after any failure */
 
 Status file_fsync_dir(const char *dir);
-Status file_mkdirs(const char *dir);       /* mkdir -p */
-Status file_remove_tree(const char *dir);  /* rm -r, no error when absent */
+Status file_mkdirs(const char *dir);      /* mkdir -p */
+Status file_remove_tree(const char *dir); /* rm -r, no error when absent */
 Status file_copy(const char *to, const char *from);
 int file_exists(const char *path);
 int file_is_dir(const char *path);
 
 /* Maps a file read-only. */
-typedef struct { const uint8_t *data; size_t len; } FileMap;
+typedef struct {
+    const uint8_t *data;
+    size_t len;
+} FileMap;
 Status file_map(FileMap *m, const char *path);
 void file_unmap(FileMap *m);
 

@@ -5,7 +5,8 @@
 typedef enum { LOG_QUIET, LOG_NORMAL, LOG_DEBUG } LogLevel;
 void log_level(LogLevel level);
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* "warning: " in front */
+void log_warn(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2))); /* "warning: " in front */
 void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* The one progress line: overwritten in place on a terminal, at most one plain line per few seconds in

@@ -14,7 +14,9 @@ struct ArenaBlock {
     size_t size, used;
 };
 
-static size_t round_up(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
+static size_t round_up(size_t n) {
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
 
 static _Noreturn void out_of_memory(size_t bytes) {
     fprintf(stderr, "rlhf: out of host memory: %zu more bytes were needed\n", bytes);
@@ -50,7 +52,9 @@ char *arena_strndup(Arena *a, const char *s, size_t n) {
     return p;
 }
 
-char *arena_strdup(Arena *a, const char *s) { return arena_strndup(a, s, strlen(s)); }
+char *arena_strdup(Arena *a, const char *s) {
+    return arena_strndup(a, s, strlen(s));
+}
 
 char *arena_printf(Arena *a, const char *fmt, ...) {
     va_list ap, measure;
@@ -93,7 +97,8 @@ void arena_release(Arena *a) {
 
 Status memory_mul(size_t *out, size_t a, size_t b, const char *what) {
     if (__builtin_mul_overflow(a, b, out))
-        return status_fail(E_MEMORY, "%s: %zu x %zu bytes is more than can be addressed", what, a, b);
+        return status_fail(E_MEMORY, "%s: %zu x %zu bytes is more than can be addressed", what, a,
+                           b);
     return OK;
 }
 
@@ -110,7 +115,15 @@ Status memory_alloc(void **out, size_t bytes, const char *what) {
     return OK;
 }
 
-void memory_release(void *p) { free(p); }
-void memory_freeze(void) { frozen = 1; }
-void memory_thaw(void) { frozen = 0; }
-int memory_frozen(void) { return frozen; }
+void memory_release(void *p) {
+    free(p);
+}
+void memory_freeze(void) {
+    frozen = 1;
+}
+void memory_thaw(void) {
+    frozen = 0;
+}
+int memory_frozen(void) {
+    return frozen;
+}

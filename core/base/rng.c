@@ -3,10 +3,12 @@
 
 #include <math.h>
 
-void rng_words(uint32_t out[4], uint64_t seed, RngPurpose purpose, uint64_t sequence, uint64_t position) {
+void rng_words(uint32_t out[4], uint64_t seed, RngPurpose purpose, uint64_t sequence,
+               uint64_t position) {
     uint32_t c[4] = {(uint32_t)position, (uint32_t)(position >> 32), (uint32_t)sequence,
                      (uint32_t)(sequence >> 32)};
-    uint32_t k0 = (uint32_t)seed ^ ((uint32_t)purpose * 0x85EBCA6Bu), k1 = (uint32_t)(seed >> 32) ^ (uint32_t)purpose;
+    uint32_t k0 = (uint32_t)seed ^ ((uint32_t)purpose * 0x85EBCA6Bu),
+             k1 = (uint32_t)(seed >> 32) ^ (uint32_t)purpose;
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
         uint32_t n0 = (uint32_t)(p1 >> 32) ^ c[1] ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
@@ -37,9 +39,13 @@ float rng_normal(uint64_t seed, RngPurpose purpose, uint64_t sequence, uint64_t 
     return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
 }
 
-double rng_next(Rng *r) { return rng_uniform(r->seed, r->purpose, r->sequence, r->position++); }
+double rng_next(Rng *r) {
+    return rng_uniform(r->seed, r->purpose, r->sequence, r->position++);
+}
 
-int rng_below(Rng *r, int n) { return (int)(rng_next(r) * n); }
+int rng_below(Rng *r, int n) {
+    return (int)(rng_next(r) * n);
+}
 
 void rng_shuffle(Rng *r, int *v, int n) {
     for (int i = n - 1; i > 0; i--) {

@@ -7,11 +7,20 @@
 #include <stdint.h>
 
 typedef enum { /* one per use, so that no two uses share numbers */
-    RNG_INIT = 1, RNG_SHUFFLE, RNG_SAMPLE, RNG_NOISE, RNG_WORLD, RNG_MIXTURE, RNG_MINIBATCH, RNG_TEST, RNG_EVAL,
+               RNG_INIT = 1,
+               RNG_SHUFFLE,
+               RNG_SAMPLE,
+               RNG_NOISE,
+               RNG_WORLD,
+               RNG_MIXTURE,
+               RNG_MINIBATCH,
+               RNG_TEST,
+               RNG_EVAL,
 } RngPurpose;
 
 /* Four independent 32-bit words for key (seed, purpose) and counter (sequence, position). */
-void rng_words(uint32_t out[4], uint64_t seed, RngPurpose purpose, uint64_t sequence, uint64_t position);
+void rng_words(uint32_t out[4], uint64_t seed, RngPurpose purpose, uint64_t sequence,
+               uint64_t position);
 
 /* Uniform in [0,1) with 53 bits. */
 double rng_uniform(uint64_t seed, RngPurpose purpose, uint64_t sequence, uint64_t position);
@@ -24,8 +33,8 @@ typedef struct {
     uint64_t seed, sequence, position;
     RngPurpose purpose;
 } Rng;
-double rng_next(Rng *r);                /* uniform in [0,1) */
-int rng_below(Rng *r, int n);           /* uniform integer in [0,n), n > 0 */
+double rng_next(Rng *r);                 /* uniform in [0,1) */
+int rng_below(Rng *r, int n);            /* uniform integer in [0,n), n > 0 */
 void rng_shuffle(Rng *r, int *v, int n); /* Fisher-Yates */
 
 #endif

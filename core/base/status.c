@@ -28,7 +28,9 @@ Status status_context(Status s, const char *fmt, ...) {
     return s;
 }
 
-const char *status_message(void) { return message; }
+const char *status_message(void) {
+    return message;
+}
 
 _Noreturn void check_failed(const char *cond, const char *file, int line) {
     fprintf(stderr, "rlhf: internal error: %s:%d: CHECK(%s) failed\n", file, line, cond);

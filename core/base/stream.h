@@ -18,7 +18,7 @@ void lines_close(LineReader *r);
 
 /* Writes lines; ".zst" or ".gz" at the end of the name compresses. Temp file + rename at commit. */
 typedef struct LineWriter LineWriter;
-Status line_writer_open(LineWriter **w, const char *path); /* "-" is standard output */
+Status line_writer_open(LineWriter **w, const char *path);           /* "-" is standard output */
 Status line_writer_add(LineWriter *w, const char *line, size_t len); /* newline is added */
 Status line_writer_commit(LineWriter *w); /* also releases w, on failure too */
 void line_writer_abort(LineWriter *w);    /* NULL is fine */

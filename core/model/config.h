@@ -12,11 +12,11 @@ typedef struct {
     int V, C, L, NH, NKV, HS, FF;
     int max_positions;
     float rope_theta, norm_eps;
-    int tied;              /* the head is the embedding */
-    int lm_head;           /* has a language-model head */
-    int scores;            /* outputs of the scalar head, 0 = none */
+    int tied;    /* the head is the embedding */
+    int lm_head; /* has a language-model head */
+    int scores;  /* outputs of the scalar head, 0 = none */
     float init_std;
-    int bos, pad;          /* -1 none; carried for config.json */
+    int bos, pad; /* -1 none; carried for config.json */
     int eos[EOS_MAX], n_eos;
     double score_mean, score_std; /* of a reward model on held-out data; std 0 = not measured */
 } ModelConfig;
@@ -24,6 +24,8 @@ typedef struct {
 /* E_FORMAT naming the member that cannot be, `what` says whose shape it is. */
 Status config_check(const ModelConfig *m, const char *what);
 
-static inline int config_qkv_rows(const ModelConfig *m) { return (m->NH + 2 * m->NKV) * m->HS; }
+static inline int config_qkv_rows(const ModelConfig *m) {
+    return (m->NH + 2 * m->NKV) * m->HS;
+}
 
 #endif

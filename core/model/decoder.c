@@ -11,7 +11,8 @@ static KvLayer kv_layer(const KvCache *kv, int l) {
 }
 
 /* y = x + attention(norm(x)); out = y + mlp(norm(y)) */
-static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, KvCache *kv, int decode) {
+static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, KvCache *kv,
+                          int decode) {
     const ModelConfig *m = &net->w.cfg;
     const LayerTensors *t = &net->w.t.layer[l];
     const LayerMats *w = &net->w.mats[l];
@@ -22,10 +23,14 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     b->matmul_forward(b, s->qkv, ws->norm, w->qkv, N);
     b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
-    if (kv) b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV, m->HS);
+    if (kv)
+        b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV,
+                    m->HS);
     if (decode)
-        b->attention_decode(b, s->att, s->qkv, kv_layer(kv, l), ws->kv_rows, ws->positions, N, m->NH, m->NKV, m->HS);
-    else b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
+        b->attention_decode(b, s->att, s->qkv, kv_layer(kv, l), ws->kv_rows, ws->positions, N,
+                            m->NH, m->NKV, m->HS);
+    else
+        b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
     b->matmul_forward(b, ws->proj, s->att, w->o, N);
     b->add(b, s->xm, x, ws->proj, (size_t)N * m->C);
 
@@ -41,8 +46,8 @@ void decoder_forward(Network *net, KvCache *kv, int decode) {
     Workspace *ws = net->ws;
     for (int l = 0; l < m->L; l++)
         layer_forward(net, l, ws->x[l], ws->x[l + 1], saved_of(ws, l), kv, decode);
-    net->b->rmsnorm_forward(net->b, ws->hidden, ws->rstd_final, ws->x[m->L], net->w.t.final_norm, ws->N, m->C,
-                            m->norm_eps);
+    net->b->rmsnorm_forward(net->b, ws->hidden, ws->rstd_final, ws->x[m->L], net->w.t.final_norm,
+                            ws->N, m->C, m->norm_eps);
 }
 
 /* dx: in, the gradient of the layer's output; out, of its input. */
@@ -68,7 +73,8 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
 
     b->matmul_backward_weight(b, g->wo, dx, s->att, N, m->C, m->NH * m->HS);
     b->matmul_backward_input(b, ws->datt, dx, w->o, N);
-    b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
+    b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
+                          m->NH, m->NKV, m->HS);
     b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     b->matmul_backward_weight(b, g->wq, ws->dqkv, ws->norm, N, QKV, m->C);
@@ -81,8 +87,8 @@ void decoder_backward(Network *net) {
     const ModelConfig *m = &net->w.cfg;
     Backend *b = net->b;
     Workspace *ws = net->ws;
-    b->rmsnorm_backward(b, ws->dx, net->g.final_norm, ws->dhidden, ws->x[m->L], net->w.t.final_norm, ws->rstd_final,
-                        ws->N, m->C);
+    b->rmsnorm_backward(b, ws->dx, net->g.final_norm, ws->dhidden, ws->x[m->L], net->w.t.final_norm,
+                        ws->rstd_final, ws->N, m->C);
     for (int l = m->L - 1; l >= 0; l--) {
         LayerSaved *s = saved_of(ws, l);
         /* the residual after this layer has served its purpose: the second forward may overwrite it */

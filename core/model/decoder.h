@@ -13,24 +13,24 @@ enum { WS_LAYERS_MAX = 1000 };
 struct Workspace {
     Backend *b;
     WorkspacePlan plan;
-    int L;                 /* slots of x (L + 1) when training */
-    const Network *owner;  /* whose forward it holds, NULL none */
+    int L;                /* slots of x (L + 1) when training */
+    const Network *owner; /* whose forward it holds, NULL none */
     int S, N, R;
     float temperature;
-    Buf arena;             /* one allocation */
-    Buf *x;                /* [L + 1] residual stream before each layer, and after the last */
-    LayerSaved *saved;     /* [L], or one when recomputing or not training */
+    Buf arena;         /* one allocation */
+    Buf *x;            /* [L + 1] residual stream before each layer, and after the last */
+    LayerSaved *saved; /* [L], or one when recomputing or not training */
     Buf ids, positions, starts, rows, targets, kv_rows; /* i32 */
-    Buf uniform;           /* f64 */
-    Buf norm, proj, h;     /* scratch of the forward */
+    Buf uniform;                                        /* f64 */
+    Buf norm, proj, h;                                  /* scratch of the forward */
     Buf hidden, rstd_final;
-    Buf hr, logits;        /* rows the head was asked for; chunk of logits */
+    Buf hr, logits; /* rows the head was asked for; chunk of logits */
     int chunk;
     Buf out[4], grad[3], score, dscore;
     Buf dhidden, dhr, dx, dnorm, dtmp, dqkv, datt, dgate_up, dh;
     /* host side */
     int *host_rows, *host_targets, *host_positions;
-    float *host;           /* [tokens] staging */
+    float *host; /* [tokens] staging */
 };
 
 /* x[0] holds the embeddings; leaves hidden = final norm of the last residual. kv: keys and values are also

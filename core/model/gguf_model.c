@@ -16,8 +16,10 @@ static Status refuse_unsupported(Gguf *g, const char *path) {
     double scale = 1.0;
     TRY(gguf_int(g, "llama.expert_count", GGUF_OPTIONAL, &experts));
     if (experts > 0)
-        return status_fail(E_FORMAT, "%s: llama.expert_count is %d: mixtures of experts are not "
-                           "supported", path, experts);
+        return status_fail(E_FORMAT,
+                           "%s: llama.expert_count is %d: mixtures of experts are not "
+                           "supported",
+                           path, experts);
     TRY(gguf_int(g, "llama.attention.sliding_window", GGUF_OPTIONAL, &window));
     if (window > 0)
         return status_fail(E_FORMAT, "%s: llama.attention.sliding_window is %d: not supported",
@@ -39,11 +41,18 @@ static Status read_config(ModelConfig *m, Gguf *g, const char *path) {
     const char *arch, *scaling = "none";
     double theta = 10000.0, eps = 1e-5;
     TRY(gguf_str(g, "general.architecture", GGUF_REQUIRED, &arch));
-    if (strcmp(arch, "llama")) return status_fail(E_FORMAT, "%s: architecture \"%s\" is not supported; supported: llama", path, arch);
+    if (strcmp(arch, "llama"))
+        return status_fail(E_FORMAT, "%s: architecture \"%s\" is not supported; supported: llama",
+                           path, arch);
     TRY(gguf_str(g, "llama.rope.scaling.type", GGUF_OPTIONAL, &scaling));
-    if (strcmp(scaling, "none")) return status_fail(E_FORMAT, "%s: llama.rope.scaling.type \"%s\" is not supported", path, scaling);
+    if (strcmp(scaling, "none"))
+        return status_fail(E_FORMAT, "%s: llama.rope.scaling.type \"%s\" is not supported", path,
+                           scaling);
     TRY(refuse_unsupported(g, path));
-    if (gguf_tensor(g, "rope_freqs.weight")) return status_fail(E_FORMAT, "%s: scaled rotary frequencies (rope_freqs.weight) are not supported yet", path);
+    if (gguf_tensor(g, "rope_freqs.weight"))
+        return status_fail(
+            E_FORMAT, "%s: scaled rotary frequencies (rope_freqs.weight) are not supported yet",
+            path);
     TRY(gguf_int(g, "llama.embedding_length", GGUF_REQUIRED, &m->C));
     TRY(gguf_int(g, "llama.block_count", GGUF_REQUIRED, &m->L));
     TRY(gguf_int(g, "llama.attention.head_count", GGUF_REQUIRED, &m->NH));
@@ -55,12 +64,16 @@ static Status read_config(ModelConfig *m, Gguf *g, const char *path) {
     TRY(gguf_int(g, "llama.attention.key_length", GGUF_OPTIONAL, &m->HS));
     int rotated = m->HS;
     TRY(gguf_int(g, "llama.rope.dimension_count", GGUF_OPTIONAL, &rotated));
-    if (rotated != m->HS) return status_fail(E_FORMAT, "%s: only %d of %d dimensions of a head are rotated: not supported", path, rotated, m->HS);
+    if (rotated != m->HS)
+        return status_fail(E_FORMAT,
+                           "%s: only %d of %d dimensions of a head are rotated: not supported",
+                           path, rotated, m->HS);
     TRY(gguf_float(g, "llama.rope.freq_base", GGUF_OPTIONAL, &theta));
     TRY(gguf_float(g, "llama.attention.layer_norm_rms_epsilon", GGUF_OPTIONAL, &eps));
     const GgufTensor *emb = gguf_tensor(g, "token_embd.weight");
     if (!emb) return status_fail(E_FORMAT, "%s: tensor token_embd.weight is missing", path);
-    if (emb->rows > (1u << 24)) return status_fail(E_FORMAT, "%s: %zu embedding rows", path, emb->rows);
+    if (emb->rows > (1u << 24))
+        return status_fail(E_FORMAT, "%s: %zu embedding rows", path, emb->rows);
     m->V = (int)emb->rows;
     m->tied = gguf_tensor(g, "output.weight") == NULL;
     m->lm_head = 1;
@@ -84,7 +97,9 @@ Status gguf_model_config(ModelConfig *m, const char *path) {
     return s;
 }
 
-Status gguf_model_begin(const char *path) { return gguf_open(&open_file, path); }
+Status gguf_model_begin(const char *path) {
+    return gguf_open(&open_file, path);
+}
 
 void gguf_model_end(void) {
     gguf_close(open_file);
@@ -92,18 +107,25 @@ void gguf_model_end(void) {
 }
 
 static void gguf_name(char *to, size_t size, const char *hf) {
-    static const struct { const char *hf, *gguf; } names[] = {
-        {"input_layernorm", "attn_norm"}, {"self_attn.q_proj", "attn_q"}, {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"},
-        {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "ffn_gate"},
-        {"mlp.up_proj", "ffn_up"}, {"mlp.down_proj", "ffn_down"}};
+    static const struct {
+        const char *hf, *gguf;
+    } names[] = {{"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+                 {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+                 {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
+                 {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+                 {"mlp.down_proj", "ffn_down"}};
     int layer, skip = 0;
-    if (!strcmp(hf, "model.embed_tokens.weight")) snprintf(to, size, "token_embd.weight");
-    else if (!strcmp(hf, "model.norm.weight")) snprintf(to, size, "output_norm.weight");
-    else if (!strcmp(hf, "lm_head.weight")) snprintf(to, size, "output.weight");
+    if (!strcmp(hf, "model.embed_tokens.weight"))
+        snprintf(to, size, "token_embd.weight");
+    else if (!strcmp(hf, "model.norm.weight"))
+        snprintf(to, size, "output_norm.weight");
+    else if (!strcmp(hf, "lm_head.weight"))
+        snprintf(to, size, "output.weight");
     else if (sscanf(hf, "model.layers.%d.%n", &layer, &skip) == 1 && skip) {
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             size_t n = strlen(names[i].hf);
-            if (!strncmp(hf + skip, names[i].hf, n) && hf[skip + (int)n] == '.') snprintf(to, size, "blk.%d.%s.weight", layer, names[i].gguf);
+            if (!strncmp(hf + skip, names[i].hf, n) && hf[skip + (int)n] == '.')
+                snprintf(to, size, "blk.%d.%s.weight", layer, names[i].gguf);
         }
     }
 }
@@ -119,9 +141,11 @@ Status gguf_model_tensor(Weights *w, const char *path, const TensorInfo *info, B
     gguf_name(name, sizeof name, info->name);
     const GgufTensor *t = gguf_tensor(open_file, name);
     if (!t) return status_fail(E_FORMAT, "%s: tensor %s is missing", path, name);
-    size_t rows = info->vector ? 1 : (size_t)info->rows, cols = info->vector ? (size_t)info->rows : (size_t)info->cols;
+    size_t rows = info->vector ? 1 : (size_t)info->rows,
+           cols = info->vector ? (size_t)info->rows : (size_t)info->cols;
     if (t->rows != rows || t->cols != cols)
-        return status_fail(E_FORMAT, "%s: tensor %s is %zu x %zu, the metadata say %zu x %zu", path, name, t->rows, t->cols, rows, cols);
+        return status_fail(E_FORMAT, "%s: tensor %s is %zu x %zu, the metadata say %zu x %zu", path,
+                           name, t->rows, t->cols, rows, cols);
     int swap = strstr(name, ".attn_q.") || strstr(name, ".attn_k.");
     float *row = malloc(cols * sizeof *row);
     if (!row) return status_fail(E_MEMORY, "no memory to read %s", path);

@@ -26,7 +26,9 @@ typedef struct { /* the largest of each size over the configs */
     size_t C, L, NH, QKV, ATT, FF, V, K;
 } Sizes;
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
 
 static Sizes sizes_of(const ModelConfig *const *configs, int n) {
     Sizes s = {0};
@@ -60,8 +62,10 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     Buf stream[2];
     for (size_t l = 0; l < streams; l++) {
         Buf x = carve(c, DT_F32, N * z->C);
-        if (ws->plan.train) ws->x[l] = x;
-        else stream[l] = x;
+        if (ws->plan.train)
+            ws->x[l] = x;
+        else
+            stream[l] = x;
     }
     if (!ws->plan.train) /* without a backward two streams alternate */
         for (size_t l = 0; l <= z->L; l++) ws->x[l] = stream[l % 2];
@@ -98,11 +102,12 @@ static Status host_side(Workspace *ws, size_t scores) {
     ws->host_positions = calloc(N, sizeof(int));
     ws->host = calloc(N * (scores ? scores : 1), sizeof(float));
     if (ws->host_rows && ws->host_targets && ws->host_positions && ws->host) return OK;
-    return status_fail(E_MEMORY, "no memory for the host side of a workspace of %d tokens", ws->plan.tokens);
+    return status_fail(E_MEMORY, "no memory for the host side of a workspace of %d tokens",
+                       ws->plan.tokens);
 }
 
-Status workspace_create(Workspace **out, Backend *b, const WorkspacePlan *plan, const ModelConfig *const *configs, int n,
-                        size_t *bytes) {
+Status workspace_create(Workspace **out, Backend *b, const WorkspacePlan *plan,
+                        const ModelConfig *const *configs, int n, size_t *bytes) {
     Sizes z = sizes_of(configs, n);
     Workspace *ws = calloc(1, sizeof *ws);
     if (out) *out = NULL;
@@ -127,8 +132,10 @@ Status workspace_create(Workspace **out, Backend *b, const WorkspacePlan *plan, 
         if (s == OK) carve_all(ws, &c, &z);
         if (s == OK) s = host_side(ws, z.K);
     }
-    if (s != OK || !b) workspace_release(ws);
-    else *out = ws;
+    if (s != OK || !b)
+        workspace_release(ws);
+    else
+        *out = ws;
     return s;
 }
 
@@ -159,13 +166,15 @@ static Status rope_table(Network *net, int length) {
             table[(size_t)t * HS + half + i] = sinf(angle);
         }
     }
-    Status s = net->b->alloc(net->b, &net->rope, DT_F32, (size_t)length * (size_t)HS, "rotary table");
+    Status s =
+        net->b->alloc(net->b, &net->rope, DT_F32, (size_t)length * (size_t)HS, "rotary table");
     if (s == OK) net->b->upload(net->b, net->rope, table, (size_t)length * (size_t)HS);
     free(table);
     return s;
 }
 
-Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws, int trainable) {
+Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
+                      int trainable) {
     *net = (Network){.b = b, .ws = ws};
     TRY(weights_create(&net->w, b, cfg));
     TRY(rope_table(net, ws->plan.max_length));
@@ -173,7 +182,8 @@ Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspac
     CHECK(ws->plan.train);
     TRY(b->alloc(b, &net->grad, DT_F32, net->w.count, "gradients"));
     if (cfg->tied && cfg->lm_head)
-        TRY(b->alloc(b, &net->grad_tied, DT_F32, (size_t)cfg->V * (size_t)cfg->C, "gradients of the tied embedding"));
+        TRY(b->alloc(b, &net->grad_tied, DT_F32, (size_t)cfg->V * (size_t)cfg->C,
+                     "gradients of the tied embedding"));
     return tensors_carve(cfg, &net->g, net->grad);
 }
 
@@ -191,7 +201,8 @@ void network_release(Network *net) {
 
 void network_zero_grads(Network *net) {
     net->b->zero(net->b, net->grad, net->w.count);
-    if (net->grad_tied.ptr) net->b->zero(net->b, net->grad_tied, (size_t)net->w.cfg.V * (size_t)net->w.cfg.C);
+    if (net->grad_tied.ptr)
+        net->b->zero(net->b, net->grad_tied, (size_t)net->w.cfg.V * (size_t)net->w.cfg.C);
 }
 
 /* Noise alpha/sqrt(T C) on each embedding, keyed so that a repeated step repeats it. */
@@ -206,7 +217,12 @@ static Status add_noise(Network *net, const Batch *batch) {
         for (int n = batch->starts[s]; n < batch->starts[s + 1]; n++)
             for (int c = 0; c < C; c++)
                 noise[(size_t)n * C + c] =
-                    scale * (float)(2.0 * rng_uniform(batch->noise_key, RNG_NOISE, (uint64_t)(batch->first + s), (uint64_t)(n - batch->starts[s]) * (uint64_t)C + (uint64_t)c) - 1.0);
+                    scale *
+                    (float)(2.0 * rng_uniform(batch->noise_key, RNG_NOISE,
+                                              (uint64_t)(batch->first + s),
+                                              (uint64_t)(n - batch->starts[s]) * (uint64_t)C +
+                                                  (uint64_t)c) -
+                            1.0);
     }
     net->b->upload(net->b, ws->norm, noise, (size_t)batch->N * (size_t)C);
     net->b->add(net->b, ws->x[0], ws->x[0], ws->norm, (size_t)batch->N * (size_t)C);
@@ -252,7 +268,8 @@ static void place_batch(Network *net, const Batch *batch) {
 static Status trunk_forward(Network *net, const Batch *batch) {
     const ModelConfig *m = &net->w.cfg;
     place_batch(net, batch);
-    net->b->embedding_forward(net->b, net->ws->x[0], net->w.t.tok_emb, net->ws->ids, batch->N, m->C);
+    net->b->embedding_forward(net->b, net->ws->x[0], net->w.t.tok_emb, net->ws->ids, batch->N,
+                              m->C);
     if (batch->neftune_alpha > 0.0f) TRY(add_noise(net, batch));
     decoder_forward(net, NULL, 0);
     return OK;
@@ -278,16 +295,20 @@ static void fetch_outputs(Network *net, TokenOutputs *out) {
     spread(ws, out->entropy, ws->out[1]);
     spread(ws, out->mean_logp, ws->out[2]);
     spread(ws, out->top1, ws->out[3]);
-    if (out->score) net->b->download(net->b, out->score, ws->score, (size_t)ws->N * (size_t)net->w.cfg.scores);
+    if (out->score)
+        net->b->download(net->b, out->score, ws->score, (size_t)ws->N * (size_t)net->w.cfg.scores);
 }
 
-static int asks_head(const TokenOutputs *o) { return o && (o->logp || o->entropy || o->mean_logp || o->top1); }
+static int asks_head(const TokenOutputs *o) {
+    return o && (o->logp || o->entropy || o->mean_logp || o->top1);
+}
 
 static void score_forward(Network *net, const TokenOutputs *out) {
     const ModelConfig *m = &net->w.cfg;
     if (!out || !out->score) return;
     CHECK(m->scores > 0);
-    net->b->score_forward(net->b, net->ws->score, net->ws->hidden, net->w.t.score, net->ws->N, m->C, m->scores);
+    net->b->score_forward(net->b, net->ws->score, net->ws->hidden, net->w.t.score, net->ws->N, m->C,
+                          m->scores);
 }
 
 Status network_forward(Network *net, const Batch *batch, TokenOutputs *out) {
@@ -297,8 +318,8 @@ Status network_forward(Network *net, const Batch *batch, TokenOutputs *out) {
     if (asks_head(out) && ws->R > 0) {
         CHECK(net->w.cfg.lm_head && batch->temperature > 0.0f);
         b->gather_rows(b, ws->hr, ws->hidden, ws->rows, ws->R, net->w.cfg.C);
-        b->head_forward(b, head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits, ws->chunk, ws->R,
-                        batch->temperature);
+        b->head_forward(b, head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits,
+                        ws->chunk, ws->R, batch->temperature);
     }
     score_forward(net, out);
     TRY(b->sync(b));
@@ -321,17 +342,20 @@ static void heads_backward(Network *net, const TokenGrads *g, const TokenOutputs
     CHECK(net->grad.ptr && ws->owner == net && ws->plan.train);
     int head = (g->logp || g->entropy || g->mean_logp) && ws->R > 0;
     if (head) {
-        HeadGrad hg = {gather_grad(ws, g->logp, ws->grad[0]), gather_grad(ws, g->entropy, ws->grad[1]),
+        HeadGrad hg = {gather_grad(ws, g->logp, ws->grad[0]),
+                       gather_grad(ws, g->entropy, ws->grad[1]),
                        gather_grad(ws, g->mean_logp, ws->grad[2])};
         b->gather_rows(b, ws->hr, ws->hidden, ws->rows, ws->R, m->C);
-        b->head_backward(b, ws->dhr, m->tied ? net->g.tok_emb : net->g.lm_head, hg, head_out(ws, out), ws->hr,
-                         net->w.head, ws->targets, ws->logits, ws->chunk, ws->R, ws->temperature);
+        b->head_backward(b, ws->dhr, m->tied ? net->g.tok_emb : net->g.lm_head, hg,
+                         head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits, ws->chunk,
+                         ws->R, ws->temperature);
         b->scatter_rows(b, ws->dhidden, ws->dhr, ws->rows, ws->R, ws->N, m->C);
     }
     if (g->score) {
         Buf to = head ? ws->dtmp : ws->dhidden;
         b->upload(b, ws->dscore, g->score, (size_t)ws->N * (size_t)m->scores);
-        b->score_backward(b, to, net->g.score, ws->dscore, ws->hidden, net->w.t.score, ws->N, m->C, m->scores);
+        b->score_backward(b, to, net->g.score, ws->dscore, ws->hidden, net->w.t.score, ws->N, m->C,
+                          m->scores);
         if (head) b->add(b, ws->dhidden, ws->dhidden, to, (size_t)ws->N * (size_t)m->C);
     }
     if (!head && !g->score) b->zero(b, ws->dhidden, (size_t)ws->N * (size_t)m->C);
@@ -371,7 +395,8 @@ Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int 
     return b->sync(b);
 }
 
-Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows, const int *positions, int M) {
+Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows,
+                      const int *positions, int M) {
     Workspace *ws = net->ws;
     Backend *b = net->b;
     CHECK(M > 0 && M <= ws->plan.tokens);
@@ -386,11 +411,13 @@ Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows
     return b->sync(b);
 }
 
-Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids, float *logp, float *cut) {
+Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids,
+                      float *logp, float *cut) {
     Workspace *ws = net->ws;
     Backend *b = net->b;
     b->upload(b, ws->uniform, uniform, (size_t)M);
-    b->sample(b, ws->ids, ws->out[0], ws->out[1], ws->hr, net->w.head, ws->uniform, ws->logits, ws->chunk, M, p);
+    b->sample(b, ws->ids, ws->out[0], ws->out[1], ws->hr, net->w.head, ws->uniform, ws->logits,
+              ws->chunk, M, p);
     TRY(b->sync(b));
     b->download(b, ids, ws->ids, (size_t)M);
     b->download(b, logp, ws->out[0], (size_t)M);

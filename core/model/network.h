@@ -11,16 +11,18 @@
 
 typedef struct { /* S sequences end to end, N tokens, in the step's canonical order */
     int S, N;
-    const int *ids, *starts;  /* [N]; [S+1], starts[S] = N */
-    const uint8_t *wanted;    /* [N] tokens whose logp is asked for (never a sequence's first); NULL: none */
-    float temperature;        /* divides the logits */
-    float neftune_alpha;      /* noise alpha/sqrt(T C) on the embeddings (Jain et al. 2023); 0 = off */
+    const int *ids, *starts; /* [N]; [S+1], starts[S] = N */
+    const uint8_t
+        *wanted; /* [N] tokens whose logp is asked for (never a sequence's first); NULL: none */
+    float temperature;   /* divides the logits */
+    float neftune_alpha; /* noise alpha/sqrt(T C) on the embeddings (Jain et al. 2023); 0 = off */
     uint64_t noise_key;
-    int first;                /* its first sequence's number in the step: noise does not depend on the cuts */
+    int first; /* its first sequence's number in the step: noise does not depend on the cuts */
 } Batch;
 
 typedef struct { /* arrays [N] the caller owns; NULL = not asked; only wanted tokens are written */
-    float *logp, *entropy, *mean_logp /* over V, for label smoothing */, *top1 /* 1 where the token is the argmax */;
+    float *logp, *entropy, *mean_logp /* over V, for label smoothing */,
+        *top1 /* 1 where the token is the argmax */;
     float *score; /* [N * scores], every token */
 } TokenOutputs;
 typedef TokenOutputs TokenGrads; /* d loss / d output; NULL = 0 (top1 has none) */
@@ -29,28 +31,30 @@ typedef TokenOutputs TokenGrads; /* d loss / d output; NULL = 0 (top1 has none) 
  * remembers whose forward it holds. */
 typedef struct Workspace Workspace;
 typedef struct {
-    int tokens;        /* most tokens of a batch (also of rows of a decoding step) */
-    int sequences;     /* most sequences of a batch */
-    int train;         /* keeps what a backward needs */
-    int recompute;     /* keeps only each layer's input and computes the rest again in the backward */
-    int max_length;    /* longest sequence: positions that have rotary angles */
+    int tokens;     /* most tokens of a batch (also of rows of a decoding step) */
+    int sequences;  /* most sequences of a batch */
+    int train;      /* keeps what a backward needs */
+    int recompute;  /* keeps only each layer's input and computes the rest again in the backward */
+    int max_length; /* longest sequence: positions that have rotary angles */
 } WorkspacePlan;
 /* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with b = NULL only that. */
-Status workspace_create(Workspace **ws, Backend *b, const WorkspacePlan *plan, const ModelConfig *const *configs, int n,
-                        size_t *bytes);
+Status workspace_create(Workspace **ws, Backend *b, const WorkspacePlan *plan,
+                        const ModelConfig *const *configs, int n, size_t *bytes);
 void workspace_release(Workspace *ws); /* NULL is fine */
 
 typedef struct Network {
     Backend *b;
     Weights w;
-    Buf rope;          /* [max_length, HS] */
-    Workspace *ws;     /* borrowed */
-    Buf grad, grad_tied; /* flat gradients; with a tied head the embedding's side apart, so that each is one chain */
-    Tensors g;         /* slots of grad; NULL Bufs in a frozen network */
+    Buf rope;      /* [max_length, HS] */
+    Workspace *ws; /* borrowed */
+    Buf grad,
+        grad_tied; /* flat gradients; with a tied head the embedding's side apart, so that each is one chain */
+    Tensors g; /* slots of grad; NULL Bufs in a frozen network */
 } Network;
 
 /* trainable: gradients are allocated; otherwise nothing can change the weights. Weights are zero. */
-Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws, int trainable);
+Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
+                      int trainable);
 void network_release(Network *net);
 
 Status network_forward(Network *net, const Batch *batch, TokenOutputs *out);
@@ -63,14 +67,15 @@ void network_zero_grads(Network *net);
 /* --- decoding, used by policy/ only --- */
 typedef struct {
     Backend *b;
-    Buf *keys, *values;    /* [L] each [pages][NKV][HS * KV_PAGE] */
-    Buf table;             /* i32 [rows][max_pages] */
+    Buf *keys, *values; /* [L] each [pages][NKV][HS * KV_PAGE] */
+    Buf table;          /* i32 [rows][max_pages] */
     int *host_table;
     int *free_pages, n_free, n_pages, rows, max_pages, L;
-    int *held;             /* [rows] pages held */
+    int *held; /* [rows] pages held */
 } KvCache;
 /* rows sequences of up to max_length positions, n_pages pages (0: enough for all rows at full length). */
-Status kv_create(KvCache *kv, Backend *b, const ModelConfig *cfg, int rows, int max_length, int n_pages);
+Status kv_create(KvCache *kv, Backend *b, const ModelConfig *cfg, int rows, int max_length,
+                 int n_pages);
 void kv_release(KvCache *kv);
 size_t kv_bytes(const ModelConfig *cfg, int rows, int max_length);
 /* Makes room for positions [0, length) of a row; 0 when pages run out. */
@@ -82,8 +87,10 @@ void kv_flush(KvCache *kv);         /* the device sees the table */
  * prompt's last hidden state for network_sample in the order of the batch. */
 Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int *rows);
 /* One token ids[i] at positions[i] of cache row rows[i]; leaves M hidden states for network_sample. */
-Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows, const int *positions, int M);
+Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows,
+                      const int *positions, int M);
 /* Draws one token for each of the M hidden states left; host arrays [M]. */
-Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids, float *logp, float *cut);
+Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids,
+                      float *logp, float *cut);
 
 #endif

@@ -31,7 +31,8 @@ float optim_rate(const OptimConfig *cfg, int step, int total) {
 typedef struct {
     Optim *o;
     AdamwParams p;
-    size_t first, count; /* the range gathered so far: neighbours with the same decay go in one call */
+    size_t first,
+        count; /* the range gathered so far: neighbours with the same decay go in one call */
     int decay;
 } Update;
 
@@ -40,8 +41,8 @@ static void update_range(Update *u) {
     AdamwParams p = u->p;
     if (!u->count) return;
     if (!u->decay) p.weight_decay = 0.0f;
-    net->b->adamw(net->b, buf_at(net->w.flat, u->first), buf_at(u->o->m, u->first), buf_at(u->o->v, u->first),
-                  buf_at(net->grad, u->first), u->count, p);
+    net->b->adamw(net->b, buf_at(net->w.flat, u->first), buf_at(u->o->m, u->first),
+                  buf_at(u->o->v, u->first), buf_at(net->grad, u->first), u->count, p);
 }
 
 static Status update_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
@@ -69,7 +70,8 @@ typedef struct {
 static Status find_not_finite(void *ctx, const TensorInfo *info, Buf *slot) {
     Search *s = ctx;
     if (s->bad) return OK;
-    if (isfinite(s->net->b->sum_squares(s->net->b, *slot, (size_t)info->rows * (size_t)info->cols))) return OK;
+    if (isfinite(s->net->b->sum_squares(s->net->b, *slot, (size_t)info->rows * (size_t)info->cols)))
+        return OK;
     memcpy(s->name, info->name, sizeof s->name);
     s->bad = s->name;
     return OK;
@@ -81,26 +83,34 @@ static Status skip_step(Optim *o) {
     network_zero_grads(o->net);
     o->skipped++;
     if (++o->skipped_in_row < 3) return OK;
-    return status_fail(E_NUMERIC, "the gradient of %s was not finite three steps in a row; the weights are those "
-                       "before these steps (a lower learning_rate or grad_clip may help)", s.bad ? s.bad : "a tensor");
+    return status_fail(
+        E_NUMERIC,
+        "the gradient of %s was not finite three steps in a row; the weights are those "
+        "before these steps (a lower learning_rate or grad_clip may help)",
+        s.bad ? s.bad : "a tensor");
 }
 
 Status optim_step(Optim *o, float rate, double *norm) {
     Network *net = o->net;
     Backend *b = net->b;
     const ModelConfig *m = &net->w.cfg;
-    if (net->grad_tied.ptr) b->add(b, net->g.tok_emb, net->g.tok_emb, net->grad_tied, (size_t)m->V * (size_t)m->C);
+    if (net->grad_tied.ptr)
+        b->add(b, net->g.tok_emb, net->g.tok_emb, net->grad_tied, (size_t)m->V * (size_t)m->C);
     *norm = sqrt(b->sum_squares(b, net->grad, net->w.count));
     if (!isfinite(*norm)) return skip_step(o);
     o->skipped_in_row = 0;
     o->step++;
     double clip = o->cfg.grad_clip;
-    Update u = {.o = o,
-                .p = {.lr = rate, .beta1 = o->cfg.beta1, .beta2 = o->cfg.beta2, .eps = o->cfg.eps,
-                      .weight_decay = o->cfg.weight_decay,
-                      .grad_scale = clip > 0.0 && *norm > clip ? (float)(clip / (*norm + 1e-6)) : 1.0f,
-                      .correction1 = (float)(1.0 - pow(o->cfg.beta1, (double)o->step)),
-                      .correction2 = (float)(1.0 - pow(o->cfg.beta2, (double)o->step))}};
+    Update u = {
+        .o = o,
+        .p = {.lr = rate,
+              .beta1 = o->cfg.beta1,
+              .beta2 = o->cfg.beta2,
+              .eps = o->cfg.eps,
+              .weight_decay = o->cfg.weight_decay,
+              .grad_scale = clip > 0.0 && *norm > clip ? (float)(clip / (*norm + 1e-6)) : 1.0f,
+              .correction1 = (float)(1.0 - pow(o->cfg.beta1, (double)o->step)),
+              .correction2 = (float)(1.0 - pow(o->cfg.beta2, (double)o->step))}};
     TRY(tensors_visit(m, &net->w.t, update_tensor, &u));
     update_range(&u);
     weights_pack(&net->w);

@@ -16,8 +16,8 @@ typedef struct {
     Network *net;
     OptimConfig cfg;
     Buf m, v;
-    uint64_t step;    /* steps taken: bias correction */
-    int skipped;      /* steps left out because a gradient was not finite */
+    uint64_t step; /* steps taken: bias correction */
+    int skipped;   /* steps left out because a gradient was not finite */
     int skipped_in_row;
 } Optim;
 
@@ -33,19 +33,26 @@ Status optim_step(Optim *o, float rate, double *norm);
 /* The settings every trainer shares, for its table of fields. */
 #define OPTIM_FIELDS(S, rate)                                                                      \
     FIELD_IN(S, learning_rate, FIELD_FLOAT, rate, 0, 10, "peak learning rate"),                    \
-    FIELD_OF(S, schedule, "cosine", "cosine|linear|constant", "how the learning rate falls after warm-up"), \
-    FIELD_IN(S, warmup, FIELD_FLOAT, "0.05", 0, 1e9, "warm-up: steps, or a fraction of all steps below 1"), \
-    FIELD_IN(S, beta1, FIELD_FLOAT, "0.9", 0, 1, "Adam: decay of the first moment"),               \
-    FIELD_IN(S, beta2, FIELD_FLOAT, "0.999", 0, 1, "Adam: decay of the second moment"),            \
-    FIELD_IN(S, eps, FIELD_FLOAT, "1e-8", 0, 1, "Adam: added to the denominator"),                 \
-    FIELD_IN(S, weight_decay, FIELD_FLOAT, "0", 0, 10, "decoupled weight decay of matrices"),      \
-    FIELD_IN(S, grad_clip, FIELD_FLOAT, "1", 0, 1e9, "largest global gradient norm, 0 = off")
+        FIELD_OF(S, schedule, "cosine", "cosine|linear|constant",                                  \
+                 "how the learning rate falls after warm-up"),                                     \
+        FIELD_IN(S, warmup, FIELD_FLOAT, "0.05", 0, 1e9,                                           \
+                 "warm-up: steps, or a fraction of all steps below 1"),                            \
+        FIELD_IN(S, beta1, FIELD_FLOAT, "0.9", 0, 1, "Adam: decay of the first moment"),           \
+        FIELD_IN(S, beta2, FIELD_FLOAT, "0.999", 0, 1, "Adam: decay of the second moment"),        \
+        FIELD_IN(S, eps, FIELD_FLOAT, "1e-8", 0, 1, "Adam: added to the denominator"),             \
+        FIELD_IN(S, weight_decay, FIELD_FLOAT, "0", 0, 10, "decoupled weight decay of matrices"),  \
+        FIELD_IN(S, grad_clip, FIELD_FLOAT, "1", 0, 1e9, "largest global gradient norm, 0 = off")
 #define OPTIM_MEMBERS                                                                              \
     float learning_rate, beta1, beta2, eps, weight_decay, grad_clip, warmup;                       \
     const char *schedule
 #define OPTIM_CONFIG(c)                                                                            \
-    ((OptimConfig){.learning_rate = (c)->learning_rate, .beta1 = (c)->beta1, .beta2 = (c)->beta2,  \
-                   .eps = (c)->eps, .weight_decay = (c)->weight_decay, .grad_clip = (c)->grad_clip, \
-                   .warmup = (c)->warmup, .schedule = (c)->schedule})
+    ((OptimConfig){.learning_rate = (c)->learning_rate,                                            \
+                   .beta1 = (c)->beta1,                                                            \
+                   .beta2 = (c)->beta2,                                                            \
+                   .eps = (c)->eps,                                                                \
+                   .weight_decay = (c)->weight_decay,                                              \
+                   .grad_clip = (c)->grad_clip,                                                    \
+                   .warmup = (c)->warmup,                                                          \
+                   .schedule = (c)->schedule})
 
 #endif

@@ -21,13 +21,17 @@ void packed_release(Packed *p) {
     *p = (Packed){0};
 }
 
-void packed_clear(Packed *p) { p->S = p->N = 0; }
+void packed_clear(Packed *p) {
+    p->S = p->N = 0;
+}
 
 void packed_add(Packed *p, const int *ids, const uint8_t *wanted, int n) {
     CHECK(p->S < p->max_S && n > 0 && n <= p->max_N - p->N);
     memcpy(p->ids + p->N, ids, (size_t)n * sizeof *ids);
-    if (wanted) memcpy(p->wanted + p->N, wanted, (size_t)n);
-    else memset(p->wanted + p->N, 0, (size_t)n);
+    if (wanted)
+        memcpy(p->wanted + p->N, wanted, (size_t)n);
+    else
+        memset(p->wanted + p->N, 0, (size_t)n);
     p->starts[0] = 0;
     p->N += n;
     p->starts[++p->S] = p->N;
@@ -44,19 +48,28 @@ int packed_micro(Packed *p, int first, int group, int max_tokens, float temperat
     CHECK(last <= p->S);
     while (last + group <= p->S && p->starts[last + group] - offset <= max_tokens) last += group;
     for (int s = first; s <= last; s++) p->local[s - first] = p->starts[s] - offset;
-    *b = (Batch){.S = last - first, .N = p->starts[last] - offset, .ids = p->ids + offset, .starts = p->local,
-                 .wanted = p->wanted + offset, .temperature = temperature, .first = first};
+    *b = (Batch){.S = last - first,
+                 .N = p->starts[last] - offset,
+                 .ids = p->ids + offset,
+                 .starts = p->local,
+                 .wanted = p->wanted + offset,
+                 .temperature = temperature,
+                 .first = first};
     return last;
 }
 
-static float *at(float *array, size_t offset) { return array ? array + offset : NULL; }
+static float *at(float *array, size_t offset) {
+    return array ? array + offset : NULL;
+}
 
-Status packed_forward(Packed *p, Network *net, int max_tokens, float temperature, const TokenOutputs *out) {
+Status packed_forward(Packed *p, Network *net, int max_tokens, float temperature,
+                      const TokenOutputs *out) {
     Batch b;
     for (int first = 0, last; first < p->S; first = last) {
         last = packed_micro(p, first, 1, max_tokens, temperature, &b);
         size_t offset = (size_t)p->starts[first];
-        TokenOutputs part = {at(out->logp, offset), at(out->entropy, offset), at(out->mean_logp, offset), at(out->top1, offset),
+        TokenOutputs part = {at(out->logp, offset), at(out->entropy, offset),
+                             at(out->mean_logp, offset), at(out->top1, offset),
                              at(out->score, offset * (size_t)net->w.cfg.scores)};
         TRY(network_forward(net, &b, &part));
     }

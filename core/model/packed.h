@@ -9,9 +9,9 @@
 
 typedef struct {
     int S, N, max_S, max_N;
-    int *ids, *starts;   /* [max_N]; [max_S + 1] */
-    uint8_t *wanted;     /* [max_N] tokens in the loss */
-    int *local;          /* starts of the current micro-batch */
+    int *ids, *starts; /* [max_N]; [max_S + 1] */
+    uint8_t *wanted;   /* [max_N] tokens in the loss */
+    int *local;        /* starts of the current micro-batch */
 } Packed;
 
 Status packed_create(Packed *p, int max_S, int max_N);
@@ -26,6 +26,7 @@ int packed_wanted(const Packed *p); /* tokens in the loss */
 int packed_micro(Packed *p, int first, int group, int max_tokens, float temperature, Batch *b);
 
 /* Forward over all micro-batches; out's arrays have N entries (score N * scores). */
-Status packed_forward(Packed *p, Network *net, int max_tokens, float temperature, const TokenOutputs *out);
+Status packed_forward(Packed *p, Network *net, int max_tokens, float temperature,
+                      const TokenOutputs *out);
 
 #endif

@@ -10,15 +10,19 @@
 #include "core/base/threads.h"
 
 const Field stage_fields[] = {
-    FIELD(StageConfig, model, FIELD_STRING, "", "model directory, GGUF file, or \"init\" to start from nothing"),
+    FIELD(StageConfig, model, FIELD_STRING, "",
+          "model directory, GGUF file, or \"init\" to start from nothing"),
     FIELD(StageConfig, tokenizer, FIELD_STRING, "", "tokenizer directory; empty: the model's own"),
-    FIELD(StageConfig, reward_model, FIELD_STRING, "", "judge: a reward model's directory, or \"gold\""),
+    FIELD(StageConfig, reward_model, FIELD_STRING, "",
+          "judge: a reward model's directory, or \"gold\""),
     FIELD(StageConfig, reference, FIELD_STRING, "", "reference model; empty: the model itself"),
     FIELD(StageConfig, device, FIELD_STRING, "auto", "auto or cpu"),
-    FIELD_OF(StageConfig, kernels, "auto", "auto|avx512|avx2|portable", "instruction set of the CPU kernels"),
+    FIELD_OF(StageConfig, kernels, "auto", "auto|avx512|avx2|portable",
+             "instruction set of the CPU kernels"),
     FIELD_IN(StageConfig, threads, FIELD_INT, "0", 0, 1024, "threads; 0 = all cores"),
     FIELD(StageConfig, dry_run, FIELD_BOOL, "false", "print the memory plan and stop"),
-    FIELD(StageConfig, allow_kernel_change, FIELD_BOOL, "false", "resume with other kernels than the checkpoint's"),
+    FIELD(StageConfig, allow_kernel_change, FIELD_BOOL, "false",
+          "resume with other kernels than the checkpoint's"),
 };
 const int stage_n_fields = sizeof stage_fields / sizeof *stage_fields;
 
@@ -29,23 +33,36 @@ const Field init_fields[] = {
     FIELD_IN(InitConfig, num_key_value_heads, FIELD_INT, "2", 1, 1024, "NKV"),
     FIELD_IN(InitConfig, head_dim, FIELD_INT, "0", 0, 256, "HS; 0 = hidden_size / heads"),
     FIELD_IN(InitConfig, intermediate_size, FIELD_INT, "384", 1, 1 << 18, "FF"),
-    FIELD_IN(InitConfig, max_position_embeddings, FIELD_INT, "1024", 1, 1 << 24, "longest sequence"),
+    FIELD_IN(InitConfig, max_position_embeddings, FIELD_INT, "1024", 1, 1 << 24,
+             "longest sequence"),
     FIELD(InitConfig, tie_word_embeddings, FIELD_BOOL, "true", "the head is the embedding"),
     FIELD_IN(InitConfig, rope_theta, FIELD_FLOAT, "10000", 1, 1e12, "base of the rotary angles"),
-    FIELD_IN(InitConfig, initializer_range, FIELD_FLOAT, "0.02", 1e-6, 10, "standard deviation of initial weights"),
+    FIELD_IN(InitConfig, initializer_range, FIELD_FLOAT, "0.02", 1e-6, 10,
+             "standard deviation of initial weights"),
 };
 const int init_n_fields = sizeof init_fields / sizeof *init_fields;
 
 void init_model_config(ModelConfig *m, const InitConfig *init, int vocab) {
-    *m = (ModelConfig){.V = vocab, .C = init->hidden_size, .L = init->num_hidden_layers, .NH = init->num_attention_heads,
+    *m = (ModelConfig){.V = vocab,
+                       .C = init->hidden_size,
+                       .L = init->num_hidden_layers,
+                       .NH = init->num_attention_heads,
                        .NKV = init->num_key_value_heads,
-                       .HS = init->head_dim ? init->head_dim : init->hidden_size / init->num_attention_heads,
-                       .FF = init->intermediate_size, .max_positions = init->max_position_embeddings,
-                       .rope_theta = init->rope_theta, .norm_eps = 1e-5f, .tied = init->tie_word_embeddings, .lm_head = 1,
-                       .init_std = init->initializer_range, .bos = -1, .pad = -1};
+                       .HS = init->head_dim ? init->head_dim
+                                            : init->hidden_size / init->num_attention_heads,
+                       .FF = init->intermediate_size,
+                       .max_positions = init->max_position_embeddings,
+                       .rope_theta = init->rope_theta,
+                       .norm_eps = 1e-5f,
+                       .tied = init->tie_word_embeddings,
+                       .lm_head = 1,
+                       .init_std = init->initializer_range,
+                       .bos = -1,
+                       .pad = -1};
 }
 
-Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb, const char *recipe) {
+Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
+                    const char *recipe) {
     *s = (Session){0};
     const char *kernels = cfg->kernels;
     char stored[32] = "";
@@ -63,7 +80,10 @@ Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, co
     }
     Status status = backend_create(&s->b, cfg->device, kernels);
     if (status != OK && stored[0])
-        return status_context(status, "the checkpoint was made with the %s kernels (--allow-kernel-change resumes with others, not bit for bit)", stored);
+        return status_context(
+            status,
+            "the checkpoint was made with the %s kernels (--allow-kernel-change resumes with others, not bit for bit)",
+            stored);
     return status;
 }
 
@@ -76,7 +96,8 @@ void session_close(Session *s) {
 
 enum { PIECE = 1 << 20 };
 
-Status session_save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
+Status session_save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b,
+                          Buf buf, size_t count) {
     char file[64];
     float *host = malloc(PIECE * sizeof *host);
     if (!host) return status_fail(E_MEMORY, "no memory to save %s", name);
@@ -91,7 +112,8 @@ Status session_save_range(CheckpointWriter *w, const char *name, const char *wha
     return s;
 }
 
-Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b, Buf buf, size_t count) {
+Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b,
+                          Buf buf, size_t count) {
     char file[64];
     const void *data;
     size_t bytes;
@@ -101,7 +123,8 @@ Status session_load_range(const Checkpoint *c, const char *name, const char *wha
     return OK;
 }
 
-Status session_save_network(CheckpointWriter *w, const char *name, const Network *net, const Optim *optim) {
+Status session_save_network(CheckpointWriter *w, const char *name, const Network *net,
+                            const Optim *optim) {
     TRY(session_save_range(w, name, "weights", net->b, net->w.flat, net->w.count));
     if (!optim) return OK;
     TRY(session_save_range(w, name, "m", net->b, optim->m, net->w.count));
@@ -147,13 +170,18 @@ void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
 
 void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
     size_t count = tensors_count(m);
-    size_t packed = (size_t)m->L * (b->packed_count(config_qkv_rows(m), m->C) + b->packed_count(m->C, m->NH * m->HS) +
-                                    b->packed_count(2 * m->FF, m->C) + b->packed_count(m->C, m->FF)) +
-                    (m->lm_head ? b->packed_count(m->V, m->C) : 0);
+    size_t packed =
+        (size_t)m->L *
+            (b->packed_count(config_qkv_rows(m), m->C) + b->packed_count(m->C, m->NH * m->HS) +
+             b->packed_count(2 * m->FF, m->C) + b->packed_count(m->C, m->FF)) +
+        (m->lm_head ? b->packed_count(m->V, m->C) : 0);
     plan_add(p, count * sizeof(float), "%s: weights", name);
     if (packed) plan_add(p, packed * sizeof(float), "%s: packed weights", name);
     if (!trainable) return;
-    plan_add(p, count * sizeof(float) + (m->tied && m->lm_head ? (size_t)m->V * (size_t)m->C * sizeof(float) : 0), "%s: gradients", name);
+    plan_add(p,
+             count * sizeof(float) +
+                 (m->tied && m->lm_head ? (size_t)m->V * (size_t)m->C * sizeof(float) : 0),
+             "%s: gradients", name);
     plan_add(p, 2 * count * sizeof(float), "%s: Adam moments", name);
 }
 

@@ -6,7 +6,7 @@
 #include "core/model/optim.h"
 #include "core/run/run.h"
 
-typedef struct { /* top-level keys of a stage's recipe */
+typedef struct {              /* top-level keys of a stage's recipe */
     const char *model;        /* directory, GGUF file, or "init" */
     const char *tokenizer;    /* directory; "" = the model's own */
     const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
@@ -21,8 +21,8 @@ extern const int stage_n_fields;
 
 /* Shape of a model that starts from nothing ("model": "init"). */
 typedef struct {
-    int hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size,
-        max_position_embeddings, tie_word_embeddings;
+    int hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim,
+        intermediate_size, max_position_embeddings, tie_word_embeddings;
     float rope_theta, initializer_range;
 } InitConfig;
 extern const Field init_fields[];
@@ -33,10 +33,12 @@ void init_model_config(ModelConfig *m, const InitConfig *init, int vocab);
 #define STEP_MEMBERS int batch_size, micro_tokens, epochs, max_steps, recompute
 #define STEP_FIELDS(S, batch, epochs_default)                                                      \
     FIELD_IN(S, batch_size, FIELD_INT, batch, 1, 1 << 20, "sequences (pairs) per optimizer step"), \
-    FIELD_IN(S, micro_tokens, FIELD_INT, "0", 0, 1 << 24, "packed tokens per forward; 0 chooses"), \
-    FIELD_IN(S, epochs, FIELD_INT, epochs_default, 1, 1 << 20, "passes over the data"),            \
-    FIELD_IN(S, max_steps, FIELD_INT, "0", 0, 1 << 30, "optimizer steps; 0 = all epochs"),         \
-    FIELD(S, recompute, FIELD_BOOL, "false", "compute activations again in the backward, to save memory")
+        FIELD_IN(S, micro_tokens, FIELD_INT, "0", 0, 1 << 24,                                      \
+                 "packed tokens per forward; 0 chooses"),                                          \
+        FIELD_IN(S, epochs, FIELD_INT, epochs_default, 1, 1 << 20, "passes over the data"),        \
+        FIELD_IN(S, max_steps, FIELD_INT, "0", 0, 1 << 30, "optimizer steps; 0 = all epochs"),     \
+        FIELD(S, recompute, FIELD_BOOL, "false",                                                   \
+              "compute activations again in the backward, to save memory")
 
 typedef struct {
     Backend *b;
@@ -46,22 +48,29 @@ typedef struct {
 
 /* Opens (locks) the run directory, finds the checkpoint to resume from, makes the backend with the kernels the
  * checkpoint was made with. E_USAGE when this machine lacks them, unless cfg->allow_kernel_change. */
-Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb, const char *recipe);
+Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
+                    const char *recipe);
 void session_close(Session *s);
 
 /* NAME.weights, NAME.m, NAME.v; optim NULL for a network without one. */
-Status session_save_network(CheckpointWriter *w, const char *name, const Network *net, const Optim *optim);
+Status session_save_network(CheckpointWriter *w, const char *name, const Network *net,
+                            const Optim *optim);
 Status session_load_network(const Checkpoint *c, const char *name, Network *net, Optim *optim);
 /* A range of f32 on the backend as NAME.what. */
-Status session_save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b, Buf buf, size_t count);
-Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b, Buf buf, size_t count);
+Status session_save_range(CheckpointWriter *w, const char *name, const char *what, Backend *b,
+                          Buf buf, size_t count);
+Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b,
+                          Buf buf, size_t count);
 /* Begins a checkpoint and notes the kernels in it. */
 Status session_checkpoint(CheckpointWriter **w, Session *s, int step);
 
 /* --- the memory plan, printed before the first allocation --- */
 enum { PLAN_MAX = 32 };
 typedef struct {
-    struct { char name[40]; size_t bytes; } row[PLAN_MAX];
+    struct {
+        char name[40];
+        size_t bytes;
+    } row[PLAN_MAX];
     int n;
 } Plan;
 void plan_add(Plan *p, size_t bytes, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -11,7 +11,10 @@
 #include "core/base/rng.h"
 
 Status config_check(const ModelConfig *m, const char *what) {
-    struct { const char *name; int value, min, max; } const rules[] = {
+    struct {
+        const char *name;
+        int value, min, max;
+    } const rules[] = {
         {"vocab_size", m->V, 2, 1 << 24},
         {"hidden_size", m->C, 1, 1 << 17},
         {"num_hidden_layers", m->L, 1, 1000},
@@ -23,13 +26,16 @@ Status config_check(const ModelConfig *m, const char *what) {
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         if (rules[i].value < rules[i].min || rules[i].value > rules[i].max)
-            return status_fail(E_FORMAT, "%s: %s is %d, it must be from %d to %d", what, rules[i].name, rules[i].value,
-                               rules[i].min, rules[i].max);
+            return status_fail(E_FORMAT, "%s: %s is %d, it must be from %d to %d", what,
+                               rules[i].name, rules[i].value, rules[i].min, rules[i].max);
     }
     if (m->NH % m->NKV)
-        return status_fail(E_FORMAT, "%s: num_attention_heads %d is not a multiple of num_key_value_heads %d", what,
-                           m->NH, m->NKV);
-    if (m->HS % 2) return status_fail(E_FORMAT, "%s: head_dim %d is odd, rotary positions need pairs", what, m->HS);
+        return status_fail(E_FORMAT,
+                           "%s: num_attention_heads %d is not a multiple of num_key_value_heads %d",
+                           what, m->NH, m->NKV);
+    if (m->HS % 2)
+        return status_fail(E_FORMAT, "%s: head_dim %d is odd, rotary positions need pairs", what,
+                           m->HS);
     if (!m->lm_head && !m->scores) return status_fail(E_FORMAT, "%s: a model needs a head", what);
     return OK;
 }
@@ -41,11 +47,18 @@ typedef struct {
     size_t offset;
 } Walk;
 
-static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, int rows, int cols, TensorInit init) {
-    TensorInfo info = {.rows = rows, .cols = cols, .vector = init == INIT_ONE, .decay = init != INIT_ONE, .init = init,
+static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, int rows, int cols,
+                        TensorInit init) {
+    TensorInfo info = {.rows = rows,
+                       .cols = cols,
+                       .vector = init == INIT_ONE,
+                       .decay = init != INIT_ONE,
+                       .init = init,
                        .offset = walk->offset};
-    if (layer < 0) snprintf(info.name, sizeof info.name, "%s.weight", name);
-    else snprintf(info.name, sizeof info.name, "model.layers.%d.%s.weight", layer, name);
+    if (layer < 0)
+        snprintf(info.name, sizeof info.name, "%s.weight", name);
+    else
+        snprintf(info.name, sizeof info.name, "model.layers.%d.%s.weight", layer, name);
     walk->offset += (size_t)rows * (size_t)cols;
     return walk->visit(walk->ctx, &info, slot);
 }
@@ -56,17 +69,22 @@ Status tensors_visit(const ModelConfig *m, Tensors *t, TensorVisitor visit, void
     for (int l = 0; l < m->L; l++) {
         LayerTensors *y = &t->layer[l];
         TRY(visit_one(&w, &y->attn_norm, l, "input_layernorm", m->C, 1, INIT_ONE));
-        TRY(visit_one(&w, &y->wq, l, "self_attn.q_proj", m->NH * m->HS, m->C, INIT_NORMAL)); /* q, k, v: */
-        TRY(visit_one(&w, &y->wk, l, "self_attn.k_proj", m->NKV * m->HS, m->C, INIT_NORMAL)); /* neighbours, */
-        TRY(visit_one(&w, &y->wv, l, "self_attn.v_proj", m->NKV * m->HS, m->C, INIT_NORMAL)); /* one product */
+        TRY(visit_one(&w, &y->wq, l, "self_attn.q_proj", m->NH * m->HS, m->C,
+                      INIT_NORMAL)); /* q, k, v: */
+        TRY(visit_one(&w, &y->wk, l, "self_attn.k_proj", m->NKV * m->HS, m->C,
+                      INIT_NORMAL)); /* neighbours, */
+        TRY(visit_one(&w, &y->wv, l, "self_attn.v_proj", m->NKV * m->HS, m->C,
+                      INIT_NORMAL)); /* one product */
         TRY(visit_one(&w, &y->wo, l, "self_attn.o_proj", m->C, m->NH * m->HS, INIT_RESIDUAL));
         TRY(visit_one(&w, &y->mlp_norm, l, "post_attention_layernorm", m->C, 1, INIT_ONE));
-        TRY(visit_one(&w, &y->w_gate, l, "mlp.gate_proj", m->FF, m->C, INIT_NORMAL)); /* gate, up: one product */
+        TRY(visit_one(&w, &y->w_gate, l, "mlp.gate_proj", m->FF, m->C,
+                      INIT_NORMAL)); /* gate, up: one product */
         TRY(visit_one(&w, &y->w_up, l, "mlp.up_proj", m->FF, m->C, INIT_NORMAL));
         TRY(visit_one(&w, &y->w_down, l, "mlp.down_proj", m->C, m->FF, INIT_RESIDUAL));
     }
     TRY(visit_one(&w, &t->final_norm, -1, "model.norm", m->C, 1, INIT_ONE));
-    if (m->lm_head && !m->tied) TRY(visit_one(&w, &t->lm_head, -1, "lm_head", m->V, m->C, INIT_NORMAL));
+    if (m->lm_head && !m->tied)
+        TRY(visit_one(&w, &t->lm_head, -1, "lm_head", m->V, m->C, INIT_NORMAL));
     if (m->scores) TRY(visit_one(&w, &t->score, -1, "score", m->scores, m->C, INIT_SCORE));
     return OK;
 }
@@ -117,12 +135,14 @@ static size_t place_mats(Weights *w) {
     size_t used = 0;
     for (int l = 0; l < m->L; l++) {
         const LayerTensors *y = &w->t.layer[l];
-        w->mats[l] = (LayerMats){.qkv = mat(w->b, y->wq, w->packed, &used, config_qkv_rows(m), m->C),
-                                 .o = mat(w->b, y->wo, w->packed, &used, m->C, m->NH * m->HS),
-                                 .gate_up = mat(w->b, y->w_gate, w->packed, &used, 2 * m->FF, m->C),
-                                 .down = mat(w->b, y->w_down, w->packed, &used, m->C, m->FF)};
+        w->mats[l] =
+            (LayerMats){.qkv = mat(w->b, y->wq, w->packed, &used, config_qkv_rows(m), m->C),
+                        .o = mat(w->b, y->wo, w->packed, &used, m->C, m->NH * m->HS),
+                        .gate_up = mat(w->b, y->w_gate, w->packed, &used, 2 * m->FF, m->C),
+                        .down = mat(w->b, y->w_down, w->packed, &used, m->C, m->FF)};
     }
-    if (m->lm_head) w->head = mat(w->b, m->tied ? w->t.tok_emb : w->t.lm_head, w->packed, &used, m->V, m->C);
+    if (m->lm_head)
+        w->head = mat(w->b, m->tied ? w->t.tok_emb : w->t.lm_head, w->packed, &used, m->V, m->C);
     return used;
 }
 
@@ -175,7 +195,9 @@ static Status init_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     if (info->init == INIT_RESIDUAL) std /= sqrtf(2.0f * (float)m->L);
     if (info->init == INIT_SCORE) std = 1.0f / sqrtf((float)m->C + 1.0f);
     for (size_t i = 0; i < count; i++)
-        host[i] = info->init == INIT_ONE ? 1.0f : std * rng_normal(init->seed, RNG_INIT, (uint64_t)init->index, i);
+        host[i] = info->init == INIT_ONE
+                      ? 1.0f
+                      : std * rng_normal(init->seed, RNG_INIT, (uint64_t)init->index, i);
     init->w->b->upload(init->w->b, *slot, host, count);
     free(host);
     init->index++;

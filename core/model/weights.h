@@ -17,15 +17,20 @@ typedef struct { /* weights, or gradients of the same shape */
     LayerTensors *layer; /* [L] */
 } Tensors;
 
-typedef enum { INIT_NORMAL, INIT_RESIDUAL /* std / sqrt(2L) */, INIT_ONE, INIT_SCORE /* 1/sqrt(C+1) */ } TensorInit;
+typedef enum {
+    INIT_NORMAL,
+    INIT_RESIDUAL /* std / sqrt(2L) */,
+    INIT_ONE,
+    INIT_SCORE /* 1/sqrt(C+1) */
+} TensorInit;
 
 typedef struct {
-    char name[80];    /* as in a Hugging Face directory */
-    int rows, cols;   /* cols 1 for vectors; rows x cols elements */
-    int vector;       /* one-dimensional in files */
-    int decay;        /* takes part in weight decay */
+    char name[80];  /* as in a Hugging Face directory */
+    int rows, cols; /* cols 1 for vectors; rows x cols elements */
+    int vector;     /* one-dimensional in files */
+    int decay;      /* takes part in weight decay */
     TensorInit init;
-    size_t offset;    /* first element in the flat range */
+    size_t offset; /* first element in the flat range */
 } TensorInfo;
 
 typedef Status (*TensorVisitor)(void *ctx, const TensorInfo *info, Buf *slot);

@@ -54,7 +54,9 @@ static void own_flags(Pipeline *p, int argc, char **argv) {
 static int stage_exists(const Json *stages, const Json *before, const char *name, size_t n) {
     for (const Json *s = json_first(stages); s && s != before; s = json_next(s)) {
         const Json *own = json_get(s, "name");
-        if (own && json_type(own) == JSON_STRING && strlen(json_str(own)) == n && !strncmp(json_str(own), name, n)) return 1;
+        if (own && json_type(own) == JSON_STRING && strlen(json_str(own)) == n &&
+            !strncmp(json_str(own), name, n))
+            return 1;
     }
     return 0;
 }
@@ -62,7 +64,8 @@ static int stage_exists(const Json *stages, const Json *before, const char *name
 /* "sft.model" -> DIR/sft/model; anything else stands for itself. */
 static const char *resolve(Pipeline *p, const Json *stages, const Json *stage, const char *value) {
     const char *dot = strchr(value, '.');
-    if (!dot || dot == value || !stage_exists(stages, stage, value, (size_t)(dot - value))) return value;
+    if (!dot || dot == value || !stage_exists(stages, stage, value, (size_t)(dot - value)))
+        return value;
     return arena_printf(&p->arena, "%s/%.*s/%s", p->dir, (int)(dot - value), value, dot + 1);
 }
 
@@ -72,19 +75,22 @@ typedef struct {
 } Flags;
 
 static Status add_flag(Pipeline *p, Flags *f, const char *key, const char *value) {
-    if (f->n + 2 > FLAGS_MAX) return status_fail(E_USAGE, "%s: too many inputs and flags for one stage", p->path);
+    if (f->n + 2 > FLAGS_MAX)
+        return status_fail(E_USAGE, "%s: too many inputs and flags for one stage", p->path);
     f->v[f->n++] = arena_printf(&p->arena, "--%s", key);
     f->v[f->n++] = arena_strdup(&p->arena, value);
     return OK;
 }
 
-static Status collect_flags(Pipeline *p, const Json *stages, const Json *stage, const char *dir, Flags *f) {
+static Status collect_flags(Pipeline *p, const Json *stages, const Json *stage, const char *dir,
+                            Flags *f) {
     const Json *inputs = NULL;
     TRY(json_get_node(p->doc, stage, "inputs", JSON_OPTIONAL, JSON_OBJECT, &inputs));
     TRY(add_flag(p, f, "run.dir", dir));
     TRY(add_flag(p, f, "run.seed", p->seed));
     for (const Json *i = inputs ? json_first(inputs) : NULL; i; i = json_next(i)) {
-        if (json_type(i) != JSON_STRING) return json_fail(p->doc, i, "an input must be a string: a path, or STAGE.output");
+        if (json_type(i) != JSON_STRING)
+            return json_fail(p->doc, i, "an input must be a string: a path, or STAGE.output");
         TRY(add_flag(p, f, json_key(i), resolve(p, stages, stage, json_str(i))));
     }
     for (int i = 0; i < p->argc; i++) {
@@ -99,10 +105,12 @@ static Status stage_recipe(Pipeline *p, const Json *stage, const char *name, Jso
     *doc = NULL;
     if (!r) return OK;
     if (json_type(r) == JSON_STRING) return json_parse_file(doc, json_str(r), JSON_COMMENTS);
-    if (json_type(r) != JSON_OBJECT) return json_fail(p->doc, r, "\"recipe\" must be an object or a file's name");
+    if (json_type(r) != JSON_OBJECT)
+        return json_fail(p->doc, r, "\"recipe\" must be an object or a file's name");
     Text t = {0};
     json_put_node(&t, r);
-    Status s = json_parse(doc, arena_printf(&p->arena, "%s, stage %s", p->path, name), 1, t.s, t.len, JSON_STRICT);
+    Status s = json_parse(doc, arena_printf(&p->arena, "%s, stage %s", p->path, name), 1, t.s,
+                          t.len, JSON_STRICT);
     text_release(&t);
     return s;
 }
@@ -126,8 +134,11 @@ static Status run_one(Pipeline *p, const Json *stages, const Json *stage) {
     Text summary = {0};
     TRY(json_get_str(p->doc, stage, "name", JSON_REQUIRED, &name));
     TRY(json_get_str(p->doc, stage, "verb", JSON_REQUIRED, &verb));
-    if (stage_exists(stages, stage, name, strlen(name))) return json_fail(p->doc, json_get(stage, "name"), "two stages are named \"%s\"", name);
-    if (strchr(name, '/') || strchr(name, '.')) return json_fail(p->doc, json_get(stage, "name"), "a stage's name is a folder: no / and no dot");
+    if (stage_exists(stages, stage, name, strlen(name)))
+        return json_fail(p->doc, json_get(stage, "name"), "two stages are named \"%s\"", name);
+    if (strchr(name, '/') || strchr(name, '.'))
+        return json_fail(p->doc, json_get(stage, "name"),
+                         "a stage's name is a folder: no / and no dot");
     const char *dir = arena_printf(&p->arena, "%s/%s", p->dir, name);
     Status s = OK;
     if (p->resume && run_is_finished(dir)) {
@@ -165,13 +176,16 @@ static Status pipeline_stages(Pipeline *p, PipelineResult *out) {
     for (const Json *s = json_first(stages); s; s = json_next(s)) TRY(run_one(p, stages, s));
     out->seconds = clock_seconds() - began;
     Text all = {0};
-    text_addf(&all, "{\"seed\":%s,\"wall_seconds\":%.1f,%s}\n", p->seed, out->seconds, p->summary.s ? p->summary.s : "");
-    Status s = file_write_atomic(arena_printf(&p->arena, "%s/summary.json", p->dir), all.s, all.len);
+    text_addf(&all, "{\"seed\":%s,\"wall_seconds\":%.1f,%s}\n", p->seed, out->seconds,
+              p->summary.s ? p->summary.s : "");
+    Status s =
+        file_write_atomic(arena_printf(&p->arena, "%s/summary.json", p->dir), all.s, all.len);
     text_release(&all);
     return s;
 }
 
-Status pipeline_run(PipelineResult *out, const char *recipe_path, int argc, char **argv, PipelineStage stage, void *ctx) {
+Status pipeline_run(PipelineResult *out, const char *recipe_path, int argc, char **argv,
+                    PipelineStage stage, void *ctx) {
     JsonDoc *doc;
     TRY(json_parse_file(&doc, recipe_path, JSON_COMMENTS));
     Pipeline p = {.path = recipe_path, .doc = doc, .run = stage, .ctx = ctx};

@@ -9,10 +9,12 @@
 #include "core/base/json.h"
 
 /* Runs one stage: its recipe (may be NULL) and flags; appends the members of its summary object. */
-typedef Status (*PipelineStage)(void *ctx, const char *verb, const JsonDoc *recipe, int argc, char **argv, Text *summary);
+typedef Status (*PipelineStage)(void *ctx, const char *verb, const JsonDoc *recipe, int argc,
+                                char **argv, Text *summary);
 
 typedef struct {
-    const char *dir;   /* out: the pipeline's directory, borrowed from the arena of the caller's lifetime */
+    const char
+        *dir; /* out: the pipeline's directory, borrowed from the arena of the caller's lifetime */
     char dir_text[1024];
     uint64_t seed;
     double seconds;
@@ -20,6 +22,7 @@ typedef struct {
 
 /* flags go to every stage; "--run.dir" and "--run.seed" ("--seed") are the pipeline's own. --resume skips finished
  * stages. Writes DIR/summary.json: {"seed","wall_seconds","<stage>":{...}, ...}. */
-Status pipeline_run(PipelineResult *out, const char *recipe_path, int argc, char **argv, PipelineStage stage, void *ctx);
+Status pipeline_run(PipelineResult *out, const char *recipe_path, int argc, char **argv,
+                    PipelineStage stage, void *ctx);
 
 #endif

@@ -17,7 +17,9 @@ void progress_begin(Progress *p, const char *verb, int first_step, int total, in
     *p = (Progress){clock_seconds(), first_step, total, log_every > 0 ? log_every : 1, 0, verb};
 }
 
-double progress_seconds(const Progress *p) { return clock_seconds() - p->began; }
+double progress_seconds(const Progress *p) {
+    return clock_seconds() - p->began;
+}
 
 double progress_rate(const Progress *p) {
     double s = progress_seconds(p);
@@ -32,7 +34,7 @@ void progress_step(Progress *p, int step, uint64_t tokens, const char *fmt, ...)
     va_end(ap);
     p->tokens += tokens;
     double left = progress_seconds(p) / (step - p->first_step) * (p->total - step);
-    log_progress(step == p->total, "%s %d/%d  %s  %.0f tok/s  ETA %d:%02d", p->verb, step, p->total, rest, progress_rate(p),
-                 (int)left / 60, (int)left % 60);
+    log_progress(step == p->total, "%s %d/%d  %s  %.0f tok/s  ETA %d:%02d", p->verb, step, p->total,
+                 rest, progress_rate(p), (int)left / 60, (int)left % 60);
     if (step == p->total) log_progress_end();
 }

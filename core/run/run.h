@@ -46,12 +46,14 @@ Status run_sample(Run *run, const char *json);
  * stay. run_saved_step() tells what is really on disk, for those who stop after a save. */
 typedef struct CheckpointWriter CheckpointWriter;
 Status checkpoint_begin(CheckpointWriter **w, Run *run, int step);
-Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data, size_t bytes); /* one file */
+Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data,
+                      size_t bytes); /* one file */
 /* The same in pieces, so that a large tensor range need not exist twice in memory. */
 Status checkpoint_file(CheckpointWriter *w, const char *name);
 Status checkpoint_write(CheckpointWriter *w, const void *data, size_t bytes);
-Status checkpoint_commit(CheckpointWriter *w); /* protocol above, then drops old ones; releases w always */
-void checkpoint_abort(CheckpointWriter *w);    /* NULL is fine */
+Status
+checkpoint_commit(CheckpointWriter *w); /* protocol above, then drops old ones; releases w always */
+void checkpoint_abort(CheckpointWriter *w); /* NULL is fine */
 
 /* Step of the newest complete checkpoint; -1 when there is none. */
 int run_saved_step(const Run *run);
@@ -63,7 +65,8 @@ Status checkpoint_open_latest(Checkpoint **c, Run *run);
 int checkpoint_step(const Checkpoint *c);
 /* Borrowed view of a file of the checkpoint (mapped, verified); E_FORMAT when absent or of another size
  * (bytes_expected = 0: any). */
-Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expected, const void **data, size_t *bytes);
+Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expected,
+                       const void **data, size_t *bytes);
 void checkpoint_close(Checkpoint *c);
 
 /* --- stopping --- */

@@ -13,10 +13,13 @@ typedef enum {
     FIELD_FLOAT,  /* float */
     FIELD_BOOL,   /* int 0/1 */
     FIELD_STRING, /* const char *, "" when unset */
-    FIELD_LIST,   /* StringList: a JSON string or array of strings; comma-separated on the command line */
+    FIELD_LIST, /* StringList: a JSON string or array of strings; comma-separated on the command line */
 } FieldType;
 
-typedef struct { const char **items; int n; } StringList;
+typedef struct {
+    const char **items;
+    int n;
+} StringList;
 
 typedef struct {
     const char *key;
@@ -28,24 +31,30 @@ typedef struct {
     double min, max;     /* allowed range of numbers, both 0: any */
 } Field;
 
-#define FIELD(S, member, type, def, help) {#member, type, offsetof(S, member), def, help, NULL, 0, 0}
-#define FIELD_IN(S, member, type, def, lo, hi, help) {#member, type, offsetof(S, member), def, help, NULL, lo, hi}
-#define FIELD_OF(S, member, def, choices, help) {#member, FIELD_STRING, offsetof(S, member), def, help, choices, 0, 0}
+#define FIELD(S, member, type, def, help)                                                          \
+    { #member, type, offsetof(S, member), def, help, NULL, 0, 0 }
+#define FIELD_IN(S, member, type, def, lo, hi, help)                                               \
+    { #member, type, offsetof(S, member), def, help, NULL, lo, hi }
+#define FIELD_OF(S, member, def, choices, help)                                                    \
+    { #member, FIELD_STRING, offsetof(S, member), def, help, choices, 0, 0 }
 
 typedef struct {
-    const char *name;    /* "ppo": keys live under "ppo" and flags are --ppo.clip; "" is the top level */
+    const char
+        *name; /* "ppo": keys live under "ppo" and flags are --ppo.clip; "" is the top level */
     const Field *fields;
     int n_fields;
-    void *config;        /* the struct that the offsets are into */
+    void *config; /* the struct that the offsets are into */
 } Section;
-#define SECTION(name, fields, config) {name, fields, (int)(sizeof(fields) / sizeof(*(fields))), config}
+#define SECTION(name, fields, config)                                                              \
+    { name, fields, (int)(sizeof(fields) / sizeof(*(fields))), config }
 
 /* Defaults, then the recipe (may be NULL), then flags `--key value`, `--key=value`, and for BOOL also
  * plain `--key` / `--no-key`. A key without section prefix is looked up at the top level, then in every
  * section when only one has it (`--seed 2`); dashes equal underscores in flags.
  * Unknown keys: E_USAGE / E_FORMAT with file:line:column and the nearest valid name. Strings live in `a`.
  * The recipe keys "verb", "stages", "name", "inputs", "$schema" are left to the caller. */
-Status settings_load(const Section *sections, int n, Arena *a, const JsonDoc *recipe, int argc, char **argv);
+Status settings_load(const Section *sections, int n, Arena *a, const JsonDoc *recipe, int argc,
+                     char **argv);
 
 /* The resolved settings as JSON, in table order, indented. */
 void settings_write(Text *out, const Section *sections, int n);

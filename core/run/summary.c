@@ -11,7 +11,9 @@
 
 static void put_figures(Text *out, const Json *object, const char *indent) {
     for (const Json *n = json_first(object); n; n = json_next(n)) {
-        if (json_type(n) == JSON_NUMBER) text_addf(out, "  %s%-*s %10.4g\n", indent, 28 - (int)strlen(indent), json_key(n), json_num(n));
+        if (json_type(n) == JSON_NUMBER)
+            text_addf(out, "  %s%-*s %10.4g\n", indent, 28 - (int)strlen(indent), json_key(n),
+                      json_num(n));
         if (json_type(n) != JSON_OBJECT) continue;
         text_addf(out, "  %s%s\n", indent, json_key(n));
         put_figures(out, n, "  ");

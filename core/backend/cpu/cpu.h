@@ -14,9 +14,15 @@ void cpu_page_portable(Backend *b);
 #define CPU_PASTE(name, isa)  CPU_PASTE_(name, isa)
 #define CPU(name)             CPU_PASTE(name, CPU_ISA)
 
-static inline float *f32(Buf b) { return (float *)b.ptr; }
-static inline int *i32(Buf b) { return (int *)b.ptr; }
-static inline double *f64(Buf b) { return (double *)b.ptr; }
+static inline float *f32(Buf b) {
+    return (float *)b.ptr;
+}
+static inline int *i32(Buf b) {
+    return (int *)b.ptr;
+}
+static inline double *f64(Buf b) {
+    return (double *)b.ptr;
+}
 
 /* each file of operations puts its own into the page */
 void CPU(memory_page)(Backend *b);

@@ -35,7 +35,9 @@ static RowStats row_stats(float *z, int V, float temperature) {
     return s;
 }
 
-static float token_logp(const float *z, RowStats s, int id) { return z[id] - s.lse; }
+static float token_logp(const float *z, RowStats s, int id) {
+    return z[id] - s.lse;
+}
 
 static int row_top(const float *z, int V, float max) {
     for (int v = 0; v < V; v++)
@@ -54,7 +56,8 @@ typedef struct {
 } Head;
 
 /* d logp/dz_v = [v = y] - p_v;  d H/dz_v = -p_v (log p_v + H);  d mean_logp/dz_v = 1/V - p_v; all / T */
-static void row_gradient(float *z, RowStats s, int V, int target, float g_logp, float g_entropy, float g_mean, float inv) {
+static void row_gradient(float *z, RowStats s, int V, int target, float g_logp, float g_entropy,
+                         float g_mean, float inv) {
     vf lse = vset1(s.lse), H = vset1(s.entropy), ge = vset1(-g_entropy * inv);
     vf gp = vset1(-(g_logp + g_mean) * inv), uniform = vset1(g_mean * inv / (float)V);
     float at_target = z[target] - s.lse;
@@ -64,7 +67,8 @@ static void row_gradient(float *z, RowStats s, int V, int target, float g_logp, 
         vstore_upto(z + v, d, V - v);
     }
     float p = sexp(at_target); /* the target's own entry again, without cancellation */
-    z[target] = g_logp * inv * (1.0f - p) - p * (g_mean * inv + g_entropy * inv * (at_target + s.entropy)) +
+    z[target] = g_logp * inv * (1.0f - p) -
+                p * (g_mean * inv + g_entropy * inv * (at_target + s.entropy)) +
                 g_mean * inv / (float)V;
 }
 
@@ -81,27 +85,40 @@ static void head_rows(void *ctx, int first, int last) {
         if (!h->backward) continue;
         row_gradient(z, s, h->V, y, h->grad.logp.ptr ? f32(h->grad.logp)[r] : 0.0f,
                      h->grad.entropy.ptr ? f32(h->grad.entropy)[r] : 0.0f,
-                     h->grad.mean_logp.ptr ? f32(h->grad.mean_logp)[r] : 0.0f, 1.0f / h->temperature);
+                     h->grad.mean_logp.ptr ? f32(h->grad.mean_logp)[r] : 0.0f,
+                     1.0f / h->temperature);
     }
 }
 
-static void head_forward(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk, int R, float temperature) {
+static void head_forward(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk,
+                         int R, float temperature) {
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         b->matmul_forward(b, logits, buf_at(h, (size_t)r * w.K), w, n);
-        Head rows = {.z = f32(logits), .targets = i32(targets), .out = out, .V = w.O, .r0 = r, .temperature = temperature};
+        Head rows = {.z = f32(logits),
+                     .targets = i32(targets),
+                     .out = out,
+                     .V = w.O,
+                     .r0 = r,
+                     .temperature = temperature};
         CPU(parallel)(n, 2, head_rows, &rows);
     }
 }
 
-static void head_backward(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w, Buf targets, Buf logits,
-                          int chunk, int R, float temperature) {
+static void head_backward(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w,
+                          Buf targets, Buf logits, int chunk, int R, float temperature) {
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         Buf h_r = buf_at(h, (size_t)r * w.K);
         b->matmul_forward(b, logits, h_r, w, n);
-        Head rows = {.z = f32(logits), .targets = i32(targets), .out = out, .grad = grad, .V = w.O, .r0 = r,
-                     .temperature = temperature, .backward = 1};
+        Head rows = {.z = f32(logits),
+                     .targets = i32(targets),
+                     .out = out,
+                     .grad = grad,
+                     .V = w.O,
+                     .r0 = r,
+                     .temperature = temperature,
+                     .backward = 1};
         CPU(parallel)(n, 2, head_rows, &rows);
         b->matmul_backward_input(b, buf_at(dh, (size_t)r * w.K), logits, w, n);
         if (dw.ptr) b->matmul_backward_weight(b, dw, logits, h_r, n, w.O, w.K);
@@ -118,7 +135,8 @@ typedef struct {
 static void gather_range(void *ctx, int first, int last) {
     const Gather *g = ctx;
     for (int r = first; r < last; r++)
-        memcpy(g->out + (size_t)r * g->C, g->x + (size_t)g->rows[r] * g->C, (size_t)g->C * sizeof(float));
+        memcpy(g->out + (size_t)r * g->C, g->x + (size_t)g->rows[r] * g->C,
+               (size_t)g->C * sizeof(float));
 }
 
 static void gather_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int C) {
@@ -130,7 +148,8 @@ static void gather_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int C) {
 static void scatter_range(void *ctx, int first, int last) {
     const Gather *g = ctx;
     for (int r = first; r < last; r++)
-        memcpy(g->out + (size_t)g->rows[r] * g->C, g->x + (size_t)r * g->C, (size_t)g->C * sizeof(float));
+        memcpy(g->out + (size_t)g->rows[r] * g->C, g->x + (size_t)r * g->C,
+               (size_t)g->C * sizeof(float));
 }
 
 static void scatter_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int N, int C) {
@@ -152,7 +171,8 @@ static void score_rows(void *ctx, int first, int last) {
             const float *h_n = s->h + (size_t)n * s->C, *w_k = s->w + (size_t)k * s->C;
             vf sum = {0};
             for (int c = 0; c < s->C; c += VW)
-                sum = vfma(vload_upto(h_n + c, s->C - c, 0.0f), vload_upto(w_k + c, s->C - c, 0.0f), sum);
+                sum = vfma(vload_upto(h_n + c, s->C - c, 0.0f), vload_upto(w_k + c, s->C - c, 0.0f),
+                           sum);
             s->score[(size_t)n * s->K + k] = vsum(sum);
         }
     }
@@ -169,7 +189,8 @@ static void score_dh(void *ctx, int first, int last) {
     for (int n = first; n < last; n++) {
         for (int c = 0; c < s->C; c++) {
             float d = 0.0f;
-            for (int k = 0; k < s->K; k++) d = sfma(s->dscore[(size_t)n * s->K + k], s->w[(size_t)k * s->C + c], d);
+            for (int k = 0; k < s->K; k++)
+                d = sfma(s->dscore[(size_t)n * s->K + k], s->w[(size_t)k * s->C + c], d);
             s->dh[(size_t)n * s->C + c] = d;
         }
     }
@@ -182,14 +203,23 @@ static void score_dw(void *ctx, int first, int last) {
             float d = s->dscore[(size_t)n * s->K + k];
             if (d == 0.0f) continue; /* most tokens have no score in a reward model's loss */
             for (int c = first; c < last; c++)
-                s->dw[(size_t)k * s->C + c] = sfma(d, s->h[(size_t)n * s->C + c], s->dw[(size_t)k * s->C + c]);
+                s->dw[(size_t)k * s->C + c] =
+                    sfma(d, s->h[(size_t)n * s->C + c], s->dw[(size_t)k * s->C + c]);
         }
     }
 }
 
-static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C, int K) {
+static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C,
+                           int K) {
     (void)b;
-    Score s = {.dh = f32(dh), .dw = f32(dw), .dscore = f32(dscore), .h = f32(h), .w = f32(w), .N = N, .C = C, .K = K};
+    Score s = {.dh = f32(dh),
+               .dw = f32(dw),
+               .dscore = f32(dscore),
+               .h = f32(h),
+               .w = f32(w),
+               .N = N,
+               .C = C,
+               .K = K};
     CPU(parallel)(N, 64, score_dh, &s);
     if (dw.ptr) CPU(parallel)(C, 64, score_dw, &s);
 }
@@ -223,8 +253,10 @@ static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top
         if (middle <= low || middle > high) break;
         double mass = mass_from(z, vocab, s.lse, middle, &count);
         int enough = top_k ? count >= top_k : mass >= top_p;
-        if (enough) low = middle;
-        else high = middle;
+        if (enough)
+            low = middle;
+        else
+            high = middle;
     }
     mass_from(z, vocab, s.lse, high, &count);
     if (top_k ? count >= top_k : mass_from(z, vocab, s.lse, high, &count) >= top_p) return high;
@@ -280,8 +312,8 @@ static void sample_rows(void *ctx, int first, int last) {
     }
 }
 
-static void sample(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits, int chunk, int R,
-                   SampleParams p) {
+static void sample(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits,
+                   int chunk, int R, SampleParams p) {
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         b->matmul_forward(b, logits, buf_at(h, (size_t)r * w.K), w, n);

@@ -20,7 +20,8 @@ enum { GRAIN = 16 }; /* rows: below this a second thread costs more than it brin
 static void embedding_rows(void *ctx, int first, int last) {
     const Rows *r = ctx;
     for (int n = first; n < last; n++)
-        memcpy(r->out + (size_t)n * r->C, r->w + (size_t)r->ids[n] * r->C, (size_t)r->C * sizeof(float));
+        memcpy(r->out + (size_t)n * r->C, r->w + (size_t)r->ids[n] * r->C,
+               (size_t)r->C * sizeof(float));
 }
 
 static void embedding_forward(Backend *b, Buf x, Buf emb, Buf ids, int N, int C) {
@@ -93,10 +94,17 @@ static void rmsnorm_dw(void *ctx, int first, int last) {
     }
 }
 
-static void rmsnorm_backward(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N, int C) {
+static void rmsnorm_backward(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
+                             int C) {
     (void)b;
-    Rows r = {.dx = f32(dx), .dw = f32(dw), .dout = f32(dout), .x = f32(x), .w = f32(w), .saved = f32(rstd),
-              .N = N, .C = C};
+    Rows r = {.dx = f32(dx),
+              .dw = f32(dw),
+              .dout = f32(dout),
+              .x = f32(x),
+              .w = f32(w),
+              .saved = f32(rstd),
+              .N = N,
+              .C = C};
     if (dw.ptr) CPU(parallel)(C, 64, rmsnorm_dw, &r); /* before dx, which may overwrite dout */
     CPU(parallel)(N, GRAIN, rmsnorm_dx, &r);
 }
@@ -124,7 +132,8 @@ static void rope_rows(void *ctx, int first, int last) {
     }
 }
 
-static void rope(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads, int HS, int backward) {
+static void rope(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
+                 int HS, int backward) {
     (void)b;
     Rope r = {f32(qkv), f32(table), i32(positions), stride, heads, HS, backward};
     CPU(parallel)(N, GRAIN, rope_rows, &r);

@@ -16,7 +16,11 @@ enum { MR = 14, NR = 2 * VW };
 #else
 enum { MR = 6, NR = 2 * VW };
 #endif
-enum { KC = 256, ROWS = 504, PANELS = 256 / NR }; /* a packed block: KC x 256 floats, half of a small L2 */
+enum {
+    KC = 256,
+    ROWS = 504,
+    PANELS = 256 / NR
+}; /* a packed block: KC x 256 floats, half of a small L2 */
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -26,18 +30,18 @@ enum { KC = 256, ROWS = 504, PANELS = 256 / NR }; /* a packed block: KC x 256 fl
 
 typedef struct {
     float *C;
-    const float *A, *B;    /* B row-major, or NULL when `packed` is given */
-    const float *packed;   /* panels [K][NR] */
+    const float *A, *B;  /* B row-major, or NULL when `packed` is given */
+    const float *packed; /* panels [K][NR] */
     int M, N, K, ldc;
-    size_t a_row, a_col;   /* A(m,k) = A[m*a_row + k*a_col] */
+    size_t a_row, a_col; /* A(m,k) = A[m*a_row + k*a_col] */
     int ldb;
-    int add;               /* chains start from C instead of from 0 */
+    int add; /* chains start from C instead of from 0 */
     int row_step, panel_step, row_items;
 } Product;
 
 /* c[m][NR] (+)= a[kc][m]' b[kc][NR]; m is a constant in each call, so everything stays in registers */
-static inline __attribute__((always_inline)) void tile(int m, int kc, const float *a, const float *b, float *c,
-                                                       size_t ldc, int add) {
+static inline __attribute__((always_inline)) void
+tile(int m, int kc, const float *a, const float *b, float *c, size_t ldc, int add) {
     vf acc[MR][2];
     UNROLL for (int i = 0; i < m; i++) {
         acc[i][0] = add ? vload(c + i * ldc) : (vf){0};
@@ -59,17 +63,21 @@ static inline __attribute__((always_inline)) void tile(int m, int kc, const floa
 
 #define TILE_CASE(m)                                                                               \
     case m: tile(m, kc, a, b, c, ldc, add); break;
-static void tile_rows(int m, int kc, const float *a, const float *b, float *c, size_t ldc, int add) {
+static void tile_rows(int m, int kc, const float *a, const float *b, float *c, size_t ldc,
+                      int add) {
     switch (m) {
-        TILE_CASE(1) TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6)
+        TILE_CASE(1)
+        TILE_CASE(2) TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6)
 #if defined(__AVX512F__)
-        TILE_CASE(7) TILE_CASE(8) TILE_CASE(9) TILE_CASE(10) TILE_CASE(11) TILE_CASE(12) TILE_CASE(13) TILE_CASE(14)
+            TILE_CASE(7) TILE_CASE(8) TILE_CASE(9) TILE_CASE(10) TILE_CASE(11) TILE_CASE(12)
+                TILE_CASE(13) TILE_CASE(14)
 #endif
     }
 }
 
 /* the last panel may be narrower than NR: through a small tile of its own */
-static void tile_narrow(int m, int n, int kc, const float *a, const float *b, float *c, size_t ldc, int add) {
+static void tile_narrow(int m, int n, int kc, const float *a, const float *b, float *c, size_t ldc,
+                        int add) {
     float t[MR * NR];
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++) t[i * NR + j] = add && j < n ? c[i * ldc + j] : 0.0f;
@@ -78,7 +86,8 @@ static void tile_narrow(int m, int n, int kc, const float *a, const float *b, fl
 }
 
 /* One row against four panels at once, for decoding a single sequence: eight chains hide the latency. */
-static void row_panels(int kc, const float *a, const float *b, size_t panel_stride, float *c, int add) {
+static void row_panels(int kc, const float *a, const float *b, size_t panel_stride, float *c,
+                       int add) {
     vf acc[8];
     for (int i = 0; i < 8; i++) acc[i] = add ? vload(c + i * VW) : (vf){0};
     for (int k = 0; k < kc; k++) {
@@ -95,8 +104,8 @@ static void row_panels(int kc, const float *a, const float *b, size_t panel_stri
 static _Thread_local float a_block[ROWS * KC], b_block[KC * PANELS * NR];
 
 /* rows of A side by side: to[k][rows]; `rows` is a constant where it matters */
-static inline __attribute__((always_inline)) void pack_tile(float *to, const float *from, size_t row, size_t col, int rows,
-                                                            int kc) {
+static inline __attribute__((always_inline)) void
+pack_tile(float *to, const float *from, size_t row, size_t col, int rows, int kc) {
     for (int k = 0; k < kc; k++, to += rows, from += col)
         for (int i = 0; i < rows; i++) to[i] = from[i * row];
 }
@@ -106,9 +115,12 @@ static void pack_rows(const Product *p, int m0, int m1, int k0, int kc) {
     for (int m = m0; m < m1; m += MR) {
         int rows = m1 - m < MR ? m1 - m : MR;
         const float *from = p->A + (size_t)m * p->a_row + (size_t)k0 * p->a_col;
-        if (rows < MR) pack_tile(to, from, p->a_row, p->a_col, rows, kc);
-        else if (p->a_col == 1) pack_tile(to, from, p->a_row, 1, MR, kc);
-        else pack_tile(to, from, 1, p->a_col, MR, kc); /* A transposed: a_row is 1 */
+        if (rows < MR)
+            pack_tile(to, from, p->a_row, p->a_col, rows, kc);
+        else if (p->a_col == 1)
+            pack_tile(to, from, p->a_row, 1, MR, kc);
+        else
+            pack_tile(to, from, 1, p->a_col, MR, kc); /* A transposed: a_row is 1 */
         to += rows * kc;
     }
 }
@@ -125,7 +137,8 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
     }
 }
 
-static void block(const Product *p, int m0, int m1, int panel0, int panel1, int k0, int kc, int add) {
+static void block(const Product *p, int m0, int m1, int panel0, int panel1, int k0, int kc,
+                  int add) {
     const float *b0 = b_block;
     size_t stride = (size_t)kc * NR;
     if (p->packed) {
@@ -156,7 +169,8 @@ static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
     int all = (p->N + NR - 1) / NR;
-    int m0 = item % p->row_items * p->row_step, m1 = m0 + p->row_step < p->M ? m0 + p->row_step : p->M;
+    int m0 = item % p->row_items * p->row_step,
+        m1 = m0 + p->row_step < p->M ? m0 + p->row_step : p->M;
     int first = item / p->row_items * p->panel_step;
     int last = first + p->panel_step < all ? first + p->panel_step : all;
     for (int k0 = 0; k0 < p->K; k0 += KC) {
@@ -170,12 +184,15 @@ static void product_item(void *ctx, int item, int thread) {
     }
 }
 
-static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static int ceil_div(int a, int b) {
+    return (a + b - 1) / b;
+}
 
 /* Splits C into about `want` items, rows by multiples of MR and columns by whole panels. Each item packs its own
  * rows of A, and its own columns of B where they are not packed already: of all splits the one that packs least. */
 static void split(Product *p, int want) {
-    int panels = ceil_div(p->N, NR), tiles = ceil_div(p->M, MR), least = ceil_div(p->M, ROWS / MR * MR);
+    int panels = ceil_div(p->N, NR), tiles = ceil_div(p->M, MR),
+        least = ceil_div(p->M, ROWS / MR * MR);
     double best = INFINITY;
     for (int rows = least; rows <= least + want; rows++) {
         int row_step = ceil_div(tiles, rows) * MR, row_items = ceil_div(p->M, row_step);
@@ -204,7 +221,9 @@ static void product(Product *p) {
     }
 }
 
-static size_t packed_count(int O, int K) { return (size_t)((O + NR - 1) / NR) * NR * K; }
+static size_t packed_count(int O, int K) {
+    return (size_t)((O + NR - 1) / NR) * NR * K;
+}
 
 static void pack_range(void *ctx, int first, int last) {
     const Mat *m = ctx;
@@ -226,22 +245,46 @@ static void pack(Backend *b, Mat m) {
 
 static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
     (void)b;
-    Product p = {.C = f32(y), .A = f32(x), .packed = f32(w.packed), .M = N, .N = w.O, .K = w.K, .ldc = w.O,
-                 .a_row = (size_t)w.K, .a_col = 1};
+    Product p = {.C = f32(y),
+                 .A = f32(x),
+                 .packed = f32(w.packed),
+                 .M = N,
+                 .N = w.O,
+                 .K = w.K,
+                 .ldc = w.O,
+                 .a_row = (size_t)w.K,
+                 .a_col = 1};
     product(&p);
 }
 
 static void matmul_backward_input(Backend *b, Buf dx, Buf dy, Mat w, int N) {
     (void)b;
-    Product p = {.C = f32(dx), .A = f32(dy), .B = f32(w.w), .M = N, .N = w.K, .K = w.O, .ldc = w.K,
-                 .a_row = (size_t)w.O, .a_col = 1, .ldb = w.K};
+    Product p = {.C = f32(dx),
+                 .A = f32(dy),
+                 .B = f32(w.w),
+                 .M = N,
+                 .N = w.K,
+                 .K = w.O,
+                 .ldc = w.K,
+                 .a_row = (size_t)w.O,
+                 .a_col = 1,
+                 .ldb = w.K};
     product(&p);
 }
 
 static void matmul_backward_weight(Backend *b, Buf dw, Buf dy, Buf x, int N, int O, int K) {
     (void)b;
-    Product p = {.C = f32(dw), .A = f32(dy), .B = f32(x), .M = O, .N = K, .K = N, .ldc = K, .a_row = 1,
-                 .a_col = (size_t)O, .ldb = K, .add = 1};
+    Product p = {.C = f32(dw),
+                 .A = f32(dy),
+                 .B = f32(x),
+                 .M = O,
+                 .N = K,
+                 .K = N,
+                 .ldc = K,
+                 .a_row = 1,
+                 .a_col = (size_t)O,
+                 .ldb = K,
+                 .add = 1};
     product(&p);
 }
 

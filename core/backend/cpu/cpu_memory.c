@@ -96,7 +96,8 @@ typedef struct {
 static void lerp_range(void *ctx, int first, int last) {
     const Lerp *l = ctx;
     size_t end = (size_t)last * ADD_CHUNK < l->count ? (size_t)last * ADD_CHUNK : l->count;
-    for (size_t i = (size_t)first * ADD_CHUNK; i < end; i++) l->out[i] += l->t * (l->x[i] - l->out[i]);
+    for (size_t i = (size_t)first * ADD_CHUNK; i < end; i++)
+        l->out[i] += l->t * (l->x[i] - l->out[i]);
 }
 
 static void lerp(Backend *b, Buf out, Buf x, size_t count, float t) {
@@ -105,7 +106,9 @@ static void lerp(Backend *b, Buf out, Buf x, size_t count, float t) {
     CPU(parallel)((int)((count + ADD_CHUNK - 1) / ADD_CHUNK), 8, lerp_range, &l);
 }
 
-static Status sync(Backend *b) { return b->error; }
+static Status sync(Backend *b) {
+    return b->error;
+}
 
 void CPU(memory_page)(Backend *b) {
     b->alloc = alloc;

@@ -50,7 +50,8 @@ static void squares_range(void *ctx, int first, int last) {
         for (; at + 8 <= end; at += 8)
             for (int j = 0; j < 8; j++) lane[j] += (double)s->g[at + j] * s->g[at + j];
         for (; at < end; at++) lane[0] += (double)s->g[at] * s->g[at];
-        s->sums[i] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+        s->sums[i] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
+                     ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     }
 }
 

@@ -23,26 +23,58 @@ typedef float vf __attribute__((vector_size(VW * 4)));
 typedef int32_t vi __attribute__((vector_size(VW * 4)));
 typedef float vf_mem __attribute__((vector_size(VW * 4), aligned(4), may_alias));
 
-static inline vf vload(const float *p) { return *(const vf_mem *)p; }
-static inline void vstore(float *p, vf v) { *(vf_mem *)p = v; }
-static inline vf vset1(float x) { return x - (vf){0}; }
-static inline vf vselect(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+static inline vf vload(const float *p) {
+    return *(const vf_mem *)p;
+}
+static inline void vstore(float *p, vf v) {
+    *(vf_mem *)p = v;
+}
+static inline vf vset1(float x) {
+    return x - (vf){0};
+}
+static inline vf vselect(vi mask, vf a, vf b) {
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
 
 #if defined(__AVX512F__)
-static inline vf vfma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-static inline vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
-static inline vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
-static inline float sfma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline vf vfma(vf a, vf b, vf c) {
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+static inline vf vmax(vf a, vf b) {
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+}
+static inline vf vmin(vf a, vf b) {
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+}
+static inline float sfma(float a, float b, float c) {
+    return __builtin_fmaf(a, b, c);
+}
 #elif defined(__AVX2__)
-static inline vf vfma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-static inline vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
-static inline vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
-static inline float sfma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline vf vfma(vf a, vf b, vf c) {
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+static inline vf vmax(vf a, vf b) {
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+}
+static inline vf vmin(vf a, vf b) {
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+}
+static inline float sfma(float a, float b, float c) {
+    return __builtin_fmaf(a, b, c);
+}
 #else
-static inline vf vfma(vf a, vf b, vf c) { return a * b + c; }
-static inline vf vmax(vf a, vf b) { return vselect(a > b, a, b); }
-static inline vf vmin(vf a, vf b) { return vselect(a < b, a, b); }
-static inline float sfma(float a, float b, float c) { return a * b + c; }
+static inline vf vfma(vf a, vf b, vf c) {
+    return a * b + c;
+}
+static inline vf vmax(vf a, vf b) {
+    return vselect(a > b, a, b);
+}
+static inline vf vmin(vf a, vf b) {
+    return vselect(a < b, a, b);
+}
+static inline float sfma(float a, float b, float c) {
+    return a * b + c;
+}
 #endif
 
 /* the first n floats of p, `fill` in the other lanes */
@@ -57,10 +89,14 @@ static inline void vstore_n(float *p, vf v, int n) {
     for (int i = 0; i < n; i++) p[i] = t[i];
 }
 /* whole vectors take the fast way; the value of a lane is the same either way */
-static inline vf vload_upto(const float *p, int n, float fill) { return n >= VW ? vload(p) : vload_n(p, n, fill); }
+static inline vf vload_upto(const float *p, int n, float fill) {
+    return n >= VW ? vload(p) : vload_n(p, n, fill);
+}
 static inline void vstore_upto(float *p, vf v, int n) {
-    if (n >= VW) vstore(p, v);
-    else vstore_n(p, v, n);
+    if (n >= VW)
+        vstore(p, v);
+    else
+        vstore_n(p, v, n);
 }
 
 static inline float vsum(vf v) { /* pairwise, in a fixed order */
@@ -100,7 +136,11 @@ static inline vf vexp(vf x) {
     return vselect(zero, (vf){0}, e);
 }
 
-static inline float sexp(float x) { return vexp(vset1(x))[0]; }
-static inline vf vsigmoid(vf x) { return vset1(1.0f) / (vset1(1.0f) + vexp(-x)); }
+static inline float sexp(float x) {
+    return vexp(vset1(x))[0];
+}
+static inline vf vsigmoid(vf x) {
+    return vset1(1.0f) / (vset1(1.0f) + vexp(-x));
+}
 
 #endif
