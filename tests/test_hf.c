@@ -228,13 +228,18 @@ static void pack(Pack *p, const char *dir, const char *file) {
 static void test_written_is_read_back(void **state) {
     (void)state;
     static const struct {
-        int tied, lm_head, scores;
-    } kinds[] = {{0, 1, 0}, {1, 1, 0}, {1, 0, 1}, {0, 0, 3}};
+        int V, tied, lm_head, scores;
+    } kinds[] = {{61, 0, 1, 0},
+                 {61, 1, 1, 0},
+                 {61, 1, 0, 1},
+                 {61, 0, 0, 3},
+                 {23000, 0, 1, 0}}; /* larger than what is read and written at once */
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
         ModelConfig cfg = small, got;
         Weights w;
         const char *dir = directory("written");
-        cfg.tied = kinds[i].tied, cfg.lm_head = kinds[i].lm_head, cfg.scores = kinds[i].scores;
+        cfg.V = kinds[i].V, cfg.tied = kinds[i].tied, cfg.lm_head = kinds[i].lm_head,
+        cfg.scores = kinds[i].scores;
         cfg.pad = (int)i - 1, cfg.n_eos = 2, cfg.eos[1] = 60;
         if (cfg.scores) cfg.score_mean = 0.1, cfg.score_std = 1.0 / 3.0;
         create(&w, cfg);
