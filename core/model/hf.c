@@ -34,7 +34,9 @@ static Status refuse_unsupported(const JsonDoc *doc, const Json *root) {
     if (quantized && json_type(quantized) != JSON_NULL)
         return json_fail(doc, quantized,
                          "quantization_config is set: quantized weights are read from GGUF only");
-    if (window && json_type(window) != JSON_NULL) return json_fail(doc, window, "sliding_window is set: sliding-window attention is not supported yet");
+    if (window && json_type(window) != JSON_NULL)
+        return json_fail(doc, window,
+                         "sliding_window is set: sliding-window attention is not supported yet");
     if (act && (json_type(act) != JSON_STRING || strcmp(json_str(act), "silu")))
         return json_fail(doc, act, "hidden_act must be \"silu\"");
     return OK;
@@ -56,20 +58,25 @@ static Status read_rope(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     for (int i = 0; i < 2; i++) {
         const Json *r = json_get(root, places[i]);
         if (!r || json_type(r) == JSON_NULL) continue;
-        if (json_type(r) != JSON_OBJECT) return json_fail(doc, r, "%s must be an object", places[i]);
+        if (json_type(r) != JSON_OBJECT)
+            return json_fail(doc, r, "%s must be an object", places[i]);
         const char *type = "default";
         TRY(json_get_str(doc, r, "type", JSON_OPTIONAL, &type));
         TRY(json_get_str(doc, r, "rope_type", JSON_OPTIONAL, &type));
-        if (strcmp(type, "default")) return json_fail(doc, r, "rope type \"%s\" is not supported; supported: default", type);
+        if (strcmp(type, "default"))
+            return json_fail(doc, r, "rope type \"%s\" is not supported; supported: default", type);
         TRY(json_get_num(doc, r, "rope_theta", JSON_OPTIONAL, &theta)); /* transformers 5 */
         TRY(read_partial(doc, r));
         for (const Json *e = json_first(r); e; e = json_next(e)) {
             if (json_type(e) == JSON_OBJECT)
-                return json_fail(doc, e, "%s: rotary positions per kind of layer are not "
-                                         "supported", json_key(e));
+                return json_fail(doc, e,
+                                 "%s: rotary positions per kind of layer are not "
+                                 "supported",
+                                 json_key(e));
         }
     }
-    if (!(theta > 0.0)) return json_fail(doc, json_get(root, "rope_theta"), "rope_theta must be above 0");
+    if (!(theta > 0.0))
+        return json_fail(doc, json_get(root, "rope_theta"), "rope_theta must be above 0");
     m->rope_theta = (float)theta;
     return OK;
 }
@@ -103,19 +110,23 @@ static Status read_eos(ModelConfig *m, const JsonDoc *doc, const Json *root) {
 static Status read_heads(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     const Json *list = json_get(root, "architectures");
     const char *name = "LlamaForCausalLM";
-    if (list && json_type(list) == JSON_ARRAY && json_first(list) && json_type(json_first(list)) == JSON_STRING) name = json_str(json_first(list));
+    if (list && json_type(list) == JSON_ARRAY && json_first(list) &&
+        json_type(json_first(list)) == JSON_STRING)
+        name = json_str(json_first(list));
     int scores = strstr(name, "ForSequenceClassification") != NULL;
     if (!scores && !strstr(name, "ForCausalLM"))
         return json_fail(doc, list,
                          "architecture \"%s\" is not supported; supported: LlamaForCausalLM, "
-                         "LlamaForSequenceClassification", name);
+                         "LlamaForSequenceClassification",
+                         name);
     m->lm_head = !scores;
     m->scores = 0;
     if (m->lm_head) return OK;
     const Json *labels = json_get(root, "id2label");
     m->scores = labels && json_type(labels) == JSON_OBJECT ? json_size(labels) : 1;
     TRY(json_get_int(doc, root, "num_labels", JSON_OPTIONAL, &m->scores));
-    if (m->scores < 1 || m->scores > 1024) return json_fail(doc, NULL, "num_labels %d cannot be", m->scores);
+    if (m->scores < 1 || m->scores > 1024)
+        return json_fail(doc, NULL, "num_labels %d cannot be", m->scores);
     const Json *own = json_get(root, "rlhf");
     if (!own || json_type(own) != JSON_OBJECT) return OK;
     TRY(json_get_num(doc, own, "score_mean", JSON_OPTIONAL, &m->score_mean));
@@ -126,7 +137,9 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     const char *type;
     double eps = 1e-6, std = 0.02;
     TRY(json_get_str(doc, root, "model_type", JSON_REQUIRED, &type));
-    if (strcmp(type, "llama")) return json_fail(doc, json_get(root, "model_type"), "model_type \"%s\" is not supported; supported: llama", type);
+    if (strcmp(type, "llama"))
+        return json_fail(doc, json_get(root, "model_type"),
+                         "model_type \"%s\" is not supported; supported: llama", type);
     TRY(json_get_int(doc, root, "vocab_size", JSON_REQUIRED, &m->V));
     TRY(json_get_int(doc, root, "hidden_size", JSON_REQUIRED, &m->C));
     TRY(json_get_int(doc, root, "num_hidden_layers", JSON_REQUIRED, &m->L));
@@ -157,7 +170,8 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
 
 static Status read_config(ModelConfig *m, const JsonDoc *doc) {
     const Json *root = json_root(doc);
-    if (json_type(root) != JSON_OBJECT) return json_fail(doc, root, "a model's config must be an object");
+    if (json_type(root) != JSON_OBJECT)
+        return json_fail(doc, root, "a model's config must be an object");
     TRY(read_shape(m, doc, root));
     TRY(refuse_unsupported(doc, root));
     TRY(read_rope(m, doc, root));
@@ -173,7 +187,9 @@ Status model_read_config(ModelConfig *m, const char *path) {
     if (is_gguf(path)) return gguf_model_config(m, path);
     if (!file_is_dir(path)) {
         return status_fail(E_IO, "the model %s is not there%s", path,
-                           strchr(path, '/') && path[0] != '.' && path[0] != '/' ? " (from a hub: hf download ORG/NAME --local-dir DIR)" : "");
+                           strchr(path, '/') && path[0] != '.' && path[0] != '/'
+                               ? " (from a hub: hf download ORG/NAME --local-dir DIR)"
+                               : "");
     }
     snprintf(file, sizeof file, "%s/config.json", path);
     TRY(json_parse_file(&doc, file, JSON_STRICT));
@@ -199,8 +215,11 @@ static Status open_shard(Shards *s, const char *dir, const char *name, char open
     for (int i = 0; i < s->n; i++)
         if (!strcmp(opened[i], name)) return OK;
     if (strchr(name, '/') || strstr(name, "..") || strlen(name) >= 128)
-        return status_fail(E_FORMAT, "%s/model.safetensors.index.json: shard name \"%s\" leaves the directory", dir, name);
-    if (s->n == SHARDS_MAX) return status_fail(E_FORMAT, "%s: more than %d shards", dir, SHARDS_MAX);
+        return status_fail(
+            E_FORMAT, "%s/model.safetensors.index.json: shard name \"%s\" leaves the directory",
+            dir, name);
+    if (s->n == SHARDS_MAX)
+        return status_fail(E_FORMAT, "%s: more than %d shards", dir, SHARDS_MAX);
     snprintf(path, sizeof path, "%s/%s", dir, name);
     TRY(safetensors_open(&s->file[s->n], path));
     snprintf(opened[s->n++], 128, "%s", name);
@@ -223,7 +242,8 @@ static Status shards_open(Shards *s, const char *dir) {
     *s = (Shards){.n = 0};
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     snprintf(index, sizeof index, "%s/model.safetensors.index.json", dir);
-    if (file_exists(path) || !file_exists(index)) { /* the one file goes first, as in transformers */
+    if (file_exists(path) ||
+        !file_exists(index)) { /* the one file goes first, as in transformers */
         TRY(safetensors_open(&s->file[0], path));
         s->n = 1;
         return OK;
@@ -236,7 +256,8 @@ static Status shards_open(Shards *s, const char *dir) {
 }
 
 static const SafetensorsTensor *shards_find(const Shards *s, const char *name) {
-    const char *short_name = !strncmp(name, "model.", 6) ? name + 6 : name; /* some files leave the prefix out */
+    const char *short_name =
+        !strncmp(name, "model.", 6) ? name + 6 : name; /* some files leave the prefix out */
     for (int i = 0; i < s->n; i++) {
         const SafetensorsTensor *t = safetensors_find(s->file[i], name);
         if (!t) t = safetensors_find(s->file[i], short_name);
@@ -260,7 +281,8 @@ static Status init_score(Load *l, const TensorInfo *info, Buf slot) {
     size_t count = (size_t)info->rows * (size_t)info->cols;
     float std = 1.0f / sqrtf((float)l->w->cfg.C + 1.0f);
     if (count > PIECE) return status_fail(E_FORMAT, "%s: the score head is too large", l->path);
-    for (size_t i = 0; i < count; i++) l->host[i] = std * rng_normal(l->seed, RNG_INIT, 1u << 20, i);
+    for (size_t i = 0; i < count; i++)
+        l->host[i] = std * rng_normal(l->seed, RNG_INIT, 1u << 20, i);
     l->w->b->upload(l->w->b, slot, l->host, count);
     return OK;
 }
@@ -271,8 +293,11 @@ static Status load_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     size_t count = (size_t)info->rows * (size_t)info->cols;
     if (!t && !strcmp(info->name, "score.weight")) return init_score(l, info, *slot);
     if (!t) return status_fail(E_FORMAT, "%s: tensor %s is missing", l->path, info->name);
-    int fits = t->count == count && (info->vector ? t->rank == 1 : t->rank == 2 && t->shape[0] == (size_t)info->rows);
-    if (!fits) return status_fail(E_FORMAT, "%s: tensor %s has %zu values, the config says %d x %d", l->path, info->name, t->count, info->rows, info->cols);
+    int fits = t->count == count &&
+               (info->vector ? t->rank == 1 : t->rank == 2 && t->shape[0] == (size_t)info->rows);
+    if (!fits)
+        return status_fail(E_FORMAT, "%s: tensor %s has %zu values, the config says %d x %d",
+                           l->path, info->name, t->count, info->rows, info->cols);
     for (size_t at = 0; at < count; at += PIECE) {
         size_t n = count - at < PIECE ? count - at : PIECE;
         TRY(safetensors_read_f32(t, at, n, l->host));
@@ -289,7 +314,11 @@ static Status load_gguf_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
 
 Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
     Shards shards = {.n = 0};
-    Load l = {.w = w, .path = path, .shards = &shards, .seed = seed, .host = malloc(PIECE * sizeof(float))};
+    Load l = {.w = w,
+              .path = path,
+              .shards = &shards,
+              .seed = seed,
+              .host = malloc(PIECE * sizeof(float))};
     if (!l.host) return status_fail(E_MEMORY, "no memory to read %s", path);
     ModelConfig stored;
     Status s = model_read_config(&stored, path);
@@ -310,7 +339,9 @@ Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
 
 /* --- writing --- */
 
-static void put_int(Text *t, const char *key, long v) { text_addf(t, ",\n  \"%s\": %ld", key, v); }
+static void put_int(Text *t, const char *key, long v) {
+    text_addf(t, ",\n  \"%s\": %ld", key, v);
+}
 
 static void put_float(Text *t, const char *key, float v) {
     char shortest[40]; /* 1e-05, not 9.9999997473787516e-06 */
@@ -335,13 +366,14 @@ static Status write_config(const ModelConfig *m, const char *dir) {
     put_int(&t, "intermediate_size", m->FF);
     put_int(&t, "max_position_embeddings", m->max_positions);
     put_float(&t, "rms_norm_eps", m->norm_eps);
-    put_float(&t, "rope_theta", m->rope_theta); /* transformers 4 */
+    put_float(&t, "rope_theta", m->rope_theta);                            /* transformers 4 */
     text_add(&t, ",\n  \"rope_parameters\": {\"rope_type\": \"default\""); /* transformers 5 */
     put_float(&t, "rope_theta", m->rope_theta);
     text_add(&t, "}");
     put_float(&t, "initializer_range", m->init_std);
     text_addf(&t, ",\n  \"tie_word_embeddings\": %s", m->tied ? "true" : "false");
-    text_add(&t, ",\n  \"hidden_act\": \"silu\",\n  \"attention_bias\": false,\n  \"mlp_bias\": false");
+    text_add(&t,
+             ",\n  \"hidden_act\": \"silu\",\n  \"attention_bias\": false,\n  \"mlp_bias\": false");
     text_add(&t, ",\n  \"torch_dtype\": \"float32\",\n  \"dtype\": \"float32\"");
     if (m->bos >= 0) put_int(&t, "bos_token_id", m->bos);
     if (m->pad >= 0) put_int(&t, "pad_token_id", m->pad);
@@ -353,12 +385,16 @@ static Status write_config(const ModelConfig *m, const char *dir) {
     if (m->scores) {
         put_int(&t, "num_labels", m->scores);
         text_add(&t, ",\n  \"id2label\": {");
-        for (int i = 0; i < m->scores; i++) text_addf(&t, "%s\"%d\": \"LABEL_%d\"", i ? ", " : "", i, i);
+        for (int i = 0; i < m->scores; i++)
+            text_addf(&t, "%s\"%d\": \"LABEL_%d\"", i ? ", " : "", i, i);
         text_add(&t, "},\n  \"label2id\": {");
-        for (int i = 0; i < m->scores; i++) text_addf(&t, "%s\"LABEL_%d\": %d", i ? ", " : "", i, i);
+        for (int i = 0; i < m->scores; i++)
+            text_addf(&t, "%s\"LABEL_%d\": %d", i ? ", " : "", i, i);
         text_add(&t, "}");
     }
-    if (m->score_std > 0.0) text_addf(&t, ",\n  \"rlhf\": {\"score_mean\": %.17g, \"score_std\": %.17g}", m->score_mean, m->score_std);
+    if (m->score_std > 0.0)
+        text_addf(&t, ",\n  \"rlhf\": {\"score_mean\": %.17g, \"score_std\": %.17g}", m->score_mean,
+                  m->score_std);
     text_add(&t, "\n}\n");
     snprintf(path, sizeof path, "%s/config.json", dir);
     Status s = file_write_atomic(path, t.s, t.len);
@@ -376,7 +412,9 @@ static Status list_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     (void)slot;
     Entries *e = ctx;
     memcpy(e->names[e->n], info->name, sizeof info->name);
-    e->entries[e->n] = (SafetensorsEntry){.name = e->names[e->n], .dtype = "F32", .rank = info->vector ? 1 : 2,
+    e->entries[e->n] = (SafetensorsEntry){.name = e->names[e->n],
+                                          .dtype = "F32",
+                                          .rank = info->vector ? 1 : 2,
                                           .shape = {(size_t)info->rows, (size_t)info->cols}};
     e->n++;
     return OK;
@@ -406,13 +444,17 @@ static Status write_weights(const Weights *w, const char *dir) {
     Save save = {.b = w->b, .host = malloc(PIECE * sizeof(float))};
     Tensors t = w->t; /* visiting does not change the slots */
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
-    Status s = e.entries && e.names && save.host ? OK : status_fail(E_MEMORY, "no memory to write %s", path);
+    Status s = e.entries && e.names && save.host
+                   ? OK
+                   : status_fail(E_MEMORY, "no memory to write %s", path);
     if (s == OK) s = tensors_visit(&w->cfg, &t, list_tensor, &e);
     if (s == OK) s = safetensors_writer_open(&save.file, path, e.entries, e.n);
     if (s == OK) {
         s = tensors_visit(&w->cfg, &t, write_tensor, &save);
-        if (s == OK) s = safetensors_writer_commit(&save.file);
-        else safetensors_writer_abort(&save.file);
+        if (s == OK)
+            s = safetensors_writer_commit(&save.file);
+        else
+            safetensors_writer_abort(&save.file);
     }
     free(e.entries);
     free(e.names);
