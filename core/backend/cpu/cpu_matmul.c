@@ -62,16 +62,25 @@ tile(int m, int kc, const float *a, const float *b, float *c, size_t ldc, int ad
 }
 
 #define TILE_CASE(m)                                                                               \
-    case m: tile(m, kc, a, b, c, ldc, add); break;
+    case m: tile(m, kc, a, b, c, ldc, add); break
 static void tile_rows(int m, int kc, const float *a, const float *b, float *c, size_t ldc,
                       int add) {
     switch (m) {
-        TILE_CASE(1)
-        TILE_CASE(2)
-        TILE_CASE(3) TILE_CASE(4) TILE_CASE(5) TILE_CASE(6)
+        TILE_CASE(1);
+        TILE_CASE(2);
+        TILE_CASE(3);
+        TILE_CASE(4);
+        TILE_CASE(5);
+        TILE_CASE(6);
 #if defined(__AVX512F__)
-            TILE_CASE(7) TILE_CASE(8) TILE_CASE(9) TILE_CASE(10) TILE_CASE(11) TILE_CASE(12)
-                TILE_CASE(13) TILE_CASE(14)
+        TILE_CASE(7);
+        TILE_CASE(8);
+        TILE_CASE(9);
+        TILE_CASE(10);
+        TILE_CASE(11);
+        TILE_CASE(12);
+        TILE_CASE(13);
+        TILE_CASE(14);
 #endif
     }
 }
