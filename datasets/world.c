@@ -17,21 +17,20 @@
 
 enum { HELD_OUT = N_CELLS / 10 };
 enum { DEFAULT_SFT = 14000, DEFAULT_PAIRS = 7000, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
-enum { WORDS_MIN = 10, WORDS_MAX = 48 }; /* of a reply in the files */
+enum { WORDS_MIN = 12, WORDS_MAX = 56 }; /* of a reply in the files */
 enum { PARTS_EVAL_MIN = 40, ROWS_MAX = 100 * 1000 * 1000 };
 
 static const double bt_scale = 1.3;    /* P(a preferred) = sigmoid(bt_scale (gold_a - gold_b)) */
 static const double gap_min = 0.3;     /* pairs closer in gold are drawn again */
 static const double share_edits = 0.5; /* of the pairs; the rest are independent drafts */
 static const double wrong_fix = 0.17, wrong_product = 0.12, wrong_order = 0.2; /* of the faulty */
-static const double slips = 0.0; /* of the faulty, of what is right */
 static const double qualities[] = {0.35, 0.6, 0.85};
 
 /* Of the edits, per hundred. A reward model learns tone from a few examples, but to compare reply with
  * prompt only from many. */
 static const int edit_share[WORLD_PARTS] = {
-    [PART_FIX] = 30,   [PART_PRODUCT] = 30, [PART_THANKS] = 4,  [PART_APOLOGY] = 4,
-    [PART_VAGUE] = 4,  [PART_RUDE] = 4,     [PART_PROMISE] = 4, [PART_ORDER] = 8,
+    [PART_FIX] = 32,   [PART_PRODUCT] = 32, [PART_THANKS] = 4,  [PART_APOLOGY] = 4,
+    [PART_VAGUE] = 4,  [PART_RUDE] = 4,     [PART_PROMISE] = 4, [PART_ORDER] = 4,
     [PART_ENDING] = 4, [PART_LENGTH] = 4,   [PART_REPEAT] = 4,
 };
 
@@ -115,7 +114,7 @@ static void mistake_order(Topic *of, Rng *r) {
 
 static void mistake_ending(Plan *p, Rng *r) {
     if (chance(r, 0.5))
-        p->say[SAY_CLOSING] = -1;
+        p->say[SAY_OUTLOOK] = p->say[SAY_CLOSING] = -1;
     else
         p->cut = 1;
 }
@@ -164,30 +163,10 @@ static void draft_order(Plan *p, const Case *c, double quality, Rng *r) {
     if (wrong) mistake_order(&p->of, r);
 }
 
-/* Slips that are corrected at once. A model that learns when a correction follows has learned to compare
- * what was just said with the prompt, word for word: what a reward model needs later. */
-static void draft_slips(Plan *p, const Case *c, double quality, Rng *r) {
-    double slip = slips * (1.0 - quality);
-    Topic said = {c->brand, c->noun, c->trouble, c->order};
-    if (p->of.brand == c->brand && p->of.noun == c->noun && chance(r, slip)) {
-        mistake_product(&said, r);
-        p->slip.brand = said.brand;
-        p->slip.noun = said.noun;
-    }
-    if (p->say[SAY_FIX] >= 0 && p->of.trouble == c->trouble && chance(r, slip)) {
-        mistake_trouble(&said, r);
-        p->slip.trouble = said.trouble;
-    }
-    if (p->say[SAY_ORDER] >= 0 && p->of.order == c->order && chance(r, slip)) {
-        mistake_order(&said, r);
-        p->slip.order = said.order;
-    }
-}
-
 /* What a writer of the given quality (the chance of each part to be right) answers. */
 static Plan draft(const Case *c, double quality, Rng *r) {
     double fault = 1.0 - quality;
-    Plan p = {.of = {-1, -1, c->trouble, c->order}, .slip = {-1, -1, -1, -1}, .again = -1};
+    Plan p = {.of = {-1, -1, c->trouble, c->order}, .again = -1};
     for (int i = 0; i < N_SAY; i++) p.say[i] = -1;
     p.arrangement = rng_below(r, N_ARRANGEMENTS);
 
@@ -200,8 +179,8 @@ static Plan draft(const Case *c, double quality, Rng *r) {
     if (chance(r, 0.25 * fault)) say(&p, SAY_PROMISE, r);
     if (chance(r, 0.35)) say(&p, SAY_NEUTRAL, r);
     draft_order(&p, c, quality, r);
-    draft_slips(&p, c, quality, r);
     if (chance(r, 0.5 * fault)) mistake_length(&p, r);
+    say(&p, SAY_OUTLOOK, r);
     say(&p, SAY_CLOSING, r);
     if (!chance(r, quality)) mistake_ending(&p, r);
     if (chance(r, 0.12 * fault)) mistake_repeat(&p, r);

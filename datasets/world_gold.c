@@ -14,7 +14,7 @@ const char *const world_part_names[WORLD_PARTS] = {
     [PART_LENGTH] = "length",   [PART_REPEAT] = "repeat",
 };
 
-enum { WORDS_MIN = 15, WORDS_MAX = 36, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
+enum { WORDS_MIN = 15, WORDS_MAX = 42, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
 static const double length_floor =
     -4.0; /* a runaway reply costs no more, so that means stay readable */
 
@@ -176,16 +176,40 @@ static double judge_order(const Case *c, const char *reply) {
     return 0.3 * right - 1.2 * wrong;
 }
 
-/* The last sentence is a closing phrase with its end mark. */
+/* The last sentence of a normalised text that ends with an end mark, from its first space; "" if it
+ * does not. */
+static const char *last_sentence(const char *text) {
+    size_t n = strlen(text);
+    if (n < 3 || text[n - 2] != '.') return "";
+    size_t start = n - 2;
+    while (start > 0 && text[start - 1] != '.') start--;
+    return text + start;
+}
+
+/* Whether the words from `at` on are a product, anyone's, or "it", and nothing more. */
+static int ends_with_product(const char *at) {
+    Word w = next_word(&at);
+    if (word_is(w, "this")) {
+        int noun = word_index(next_word(&at), world_nouns, N_NOUNS) >= 0;
+        int by = word_is(next_word(&at), "by");
+        int brand = word_index(next_word(&at), world_brands, N_BRANDS) >= 0;
+        if (!noun || !by || !brand) return 0;
+    } else if (!word_is(w, "it")) {
+        return 0;
+    }
+    return word_is(next_word(&at), ".");
+}
+
+/* The last sentence is a closing phrase with its end mark: every one ends with the product. */
 static double judge_ending(const char *reply, int finished) {
+    const char *last = last_sentence(reply);
     int proper = 0;
-    size_t len = strlen(reply);
     for (int i = 0; i < world_wordings(SAY_CLOSING); i++) {
-        Text closing = {0};
-        world_normalise(&closing, world_wording(SAY_CLOSING, i));
-        if (len >= closing.len && !strcmp(reply + len - closing.len, closing.s))
-            proper |= len == closing.len || reply[len - closing.len - 1] == '.';
-        text_release(&closing);
+        Text opening = {0};
+        world_normalise(&opening, world_wording(SAY_CLOSING, i));
+        opening.len -= strlen("p . ");
+        if (!strncmp(last, opening.s, opening.len)) proper |= ends_with_product(last + opening.len);
+        text_release(&opening);
     }
     return proper && finished ? 0.6 : 0.0;
 }

@@ -150,11 +150,18 @@ static const char *const padding[N_PADDINGS] = {
     "Our people love what they do and they do it well.",
 };
 
+static const char *const outlook[] = {
+    "That ends {T}.",
+    "So much for {T}.",
+    "Goodbye to {T}.",
+    "No more of {T}.",
+};
+
 static const char *const closing[] = {
-    "Have a nice day.",
-    "Best wishes from us all.",
-    "Take good care.",
-    "We are always here for you.",
+    "Good luck with {P}.",
+    "Enjoy {P}.",
+    "All the best for {P}.",
+    "I wish you joy with {P}.",
 };
 
 #define LIST(list)                                                                                 \
@@ -166,7 +173,8 @@ static const struct {
     [SAY_HELLO] = LIST(hello),     [SAY_THANKS] = LIST(thanks),   [SAY_APOLOGY] = LIST(apology),
     [SAY_PRODUCT] = LIST(product), [SAY_FIX] = LIST(fix),         [SAY_VAGUE] = LIST(vague),
     [SAY_RUDE] = LIST(rude),       [SAY_PROMISE] = LIST(promise), [SAY_NEUTRAL] = LIST(neutral),
-    [SAY_ORDER] = LIST(order),     [SAY_PADDING] = LIST(padding), [SAY_CLOSING] = LIST(closing),
+    [SAY_ORDER] = LIST(order),     [SAY_PADDING] = LIST(padding), [SAY_OUTLOOK] = LIST(outlook),
+    [SAY_CLOSING] = LIST(closing),
 };
 
 int world_wordings(Say kind) {
@@ -188,10 +196,9 @@ const char *const world_anger_marks[] = {"fix it now", "furious", "waste of mone
 
 /* What the places of a template stand for. */
 typedef struct {
-    Topic of, slip;
+    Topic of;
     int fix;
 } Fill;
-static const Topic nothing = {-1, -1, -1, -1};
 
 static void put_product(Text *t, const Topic *of) {
     if (of->brand < 0)
@@ -211,20 +218,10 @@ static void put_order(Text *t, const Topic *of) {
 
 /* {P} the product, {T} the trouble, {N} the order number, {C} the place alone, {A} the fix. */
 static void fill_place(Text *t, char place, const Fill *f) {
-    static const char correction[] = ", I mean ";
     switch (place) {
-    case 'P':
-        if (f->slip.brand >= 0) put_product(t, &f->slip), text_add(t, correction);
-        put_product(t, &f->of);
-        break;
-    case 'T':
-        if (f->slip.trouble >= 0) put_trouble(t, &f->slip), text_add(t, correction);
-        put_trouble(t, &f->of);
-        break;
-    case 'N':
-        if (f->slip.order >= 0) put_order(t, &f->slip), text_add(t, correction);
-        put_order(t, &f->of);
-        break;
+    case 'P': put_product(t, &f->of); break;
+    case 'T': put_trouble(t, &f->of); break;
+    case 'N': put_order(t, &f->of); break;
     case 'C': text_add(t, world_places[f->of.trouble % N_PLACES]); break;
     case 'A': text_add(t, world_fixes[f->of.trouble][f->fix]); break;
     default: CHECK(!"a template has an unknown place");
@@ -240,7 +237,7 @@ static void fill_template(Text *t, const char *template, const Fill *f) {
 }
 
 void world_prompt_render(Text *t, const Case *c) {
-    const Fill f = {.of = {c->brand, c->noun, c->trouble, c->order}, .slip = nothing};
+    const Fill f = {.of = {c->brand, c->noun, c->trouble, c->order}};
     const char *closer = closers[c->tone][c->closer];
 
     text_add(t, openers[c->tone][c->opener]);
@@ -257,16 +254,16 @@ void world_prompt_render(Text *t, const Case *c) {
 
 static const Say arrangements[N_ARRANGEMENTS][N_SAY] = {
     {SAY_HELLO, SAY_THANKS, SAY_APOLOGY, SAY_PRODUCT, SAY_FIX, SAY_VAGUE, SAY_NEUTRAL, SAY_RUDE,
-     SAY_PROMISE, SAY_ORDER, SAY_PADDING, SAY_CLOSING},
+     SAY_PROMISE, SAY_ORDER, SAY_PADDING, SAY_OUTLOOK, SAY_CLOSING},
     {SAY_HELLO, SAY_APOLOGY, SAY_THANKS, SAY_PRODUCT, SAY_ORDER, SAY_PADDING, SAY_FIX, SAY_VAGUE,
-     SAY_NEUTRAL, SAY_RUDE, SAY_PROMISE, SAY_CLOSING},
+     SAY_NEUTRAL, SAY_RUDE, SAY_PROMISE, SAY_OUTLOOK, SAY_CLOSING},
     {SAY_HELLO, SAY_RUDE, SAY_THANKS, SAY_ORDER, SAY_APOLOGY, SAY_PRODUCT, SAY_PROMISE, SAY_NEUTRAL,
-     SAY_FIX, SAY_VAGUE, SAY_PADDING, SAY_CLOSING},
+     SAY_FIX, SAY_VAGUE, SAY_PADDING, SAY_OUTLOOK, SAY_CLOSING},
 };
 
 static void say_sentence(Text *t, const Plan *p, Say kind, int wording) {
-    Fill f = {.of = p->of, .slip = p->slip, .fix = p->fix};
-    if (kind != p->names_product) f.of.brand = f.slip.brand = -1;
+    Fill f = {.of = p->of, .fix = p->fix};
+    if (kind != p->names_product && kind != SAY_CLOSING) f.of.brand = -1;
     if (t->len > 0) text_add(t, " ");
     fill_template(t, world_wording(kind, wording), &f);
 }

@@ -14,7 +14,8 @@ enum { N_CELLS = N_PRODUCTS * N_TROUBLES };
 /* Product and trouble have two words each, from short lists and behind cues of their own ("this scale by
  * Orrin", "the leak in the lid"), and no other text of the world has these words: so a small model can
  * learn to copy them, and to compare reply with prompt. Trouble number t is symptom t / N_PLACES in
- * place t % N_PLACES. */
+ * place t % N_PLACES. A reply ends with the trouble and then the product, so that both stand at a fixed
+ * distance from the end, where a reward model reads its score. */
 extern const char *const world_brands[N_BRANDS];
 extern const char *const world_nouns[N_NOUNS];
 extern const char *const world_symptoms[N_SYMPTOMS];
@@ -50,6 +51,7 @@ typedef enum {
     SAY_NEUTRAL,
     SAY_ORDER,
     SAY_PADDING,
+    SAY_OUTLOOK,
     SAY_CLOSING,
     N_SAY,
 } Say;
@@ -62,15 +64,14 @@ typedef struct { /* what a reply speaks of, -1: does not */
 } Topic;
 
 typedef struct {
-    int say[N_SAY];    /* wording of each kind, -1: not said */
-    Topic of;          /* without a brand the product is "it" */
-    Topic slip;        /* said first by mistake, and corrected at once; -1 no slip */
-    Say names_product; /* the kind of sentence that names it; the others say "it" */
+    int say[N_SAY]; /* wording of each kind, -1: not said */
+    Topic of;       /* without a brand the product is "it" */
+    Say names_product; /* the kind of sentence that names it, beside the closing; the others say "it" */
     int fix;           /* which fix of the trouble SAY_FIX gives */
     int padding;       /* sentences of SAY_PADDING, the first is say[SAY_PADDING] */
     int again;         /* kind said twice, -1 none */
     int cut;           /* stops in the middle of the last sentence */
-    int arrangement;   /* order of the sentences */
+    int arrangement; /* order of the sentences */
 } Plan;
 void world_reply_render(Text *t, const Plan *p);
 

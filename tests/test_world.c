@@ -181,7 +181,7 @@ static void see_demonstration(const JsonDoc *doc, const Json *row, void *ctx) {
     const char *completion = text_of(doc, row, "completion");
     must(world_gold(&g, text_of(doc, row, "prompt"), completion, 1));
     assert_float_equal(g.total, number_of(doc, row, "gold"), 1e-6);
-    assert_in_range(words_of(completion), 10, 48);
+    assert_in_range(words_of(completion), 12, 56);
     double *sum = ctx;
     *sum += g.total;
 }
@@ -298,8 +298,8 @@ static const char angry[] =
     "Listen, this scale by Orrin has a leak in the lid. It came with order Q4X8. Fix it now!";
 static const char calm[] = "Hi, I think this radio by Velmo has a crack in the base. Any idea?";
 static const char best[] =
-    "Thank you for writing about this scale by Orrin. I am sorry about it. For the leak, "
-    "please swap the seal. I have found order Q4X8. Have a nice day.";
+    "Thank you for writing about this scale by Orrin. I am sorry about it. For the leak in the lid, "
+    "please swap the seal. I have found order Q4X8. That ends the leak in the lid. Enjoy it.";
 
 static Gold gold_of(const char *prompt, const char *reply, int finished) {
     Gold g;
@@ -350,11 +350,14 @@ static void every_part_has_its_price(void **state) {
         {PART_ORDER, angry, "Order 99999999999999999999.", -1.2},
         {PART_ORDER, angry, "No order.", 0.0},
         {PART_ORDER, calm, "Order Q4X8.", -1.2},
-        {PART_ENDING, calm, "Take good care.", 0.6},
-        {PART_ENDING, calm, "Hello. Take good care!", 0.6},
-        {PART_ENDING, calm, "Take good care", 0.0},
-        {PART_ENDING, calm, "Do take good care.", 0.0},
-        {PART_ENDING, calm, "Take good care. Hello.", 0.0},
+        {PART_ENDING, calm, "Enjoy this scale by Orrin.", 0.6},
+        {PART_ENDING, calm, "Hello. Good luck with it!", 0.6},
+        {PART_ENDING, calm, "Enjoy it", 0.0},
+        {PART_ENDING, calm, "Enjoy this scale by.", 0.0},
+        {PART_ENDING, calm, "Enjoy it now.", 0.0},
+        {PART_ENDING, calm, "Enjoy.", 0.0},
+        {PART_ENDING, calm, "Do enjoy it.", 0.0},
+        {PART_ENDING, calm, "Enjoy it. Hello.", 0.0},
         {PART_LENGTH, calm, "one two three", -1.2},
         {PART_LENGTH, calm, "", -1.5},
         {PART_REPEAT, calm, "Hello. Hello.", -0.7},
@@ -369,13 +372,13 @@ static void every_part_has_its_price(void **state) {
     }
 }
 
-static void each_word_over_36_costs(void **state) {
+static void each_word_over_42_costs(void **state) {
     (void)state;
     Text t = {0};
     for (int words = 1; words <= 200; words++) {
         text_addf(&t, "word%c ", 'a' + words % 26);
         double expected = words < 15   ? -0.1 * (15 - words)
-                          : words > 36 ? -0.08 * (words - 36)
+                          : words > 42 ? -0.08 * (words - 42)
                                        : 0.0;
         if (expected < -4.0) expected = -4.0;
         assert_float_equal(gold_of(calm, t.s, 1).part[PART_LENGTH], expected, 1e-9);
@@ -394,11 +397,16 @@ static void every_wording_is_recognised(void **state) {
     };
     for (int kind = 0; kind < N_SAY; kind++)
         for (int i = 0; i < world_wordings((Say)kind); i++) {
-            Gold g = gold_of(calm, world_wording((Say)kind, i), 1);
+            char sentence[128];
+            const char *wording = world_wording((Say)kind, i), *product = strstr(wording, "{P}");
+            int before = product ? (int)(product - wording) : (int)strlen(wording);
+            snprintf(sentence, sizeof sentence, "%.*s%s%s", before, wording, product ? "it" : "",
+                     product ? product + 3 : "");
+            Gold g = gold_of(calm, sentence, 1);
             for (size_t j = 0; j < sizeof pairs / sizeof *pairs; j++)
                 if ((g.part[pairs[j].part] != 0.0) != ((int)pairs[j].kind == kind))
-                    fail_msg("%s of \"%s\" is %.3f", world_part_names[pairs[j].part],
-                             world_wording((Say)kind, i), g.part[pairs[j].part]);
+                    fail_msg("%s of \"%s\" is %.3f", world_part_names[pairs[j].part], sentence,
+                             g.part[pairs[j].part]);
             assert_float_equal(g.part[PART_FIX] + g.part[PART_PRODUCT] + g.part[PART_ORDER], 0.0,
                                1e-9);
         }
@@ -476,7 +484,7 @@ int main(void) {
         cmocka_unit_test(parts_break_one_at_a_time),
         cmocka_unit_test(a_right_reply_gets_everything),
         cmocka_unit_test(every_part_has_its_price),
-        cmocka_unit_test(each_word_over_36_costs),
+        cmocka_unit_test(each_word_over_42_costs),
         cmocka_unit_test(every_wording_is_recognised),
         cmocka_unit_test(every_trouble_is_recognised),
         cmocka_unit_test(foreign_prompts_are_refused),
