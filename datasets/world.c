@@ -16,7 +16,7 @@
 #include "datasets/world_text.h"
 
 enum { HELD_OUT = N_CELLS / 10 };
-enum { DEFAULT_SFT = 14000, DEFAULT_PAIRS = 7000, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
+enum { DEFAULT_SFT = 14000, DEFAULT_PAIRS = 10000, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
 enum { WORDS_MIN = 12, WORDS_MAX = 56 }; /* of a reply in the files */
 enum { PARTS_EVAL_MIN = 40, ROWS_MAX = 100 * 1000 * 1000 };
 
@@ -66,7 +66,8 @@ static int other_than(Rng *r, int n, int not_this) {
 static Case draw_case(const World *w, int held_out, Rng *r) {
     int cell = held_out ? rng_below(r, HELD_OUT) : HELD_OUT + rng_below(r, N_CELLS - HELD_OUT);
     int product = w->cells[cell] / N_TROUBLES;
-    Case c = {.brand = product / N_NOUNS, .noun = product % N_NOUNS};
+    Case c = {.product = {product / (N_BRANDS * N_CITIES), product / N_CITIES % N_BRANDS,
+                          product % N_CITIES}};
     c.trouble = w->cells[cell] % N_TROUBLES;
     c.order = chance(r, 0.5) ? rng_below(r, N_ORDERS) : -1;
     c.tone = (Tone)rng_below(r, N_TONES);
@@ -95,16 +96,18 @@ static void name_product(Plan *p, Rng *r) {
     if (p->names_product == SAY_PRODUCT) say(p, SAY_PRODUCT, r);
 }
 
-static void mistake_product(Topic *of, Rng *r) {
-    int which = rng_below(r, 4); /* 0: the brand only, 1: the noun only, else both */
-    if (which != 1) of->brand = other_than(r, N_BRANDS, of->brand);
-    if (which != 0) of->noun = other_than(r, N_NOUNS, of->noun);
+/* All words of the name in half of the mistakes, one of them in the others. */
+static void mistake_product(Product *p, Rng *r) {
+    int which = rng_below(r, 6);
+    if (which == 0 || which > 2) p->noun = other_than(r, N_NOUNS, p->noun);
+    if (which == 1 || which > 2) p->brand = other_than(r, N_BRANDS, p->brand);
+    if (which == 2 || which > 2) p->city = other_than(r, N_CITIES, p->city);
 }
 
 static void mistake_trouble(Topic *of, Rng *r) {
     int which = rng_below(r, 4), symptom = of->trouble / N_PLACES, place = of->trouble % N_PLACES;
-    if (which != 1) symptom = other_than(r, N_SYMPTOMS, symptom);
-    if (which != 0) place = other_than(r, N_PLACES, place);
+    if (which != 0) symptom = other_than(r, N_SYMPTOMS, symptom);
+    if (which != 1) place = other_than(r, N_PLACES, place);
     of->trouble = symptom * N_PLACES + place;
 }
 
@@ -135,9 +138,8 @@ static void draft_product(Plan *p, const Case *c, double quality, Rng *r) {
     int right = chance(r, quality), wrong = !right && chance(r, wrong_product);
     if (chance(r, 0.15)) say(p, SAY_PRODUCT, r);
     if (!right && !wrong) return;
-    p->of.brand = c->brand;
-    p->of.noun = c->noun;
-    if (wrong) mistake_product(&p->of, r);
+    p->of.product = c->product;
+    if (wrong) mistake_product(&p->of.product, r);
     name_product(p, r);
 }
 
@@ -166,7 +168,7 @@ static void draft_order(Plan *p, const Case *c, double quality, Rng *r) {
 /* What a writer of the given quality (the chance of each part to be right) answers. */
 static Plan draft(const Case *c, double quality, Rng *r) {
     double fault = 1.0 - quality;
-    Plan p = {.of = {-1, -1, c->trouble, c->order}, .again = -1};
+    Plan p = {.of = {{-1, -1, -1}, c->trouble, c->order}, .again = -1};
     for (int i = 0; i < N_SAY; i++) p.say[i] = -1;
     p.arrangement = rng_below(r, N_ARRANGEMENTS);
 
@@ -199,7 +201,7 @@ static void break_part(Plan *p, WorldPart part, Rng *r) {
     switch (part) {
     case PART_FIX: mistake_trouble(&p->of, r); break;
     case PART_PRODUCT:
-        if (p->of.brand >= 0) mistake_product(&p->of, r);
+        if (p->of.product.noun >= 0) mistake_product(&p->of.product, r);
         break;
     case PART_THANKS: p->say[SAY_THANKS] = -1; break;
     case PART_APOLOGY: p->say[SAY_APOLOGY] = -1; break;
@@ -290,7 +292,7 @@ static int broke_only(const Row *row, WorldPart part) {
 static Status try_edit(int *done, Row *row, WorldPart part, double quality, Rng *r) {
     Plan a = draft(&row->request, quality, r), b = a;
     break_part(&b, part, r);
-    if (b.of.brand >= 0 && b.say[b.names_product] < 0) name_product(&b, r);
+    if (b.of.product.noun >= 0 && b.say[b.names_product] < 0) name_product(&b, r);
     TRY(reply_write(&row->a, &a, row->prompt.s));
     TRY(reply_write(&row->b, &b, row->prompt.s));
     *done = broke_only(row, part);
@@ -446,6 +448,11 @@ static Status write_file(const char *dir, const char *name, RowsAdder add, FileJ
     return line_writer_commit(out);
 }
 
+/* Twice the size of the others: the ceiling is a share of these rows. */
+static int pairs_eval_rows(const WorldConfig *c) {
+    return 2 * c->eval;
+}
+
 static int parts_rows(const WorldConfig *c) {
     int each = c->eval / 5 > PARTS_EVAL_MIN ? c->eval / 5 : PARTS_EVAL_MIN;
     return each * WORLD_PARTS;
@@ -457,7 +464,7 @@ static Status write_files(const char *dir, const World *w, WorldInfo *info) {
                   pairs = {w, STREAM_PAIRS, c->pairs, 0, NULL},
                   prompts = {w, STREAM_PROMPTS, c->prompts, 0, NULL},
                   sft_eval = {w, STREAM_SFT_EVAL, c->eval, 1, NULL},
-                  pairs_eval = {w, STREAM_PAIRS_EVAL, c->eval, 1, info},
+                  pairs_eval = {w, STREAM_PAIRS_EVAL, pairs_eval_rows(c), 1, info},
                   prompts_eval = {w, STREAM_PROMPTS_EVAL, c->eval, 1, NULL},
                   parts_eval = {w, STREAM_PARTS_EVAL, parts_rows(c), 1, NULL};
     TRY(write_file(dir, "sft.jsonl", add_demonstrations, sft));
@@ -504,7 +511,7 @@ Status world_make(const char *dir, const WorldConfig *cfg, WorldInfo *info) {
 
     *info = (WorldInfo){.held_out = HELD_OUT};
     TRY(write_files(dir, &w, info));
-    info->accuracy_ceiling /= w.cfg.eval;
-    info->longer_wins /= w.cfg.eval;
+    info->accuracy_ceiling /= pairs_eval_rows(&w.cfg);
+    info->longer_wins /= pairs_eval_rows(&w.cfg);
     return write_summary(dir, &w.cfg, info);
 }

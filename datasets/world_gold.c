@@ -14,7 +14,7 @@ const char *const world_part_names[WORLD_PARTS] = {
     [PART_LENGTH] = "length",   [PART_REPEAT] = "repeat",
 };
 
-enum { WORDS_MIN = 15, WORDS_MAX = 42, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
+enum { WORDS_MIN = 15, WORDS_MAX = 45, REPEATS_MAX = 3, SENTENCES_MAX = 256 };
 static const double length_floor =
     -4.0; /* a runaway reply costs no more, so that means stay readable */
 
@@ -71,19 +71,23 @@ static int says_any(const char *text, const char *const *phrases) {
     return 0;
 }
 
+/* Reads "NOUN by BRAND from CITY" and moves on behind it; 0 when the next words are not a product. */
+static int read_product(const char **at, Product *p) {
+    p->noun = word_index(next_word(at), world_nouns, N_NOUNS);
+    int by = word_is(next_word(at), "by");
+    p->brand = word_index(next_word(at), world_brands, N_BRANDS);
+    int from = word_is(next_word(at), "from");
+    p->city = word_index(next_word(at), world_cities, N_CITIES);
+    return p->noun >= 0 && by && p->brand >= 0 && from && p->city >= 0;
+}
+
 static Status find_product(Case *c, const char *text) {
-    c->brand = c->noun = -1;
-    for (const char *at = text; c->noun < 0;) {
+    for (const char *at = text;;) {
         Word w = next_word(&at);
         if (w.n == 0) break;
-        if (!word_is(w, "this")) continue;
         const char *ahead = at;
-        int noun = word_index(next_word(&ahead), world_nouns, N_NOUNS);
-        int by = word_is(next_word(&ahead), "by");
-        int brand = word_index(next_word(&ahead), world_brands, N_BRANDS);
-        if (noun >= 0 && by && brand >= 0) c->brand = brand, c->noun = noun;
+        if (word_is(w, "this") && read_product(&ahead, &c->product)) return OK;
     }
-    if (c->noun >= 0) return OK;
     return status_fail(E_FORMAT,
                        "the prompt is not of the embedded world: it names no product of it");
 }
@@ -148,17 +152,25 @@ static double judge_fix(const Case *c, const char *reply) {
     return 2.0 * right - 1.5 * wrong;
 }
 
-/* Right is "NOUN by BRAND" in one piece; any other noun or brand is wrong, alone too. */
+static int is_other(Word w, const char *const *list, int n, int right) {
+    int i = word_index(w, list, n);
+    return i >= 0 && i != right;
+}
+
+/* Right is the whole name in one piece; any other noun, brand or city is wrong, alone too. */
 static double judge_product(const Case *c, const char *reply) {
-    int right = 0, wrong = 0, progress = 0; /* words of "NOUN by" just read */
+    const Product *p = &c->product;
+    int right = 0, wrong = 0;
     for (const char *at = reply;;) {
+        Product named;
+        const char *ahead = at;
+        int whole = read_product(&ahead, &named);
         Word w = next_word(&at);
         if (w.n == 0) break;
-        int brand = word_index(w, world_brands, N_BRANDS),
-            noun = word_index(w, world_nouns, N_NOUNS);
-        if ((brand >= 0 && brand != c->brand) || (noun >= 0 && noun != c->noun)) wrong = 1;
-        if (brand == c->brand && progress == 2) right = 1;
-        progress = noun == c->noun ? 1 : progress == 1 && word_is(w, "by") ? 2 : 0;
+        right |= whole && named.noun == p->noun && named.brand == p->brand && named.city == p->city;
+        wrong |= is_other(w, world_nouns, N_NOUNS, p->noun);
+        wrong |= is_other(w, world_brands, N_BRANDS, p->brand);
+        wrong |= is_other(w, world_cities, N_CITIES, p->city);
     }
     return 1.0 * right - 1.5 * wrong;
 }
@@ -188,15 +200,9 @@ static const char *last_sentence(const char *text) {
 
 /* Whether the words from `at` on are a product, anyone's, or "it", and nothing more. */
 static int ends_with_product(const char *at) {
+    Product named;
     Word w = next_word(&at);
-    if (word_is(w, "this")) {
-        int noun = word_index(next_word(&at), world_nouns, N_NOUNS) >= 0;
-        int by = word_is(next_word(&at), "by");
-        int brand = word_index(next_word(&at), world_brands, N_BRANDS) >= 0;
-        if (!noun || !by || !brand) return 0;
-    } else if (!word_is(w, "it")) {
-        return 0;
-    }
+    if (!word_is(w, "it") && !(word_is(w, "this") && read_product(&at, &named))) return 0;
     return word_is(next_word(&at), ".");
 }
 

@@ -8,13 +8,11 @@
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(a)[0]))
 
-const char *const world_brands[N_BRANDS] = {
-    "Orrin", "Velmo", "Takka", "Kordu", "Zanex", "Palmi", "Fenik", "Lurro",
-};
+const char *const world_nouns[N_NOUNS] = {"scale", "kettle", "lamp", "radio", "mixer"};
 
-const char *const world_nouns[N_NOUNS] = {
-    "scale", "kettle", "lamp", "fan", "radio", "clock", "mixer", "blender", "toaster", "printer",
-};
+const char *const world_brands[N_BRANDS] = {"Orrin", "Velmo", "Takka", "Kordu"};
+
+const char *const world_cities[N_CITIES] = {"Oslo", "Rome", "Lima", "Cairo"};
 
 const char *const world_symptoms[N_SYMPTOMS] = {"noise", "smell", "leak", "crack"};
 
@@ -200,11 +198,12 @@ typedef struct {
     int fix;
 } Fill;
 
-static void put_product(Text *t, const Topic *of) {
-    if (of->brand < 0)
+static void put_product(Text *t, const Product *p) {
+    if (p->noun < 0)
         text_add(t, "it");
     else
-        text_addf(t, "this %s by %s", world_nouns[of->noun], world_brands[of->brand]);
+        text_addf(t, "this %s by %s from %s", world_nouns[p->noun], world_brands[p->brand],
+                  world_cities[p->city]);
 }
 
 static void put_trouble(Text *t, const Topic *of) {
@@ -219,7 +218,7 @@ static void put_order(Text *t, const Topic *of) {
 /* {P} the product, {T} the trouble, {N} the order number, {C} the place alone, {A} the fix. */
 static void fill_place(Text *t, char place, const Fill *f) {
     switch (place) {
-    case 'P': put_product(t, &f->of); break;
+    case 'P': put_product(t, &f->of.product); break;
     case 'T': put_trouble(t, &f->of); break;
     case 'N': put_order(t, &f->of); break;
     case 'C': text_add(t, world_places[f->of.trouble % N_PLACES]); break;
@@ -237,7 +236,7 @@ static void fill_template(Text *t, const char *template, const Fill *f) {
 }
 
 void world_prompt_render(Text *t, const Case *c) {
-    const Fill f = {.of = {c->brand, c->noun, c->trouble, c->order}};
+    const Fill f = {.of = {c->product, c->trouble, c->order}};
     const char *closer = closers[c->tone][c->closer];
 
     text_add(t, openers[c->tone][c->opener]);
@@ -263,7 +262,7 @@ static const Say arrangements[N_ARRANGEMENTS][N_SAY] = {
 
 static void say_sentence(Text *t, const Plan *p, Say kind, int wording) {
     Fill f = {.of = p->of, .fix = p->fix};
-    if (kind != p->names_product && kind != SAY_CLOSING) f.of.brand = -1;
+    if (kind != p->names_product && kind != SAY_CLOSING) f.of.product.noun = -1;
     if (t->len > 0) text_add(t, " ");
     fill_template(t, world_wording(kind, wording), &f);
 }

@@ -6,27 +6,42 @@
 #include "core/base/status.h"
 #include "core/base/text.h"
 
-enum { N_BRANDS = 8, N_NOUNS = 10, N_SYMPTOMS = 4, N_PLACES = 6, N_PHRASINGS = 3, N_FIXES = 2 };
+enum {
+    N_NOUNS = 5,
+    N_BRANDS = 4,
+    N_CITIES = 4,
+    N_SYMPTOMS = 4,
+    N_PLACES = 6,
+    N_PHRASINGS = 3,
+    N_FIXES = 2
+};
 enum { N_ORDERS = 100 };
-enum { N_PRODUCTS = N_BRANDS * N_NOUNS, N_TROUBLES = N_SYMPTOMS * N_PLACES };
+enum { N_PRODUCTS = N_NOUNS * N_BRANDS * N_CITIES, N_TROUBLES = N_SYMPTOMS * N_PLACES };
 enum { N_CELLS = N_PRODUCTS * N_TROUBLES };
 
-/* Product and trouble have two words each, from short lists and behind cues of their own ("this scale by
- * Orrin", "the leak in the lid"), and no other text of the world has these words: so a small model can
- * learn to copy them, and to compare reply with prompt. Trouble number t is symptom t / N_PLACES in
- * place t % N_PLACES. A reply ends with the trouble and then the product, so that both stand at a fixed
- * distance from the end, where a reward model reads its score. */
-extern const char *const world_brands[N_BRANDS];
+/* A product has three words and a trouble two, from short lists and behind cues of their own ("this scale
+ * by Orrin from Oslo", "the leak in the lid"), and no other text of the world has these words: so a small
+ * model can learn to copy them, and to compare reply with prompt; what matters most for that is that the
+ * lists are short. Trouble number t is symptom t / N_PLACES in place t % N_PLACES. A reply ends with the
+ * trouble and then the product, so that both stand at a fixed distance from the end, where a reward model
+ * reads its score. */
 extern const char *const world_nouns[N_NOUNS];
+extern const char *const world_brands[N_BRANDS];
+extern const char *const world_cities[N_CITIES];
 extern const char *const world_symptoms[N_SYMPTOMS];
 extern const char *const world_places[N_PLACES];
 extern const char *const world_fixes[N_TROUBLES][N_FIXES];
+
+typedef struct { /* noun -1: no product */
+    int noun, brand, city;
+} Product;
 
 typedef enum { TONE_CALM, TONE_POLITE, TONE_ANGRY, N_TONES } Tone;
 
 /* What a customer writes about; everything in it but the wording is read back by the gold rule. */
 typedef struct {
-    int brand, noun, trouble;
+    Product product;
+    int trouble;
     int order; /* 0..99, written Q4X8: each digit behind a cue of its own; -1 none */
     Tone tone;
     int phrasing, opener, closer, order_wording, order_last; /* wording */
@@ -60,12 +75,13 @@ int world_wordings(Say kind); /* sentences to choose from */
 const char *world_wording(Say kind, int i);
 
 typedef struct { /* what a reply speaks of, -1: does not */
-    int brand, noun, trouble, order;
+    Product product;
+    int trouble, order;
 } Topic;
 
 typedef struct {
     int say[N_SAY]; /* wording of each kind, -1: not said */
-    Topic of;       /* without a brand the product is "it" */
+    Topic of;       /* without a noun the product is "it" */
     Say names_product; /* the kind of sentence that names it, beside the closing; the others say "it" */
     int fix;           /* which fix of the trouble SAY_FIX gives */
     int padding;       /* sentences of SAY_PADDING, the first is say[SAY_PADDING] */

@@ -130,13 +130,18 @@ typedef struct {
     int rows, angry, orders, words_min, words_max;
 } Prompts;
 
+static int world_cell(const Case *c) {
+    const Product *p = &c->product;
+    return ((p->noun * N_BRANDS + p->brand) * N_CITIES + p->city) * N_TROUBLES + c->trouble;
+}
+
 static void see_prompt(const JsonDoc *doc, const Json *row, void *ctx) {
     Prompts *p = ctx;
     Case c;
     const char *prompt = text_of(doc, row, "prompt");
     must(world_case_read(&c, prompt));
     int words = words_of(prompt);
-    p->seen[(c.brand * N_NOUNS + c.noun) * N_TROUBLES + c.trouble] = 1;
+    p->seen[world_cell(&c)] = 1;
     p->rows++;
     p->angry += c.tone == TONE_ANGRY;
     p->orders += c.order >= 0;
@@ -155,7 +160,7 @@ static void held_out_cells_are_disjoint(void **state) {
     assert_int_equal(each_row(dir, "pairs.jsonl", see_prompt, &train), full.pairs);
     assert_int_equal(each_row(dir, "prompts.jsonl", see_prompt, &train), full.prompts);
     assert_int_equal(each_row(dir, "sft.eval.jsonl", see_prompt, &held), full.eval);
-    assert_int_equal(each_row(dir, "pairs.eval.jsonl", see_prompt, &held), full.eval);
+    assert_int_equal(each_row(dir, "pairs.eval.jsonl", see_prompt, &held), 2 * full.eval);
     assert_int_equal(each_row(dir, "prompts.eval.jsonl", see_prompt, &held), full.eval);
     assert_int_equal(each_row(dir, "parts.eval.jsonl", see_prompt, &held), 100 * WORLD_PARTS);
 
@@ -172,8 +177,8 @@ static void held_out_cells_are_disjoint(void **state) {
     double orders = (double)train.orders / train.rows, angry = (double)train.angry / train.rows;
     if (orders < 0.48 || orders > 0.52 || angry < 0.31 || angry > 0.36)
         fail_msg("share with an order number %.3f, angry %.3f", orders, angry);
-    assert_in_range(train.words_min, 8, 15);
-    assert_in_range(train.words_max, 20, 30);
+    assert_in_range(train.words_min, 8, 18);
+    assert_in_range(train.words_max, 20, 32);
 }
 
 static void see_demonstration(const JsonDoc *doc, const Json *row, void *ctx) {
@@ -246,7 +251,7 @@ static void see_pair(const JsonDoc *doc, const Json *row, void *ctx) {
 
 static void labels_follow_gold(void **state) {
     (void)state;
-    const WorldConfig big = {.sft = 1, .pairs = 6000, .prompts = 1, .eval = 3000, .seed = 2};
+    const WorldConfig big = {.sft = 1, .pairs = 6000, .prompts = 1, .eval = 1500, .seed = 2};
     WorldInfo info;
     Pairs train = {0}, eval = {0};
     const char *dir = folder("labels");
@@ -295,10 +300,11 @@ static void parts_break_one_at_a_time(void **state) {
 /* --- the gold rule --- */
 
 static const char angry[] =
-    "Listen, this scale by Orrin has a leak in the lid. It came with order Q4X8. Fix it now!";
-static const char calm[] = "Hi, I think this radio by Velmo has a crack in the base. Any idea?";
+    "Listen, this scale by Orrin from Oslo has a leak in the lid. It came with order Q4X8. Fix it now!";
+static const char calm[] =
+    "Hi, I think this radio by Velmo from Rome has a crack in the base. Any idea?";
 static const char best[] =
-    "Thank you for writing about this scale by Orrin. I am sorry about it. For the leak in the lid, "
+    "Thank you for writing about this scale by Orrin from Oslo. I am sorry about it. For the leak in the lid, "
     "please swap the seal. I have found order Q4X8. That ends the leak in the lid. Enjoy it.";
 
 static Gold gold_of(const char *prompt, const char *reply, int finished) {
@@ -330,13 +336,17 @@ static void every_part_has_its_price(void **state) {
         {PART_FIX, angry, "Press the clamp. Shut.", 0.0},
         {PART_FIX, angry, "Add a felt pad.", -1.5},
         {PART_FIX, angry, "Press the clamp shut, then add a felt pad.", 0.5},
-        {PART_PRODUCT, angry, "I know this scale by Orrin.", 1.0},
+        {PART_PRODUCT, angry, "I know this scale by Orrin from Oslo.", 1.0},
         {PART_PRODUCT, angry, "I know this Orrin.", 0.0},
         {PART_PRODUCT, angry, "I know this scale.", 0.0},
-        {PART_PRODUCT, angry, "I know this radio by Orrin.", -1.5},
-        {PART_PRODUCT, angry, "I know this scale by Velmo.", -1.5},
+        {PART_PRODUCT, angry, "I know this radio by Orrin from Oslo.", -1.5},
+        {PART_PRODUCT, angry, "I know this scale by Velmo from Oslo.", -1.5},
         {PART_PRODUCT, angry, "I know this kettle.", -1.5},
-        {PART_PRODUCT, angry, "Not the radio by Velmo but this scale by Orrin.", -0.5},
+        {PART_PRODUCT, angry, "Greetings from Lima.", -1.5},
+        {PART_PRODUCT, angry, "I know this scale by Orrin from Lima.", -1.5},
+        {PART_PRODUCT, angry, "The scale from Oslo by Orrin.", 0.0},
+        {PART_PRODUCT, angry, "Not the radio by Velmo from Rome but this scale by Orrin from Oslo.",
+         -0.5},
         {PART_THANKS, angry, "Many thanks!", 0.4},
         {PART_THANKS, angry, "Thankless work.", 0.0},
         {PART_APOLOGY, angry, "We apologize.", 0.8},
@@ -350,10 +360,10 @@ static void every_part_has_its_price(void **state) {
         {PART_ORDER, angry, "Order 99999999999999999999.", -1.2},
         {PART_ORDER, angry, "No order.", 0.0},
         {PART_ORDER, calm, "Order Q4X8.", -1.2},
-        {PART_ENDING, calm, "Enjoy this scale by Orrin.", 0.6},
+        {PART_ENDING, calm, "Enjoy this scale by Orrin from Oslo.", 0.6},
         {PART_ENDING, calm, "Hello. Good luck with it!", 0.6},
         {PART_ENDING, calm, "Enjoy it", 0.0},
-        {PART_ENDING, calm, "Enjoy this scale by.", 0.0},
+        {PART_ENDING, calm, "Enjoy this scale by Orrin.", 0.0},
         {PART_ENDING, calm, "Enjoy it now.", 0.0},
         {PART_ENDING, calm, "Enjoy.", 0.0},
         {PART_ENDING, calm, "Do enjoy it.", 0.0},
@@ -372,13 +382,13 @@ static void every_part_has_its_price(void **state) {
     }
 }
 
-static void each_word_over_42_costs(void **state) {
+static void each_word_over_45_costs(void **state) {
     (void)state;
     Text t = {0};
     for (int words = 1; words <= 200; words++) {
         text_addf(&t, "word%c ", 'a' + words % 26);
         double expected = words < 15   ? -0.1 * (15 - words)
-                          : words > 42 ? -0.08 * (words - 42)
+                          : words > 45 ? -0.08 * (words - 45)
                                        : 0.0;
         if (expected < -4.0) expected = -4.0;
         assert_float_equal(gold_of(calm, t.s, 1).part[PART_LENGTH], expected, 1e-9);
@@ -416,7 +426,8 @@ static void every_wording_is_recognised(void **state) {
 static void every_trouble_is_recognised(void **state) {
     (void)state;
     for (int i = 0; i < N_TROUBLES * N_PHRASINGS * 3 * N_TONES; i++) {
-        Case c = {.brand = i % N_BRANDS, .noun = i % N_NOUNS, .trouble = i % N_TROUBLES}, back;
+        Case c = {.product = {i % N_NOUNS, i % N_BRANDS, i % N_CITIES}, .trouble = i % N_TROUBLES},
+             back;
         c.order = i % (N_ORDERS + 1) - 1;
         c.phrasing = i / N_TROUBLES % N_PHRASINGS;
         c.opener = c.closer = i / N_TROUBLES / N_PHRASINGS % 3;
@@ -424,9 +435,7 @@ static void every_trouble_is_recognised(void **state) {
         Text prompt = {0};
         world_prompt_render(&prompt, &c);
         must(world_case_read(&back, prompt.s));
-        assert_int_equal(back.brand, c.brand);
-        assert_int_equal(back.noun, c.noun);
-        assert_int_equal(back.trouble, c.trouble);
+        assert_int_equal(world_cell(&back), world_cell(&c));
         assert_int_equal(back.tone == TONE_ANGRY, c.tone == TONE_ANGRY);
         assert_int_equal(back.order, c.order);
         for (int t = 0; t < N_TROUBLES; t++)
@@ -442,10 +451,12 @@ static void foreign_prompts_are_refused(void **state) {
     Gold g;
     assert_int_equal(world_gold(&g, "What is the capital of France?", best, 1), E_FORMAT);
     assert_non_null(strstr(status_message(), "product"));
-    assert_int_equal(world_gold(&g, "Hi, this scale by Orrin is lovely.", best, 1), E_FORMAT);
+    assert_int_equal(world_gold(&g, "Hi, this scale by Orrin from Oslo is lovely.", best, 1),
+                     E_FORMAT);
     assert_non_null(strstr(status_message(), "symptom"));
     assert_int_equal(
-        world_gold(&g, "Hi, this scale by Orrin has a leak and a smell in the lid.", best, 1),
+        world_gold(&g, "Hi, this scale by Orrin from Oslo has a leak and a smell in the lid.", best,
+                   1),
         E_FORMAT);
     assert_non_null(strstr(status_message(), "smell"));
     assert_int_equal(world_gold(&g, "", "", 1), E_FORMAT);
@@ -484,7 +495,7 @@ int main(void) {
         cmocka_unit_test(parts_break_one_at_a_time),
         cmocka_unit_test(a_right_reply_gets_everything),
         cmocka_unit_test(every_part_has_its_price),
-        cmocka_unit_test(each_word_over_42_costs),
+        cmocka_unit_test(each_word_over_45_costs),
         cmocka_unit_test(every_wording_is_recognised),
         cmocka_unit_test(every_trouble_is_recognised),
         cmocka_unit_test(foreign_prompts_are_refused),
