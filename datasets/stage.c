@@ -1,6 +1,8 @@
 /* stage.c - see stage.h. */
 #include "datasets/stage.h"
 
+#include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +11,6 @@
 #include "core/base/log.h"
 #include "core/model/hf.h"
 #include "core/run/progress.h"
-
-static int is_gguf(const char *path) {
-    size_t n = strlen(path);
-    return n > 5 && !strcmp(path + n - 5, ".gguf");
-}
 
 static int is_init(const Stage *s) {
     return !strcmp(s->cfg.model, "init");
@@ -24,7 +21,7 @@ Status stage_tokenizer(Tokenizer **t, const Stage *s) {
     if (!path[0]) return status_fail(E_USAGE, "the recipe names no \"model\"");
     if (!s->cfg.tokenizer[0] && is_init(s))
         return status_fail(E_USAGE, "a model from \"init\" needs a \"tokenizer\" directory");
-    return is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path);
+    return model_is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path);
 }
 
 /* A model of several end tokens keeps them all. */
@@ -117,11 +114,9 @@ void train_data_close(TrainData *d) {
 int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps) {
     int64_t rows = 0;
     for (int i = 0; i < d->n_sets; i++) rows += d->sets[i].n;
+    if (max_steps > 0) return max_steps;
     int64_t steps = (rows * epochs + batch_size - 1) / batch_size;
-    if (max_steps > 0 && max_steps < steps) steps = max_steps;
-    if (max_steps > 0 && steps < max_steps)
-        steps = max_steps; /* asked for more than the epochs give */
-    return (int)(steps < 1 ? 1 : steps);
+    return steps < 1 ? 1 : steps < INT_MAX ? (int)steps : INT_MAX;
 }
 
 int stage_micro_tokens(int asked, int max_length) {
@@ -138,6 +133,33 @@ Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_d
     TRY(file_mkdirs(dir));
     TRY(model_write(w, dir));
     return tokenizer_save(t, dir);
+}
+
+static int smaller_is_better(const char *metric) {
+    return strstr(metric, "loss") || strstr(metric, "/kl") || strstr(metric, "length");
+}
+
+Status stage_check_best(const Stage *s, const char *const *metrics, int n) {
+    const char *name = s->run.best;
+    if (!name[0]) return OK;
+    if (!s->data.eval[0])
+        return status_fail(E_USAGE, "run.best \"%s\" needs a file data.eval", name);
+    for (int i = 0; i < n; i++)
+        if (!strcmp(metrics[i], name)) return OK;
+    const char *near = settings_nearest(name, metrics, n);
+    return status_fail(E_USAGE, "run.best: %s does not evaluate \"%s\"; did you mean \"%s\"?",
+                       s->verb, name, near ? near : metrics[0]);
+}
+
+Status stage_keep_best(const Stage *s, const Metrics *m, double *best, const Weights *w,
+                       const Tokenizer *t, const Run *run) {
+    const char *name = s->run.best;
+    double value = name[0] ? metrics_get(m, name) : NAN;
+    if (isnan(value)) return OK;
+    int better = isnan(*best) || (smaller_is_better(name) ? value < *best : value > *best);
+    if (!better) return OK;
+    *best = value;
+    return stage_write_model(w, t, run_dir(run), "best");
 }
 
 void summary_put(Stage *s, const char *name, double value) {

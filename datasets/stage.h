@@ -45,6 +45,14 @@ int stage_micro_tokens(int asked, int max_length);
 Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir,
                          const char *name);
 
+/* Before a run: is run.best, where it is set, one of the n metrics that the trainer evaluates, and is there an eval file?
+ * E_USAGE with the nearest name. */
+Status stage_check_best(const Stage *s, const char *const *metrics, int n);
+/* After an evaluation: where run.best has its best value so far, the weights go to DIR/best and the value to *best (NAN at
+ * first). Metrics named after a loss, a KL or a length are better when smaller. */
+Status stage_keep_best(const Stage *s, const Metrics *m, double *best, const Weights *w,
+                       const Tokenizer *t, const Run *run);
+
 /* "name": value into the stage's summary */
 void summary_put(Stage *s, const char *name, double value);
 /* The stage is done: adds "seconds" to the summary and leaves it in the run directory (run.json). */

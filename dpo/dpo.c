@@ -331,6 +331,7 @@ static Status dpo_create(Dpo *d) {
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
     d->micro_tokens = stage_micro_tokens(c->micro_tokens, 2 * stage->data.max_length);
 
+    TRY(stage_check_best(stage, eval_names, 8));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = d->session.b;
@@ -357,7 +358,8 @@ static Status dpo_create(Dpo *d) {
     TRY(network_create(&d->reference, b, &r, d->ws, 0));
     TRY(optim_create(&d->optim, &d->policy, &OPTIM_CONFIG(c)));
     TRY(create_eval(d, &m));
-    int max_S = 2 * c->batch_size, max_N = max_S * stage->data.max_length;
+    int max_S = 2 * c->batch_size;
+    size_t max_N = (size_t)max_S * (size_t)stage->data.max_length;
     TRY(packed_create(&d->batch, max_S, max_N));
     size_t pairs = (size_t)d->data.eval.n;
     TRY(memory_alloc((void **)&d->first_row, (size_t)d->data.n_sets * sizeof(int), "sets"));
@@ -370,7 +372,7 @@ static Status dpo_create(Dpo *d) {
     TRY(memory_alloc((void **)&d->rows, (size_t)c->batch_size * sizeof *d->rows, "a step's pairs"));
     float **arrays[] = {&d->logp, &d->entropy, &d->dlogp};
     for (int i = 0; i < 3; i++)
-        TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
+        TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
     TRY(load_networks(d, reference));
     return reference_logps(d, pairs);
 }
@@ -411,12 +413,7 @@ static Status evaluate(Dpo *d, Metrics *m) {
     if (!d->data.eval.n) return OK;
     TRY(evaluate_pairs(d, &stats));
     put_metrics(m, eval_names, &stats, 0.0);
-    double loss = stats.loss / stats.pairs;
-    if (d->stage->run.best[0] && !(loss >= d->state.best)) {
-        d->state.best = loss;
-        return stage_write_model(&d->policy.w, d->tokenizer, run_dir(d->session.run), "best");
-    }
-    return OK;
+    return stage_keep_best(d->stage, m, &d->state.best, &d->policy.w, d->tokenizer, d->session.run);
 }
 
 /* Answers to the held-out prompts; the world's gold rule judges where the prompts are of it. */
@@ -475,12 +472,8 @@ static Status dpo_loop(Dpo *d) {
                       metrics_get(&m, "rewards/accuracies"));
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(evaluate(d, &m));
         TRY(run_log(run, step, d->state.tokens, d->state.samples, &m));
-        int stop = run_stop_requested();
-        if (stop || run_save_requested() || last ||
-            (cfg->save_every && step % cfg->save_every == 0))
-            TRY(dpo_save(d));
-        if (stop && !last)
-            return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+        if (run_save_due(cfg, step, last)) TRY(dpo_save(d));
+        if (run_stop_requested() && !last) return run_stopped(run, step);
     }
     return summarize(d, progress_rate(&p));
 }

@@ -32,12 +32,12 @@ struct RolloutEngine {
     Packed prompts; /* of one prefill */
 };
 
-Status rollout_create(Rollout *r, int max_sequences, int max_tokens) {
+Status rollout_create(Rollout *r, int max_sequences, size_t max_tokens) {
     *r = (Rollout){0};
     TRY(packed_create(&r->seq, max_sequences, max_tokens));
     TRY(memory_alloc((void **)&r->n_prompt, (size_t)max_sequences * sizeof(int), "rollout"));
     TRY(memory_alloc((void **)&r->stop, (size_t)max_sequences * sizeof *r->stop, "rollout"));
-    return memory_alloc((void **)&r->logp, (size_t)max_tokens * sizeof(float), "rollout");
+    return memory_alloc((void **)&r->logp, max_tokens * sizeof(float), "rollout");
 }
 
 void rollout_release(Rollout *r) {
@@ -75,7 +75,7 @@ Status rollout_engine_create(RolloutEngine **out, Backend *b, const ModelConfig 
     TRY(memory_alloc((void **)&e->uniform, R * sizeof(double), "decoding rows"));
     TRY(memory_alloc((void **)&e->logp, R * sizeof(float), "decoding rows"));
     TRY(memory_alloc((void **)&e->cut, R * sizeof(float), "decoding rows"));
-    return packed_create(&e->prompts, rows, rows * max_length);
+    return packed_create(&e->prompts, rows, R * T);
 }
 
 void rollout_engine_release(RolloutEngine *e) {

@@ -33,7 +33,7 @@ typedef struct {
     double truncated_mass; /* mean mass that top-k and top-p cut, per sampled token */
     int decode_steps;      /* scheduler's work: rows * steps tells the occupancy */
 } Rollout;
-Status rollout_create(Rollout *r, int max_sequences, int max_tokens);
+Status rollout_create(Rollout *r, int max_sequences, size_t max_tokens);
 void rollout_release(Rollout *r);
 static inline int rollout_length(const Rollout *r, int s) {
     return r->seq.starts[s + 1] - r->seq.starts[s] - r->n_prompt[s];

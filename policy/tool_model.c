@@ -99,7 +99,7 @@ Status tool_model_room(ToolModel *m, int tokens) {
     WorkspacePlan plan = {.tokens = tokens, .sequences = tokens, .max_length = cfg->max_positions};
     TRY(workspace_create(&m->ws, m->b, &plan, &cfg, 1, NULL));
     m->net.ws = m->ws;
-    TRY(packed_create(&m->batch, tokens, tokens));
+    TRY(packed_create(&m->batch, tokens, (size_t)tokens));
     for (int i = 0; i < 2; i++)
         TRY(memory_alloc((void **)&m->out[i], (size_t)tokens * sizeof(float), "outputs"));
     m->tokens = tokens;

@@ -16,10 +16,10 @@ Status ptx_open(Ptx *p, const char *path, const DataConfig *cfg, const Tokenizer
 }
 
 Status ptx_create(Ptx *p, int batch_size, int max_length) {
-    int max_N = batch_size * max_length;
+    size_t max_N = (size_t)batch_size * (size_t)max_length;
     TRY(packed_create(&p->batch, batch_size, max_N));
-    TRY(memory_alloc((void **)&p->logp, (size_t)max_N * sizeof(float), "numbers of other text"));
-    return memory_alloc((void **)&p->dlogp, (size_t)max_N * sizeof(float), "numbers of other text");
+    TRY(memory_alloc((void **)&p->logp, max_N * sizeof(float), "numbers of other text"));
+    return memory_alloc((void **)&p->dlogp, max_N * sizeof(float), "numbers of other text");
 }
 
 void ptx_release(Ptx *p) {

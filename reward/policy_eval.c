@@ -20,7 +20,7 @@ Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int limit, cons
                       .micro_tokens = micro_tokens};
     if (!S) return OK;
     size_t N = (size_t)S * (size_t)max_length;
-    TRY(rollout_create(&e->rollout, S, (int)N));
+    TRY(rollout_create(&e->rollout, S, N));
     TRY(memory_alloc((void **)&e->requests, (size_t)S * sizeof *e->requests, "evaluation"));
     TRY(memory_alloc((void **)&e->rows, (size_t)S * sizeof *e->rows, "evaluation"));
     TRY(memory_alloc((void **)&e->logp_ref, N * sizeof(float), "evaluation"));

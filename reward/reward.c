@@ -55,6 +55,8 @@ static Status reward_create(Reward *r) {
     r->steps = stage_steps(&r->data, r->cfg->batch_size, r->cfg->epochs, r->cfg->max_steps);
     r->micro_tokens = stage_micro_tokens(r->cfg->micro_tokens, 2 * stage->data.max_length);
 
+    TRY(stage_check_best(stage, (const char *[]){"eval/accuracy", "eval/loss", "eval/mean_reward"},
+                         3));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&r->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = r->session.b;
@@ -75,10 +77,11 @@ static Status reward_create(Reward *r) {
     TRY(workspace_create(&r->ws, b, &plan, &config, 1, NULL));
     TRY(network_create(&r->net, b, &m, r->ws, 1));
     TRY(optim_create(&r->optim, &r->net, &OPTIM_CONFIG(r->cfg)));
-    int max_S = 2 * r->cfg->batch_size, max_N = max_S * stage->data.max_length;
+    int max_S = 2 * r->cfg->batch_size;
+    size_t max_N = (size_t)max_S * (size_t)stage->data.max_length;
     TRY(packed_create(&r->batch, max_S, max_N));
-    TRY(memory_alloc((void **)&r->score, (size_t)max_N * sizeof(float), "scores"));
-    TRY(memory_alloc((void **)&r->dscore, (size_t)max_N * sizeof(float), "scores"));
+    TRY(memory_alloc((void **)&r->score, max_N * sizeof(float), "scores"));
+    TRY(memory_alloc((void **)&r->dscore, max_N * sizeof(float), "scores"));
     TRY(memory_alloc((void **)&r->margin, (size_t)r->cfg->batch_size * sizeof(float), "margins"));
     r->state.best = NAN;
     if (!r->session.from) return stage_model_weights(&r->net.w, stage);
@@ -187,11 +190,7 @@ static Status reward_eval_step(Reward *r, Metrics *m) {
     metrics_set(m, "eval/loss", e.loss);
     metrics_set(m, "eval/accuracy", reward_accuracy(&e));
     metrics_set(m, "eval/mean_reward", e.mean);
-    if (r->stage->run.best[0] && !(reward_accuracy(&e) <= r->state.best)) {
-        r->state.best = reward_accuracy(&e);
-        return stage_write_model(&r->net.w, r->tokenizer, run_dir(r->session.run), "best");
-    }
-    return OK;
+    return stage_keep_best(r->stage, m, &r->state.best, &r->net.w, r->tokenizer, r->session.run);
 }
 
 /* Held-out figures; the scores' mean and deviation stay with the model, for PPO's normalisation. */
@@ -228,12 +227,8 @@ static Status reward_loop(Reward *r) {
                       metrics_get(&m, "loss"), metrics_get(&m, "accuracy"));
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(reward_eval_step(r, &m));
         TRY(run_log(run, step, r->state.tokens, r->state.samples, &m));
-        int stop = run_stop_requested();
-        if (stop || run_save_requested() || last ||
-            (cfg->save_every && step % cfg->save_every == 0))
-            TRY(reward_save(r));
-        if (stop && !last)
-            return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+        if (run_save_due(cfg, step, last)) TRY(reward_save(r));
+        if (run_stop_requested() && !last) return run_stopped(run, step);
     }
     TRY(reward_finish(r));
     summary_put(r->stage, "tokens_per_second", progress_rate(&p));

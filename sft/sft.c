@@ -80,6 +80,7 @@ static Status sft_create(Sft *s) {
     s->steps = stage_steps(&s->data, s->cfg->batch_size, s->cfg->epochs, s->cfg->max_steps);
     s->micro_tokens = stage_micro_tokens(s->cfg->micro_tokens, stage->data.max_length);
 
+    TRY(stage_check_best(stage, (const char *[]){"eval/loss"}, 1));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = s->session.b;
@@ -103,12 +104,12 @@ static Status sft_create(Sft *s) {
     TRY(network_create(&s->net, b, &m, s->ws, 1));
     TRY(optim_create(&s->optim, &s->net, &OPTIM_CONFIG(s->cfg)));
     TRY(create_reference(s, &r));
-    int max_N = s->cfg->batch_size * stage->data.max_length;
+    size_t max_N = (size_t)s->cfg->batch_size * (size_t)stage->data.max_length;
     TRY(packed_create(&s->batch, s->cfg->batch_size, max_N));
     float **arrays[] = {&s->dlogp,   &s->dmean, &s->logp,    &s->mean,
                         &s->entropy, &s->top1,  &s->logp_ref};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        TRY(memory_alloc((void **)arrays[i], (size_t)max_N * sizeof(float), "a step's numbers"));
+        TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
     s->state.best = NAN;
     if (!s->session.from) return stage_model_weights(&s->net.w, stage);
     const void *saved;
@@ -231,11 +232,7 @@ static Status sft_eval_step(Sft *s, Metrics *m) {
     if (!s->data.eval.n) return OK;
     TRY(sft_evaluate(s, &loss));
     metrics_set(m, "eval/loss", loss);
-    if (s->stage->run.best[0] && !(loss >= s->state.best)) { /* also true while best is NAN */
-        s->state.best = loss;
-        return stage_write_model(&s->net.w, s->tokenizer, run_dir(s->session.run), "best");
-    }
-    return OK;
+    return stage_keep_best(s->stage, m, &s->state.best, &s->net.w, s->tokenizer, s->session.run);
 }
 
 static Status sft_loop(Sft *s) {
@@ -253,12 +250,8 @@ static Status sft_loop(Sft *s) {
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(sft_eval_step(s, &m));
         progress_step(&p, step, (uint64_t)s->batch.N, "loss %.4f", metrics_get(&m, "loss"));
         TRY(run_log(run, step, s->state.tokens, s->state.samples, &m));
-        int stop = run_stop_requested();
-        if (stop || run_save_requested() || last ||
-            (cfg->save_every && step % cfg->save_every == 0))
-            TRY(sft_save(s));
-        if (stop && !last)
-            return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+        if (run_save_due(cfg, step, last)) TRY(sft_save(s));
+        if (run_stop_requested() && !last) return run_stopped(run, step);
     }
     double val = NAN;
     if (s->data.eval.n) TRY(sft_evaluate(s, &val));

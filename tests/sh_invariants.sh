@@ -149,6 +149,17 @@ for trainer in sft reward dpo ppo; do
     same_run $trainer $trainer.micro
 done
 
+# ------------------------------------------------ the best model: only by a metric that is evaluated
+
+for trainer in sft reward dpo ppo; do
+    "$RLHF" $trainer --model base/model --reward_model rm/model $COMMON --data.train data/pairs.jsonl \
+        --data.eval data/pairs.eval.jsonl --run.best eval/los --run.dir best.$trainer > log 2>&1 && fail "$trainer took run.best eval/los"
+    grep -q 'run.best: '$trainer' does not evaluate "eval/los"; did you mean' log || fail "$trainer: $(cat log)"
+    [ ! -e best.$trainer ] || fail "$trainer left a run directory behind a typo"
+done
+rlhf $REWARD --threads 1 --run.eval_every 2 --run.best eval/loss --run.dir best
+[ -s best/best/model.safetensors ] || fail "no best model"
+
 # ------------------------------------------------ what is frozen
 
 hash_models > hashes.after

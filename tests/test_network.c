@@ -14,6 +14,7 @@
 #include "core/base/threads.h"
 #include "core/model/average.h"
 #include "core/model/network.h"
+#include "core/model/packed.h"
 #include "tests/gradient.h"
 
 static const ModelConfig small = {.V = 61,
@@ -369,6 +370,14 @@ static void an_average_follows_the_weights(void **state) {
     backend_release(b);
 }
 
+static void a_step_that_no_int_counts_is_refused(void **state) {
+    (void)state;
+    Packed p;
+    assert_int_equal(packed_create(&p, 1 << 20, (size_t)1 << 40), E_USAGE);
+    assert_non_null(strstr(status_message(), "too many"));
+    packed_release(&p);
+}
+
 int main(void) {
     threads_start(1);
     const struct CMUnitTest tests[] = {
@@ -378,6 +387,7 @@ int main(void) {
         cmocka_unit_test(gradient_bits_do_not_depend_on_micro_batches),
         cmocka_unit_test(decoding_equals_the_full_forward),
         cmocka_unit_test(an_average_follows_the_weights),
+        cmocka_unit_test(a_step_that_no_int_counts_is_refused),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }

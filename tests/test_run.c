@@ -568,6 +568,23 @@ static void begin_for_victims(const char *dir) {
     run_close(run);
 }
 
+/* What a stopped run says it resumes from is what is on disk. */
+static void a_stop_names_the_step_that_is_saved(void **state) {
+    (void)state;
+    Run *run = must_open(scratch("stopped"), 0);
+    RunConfig cfg = config("", 0);
+    cfg.save_every = 5;
+    assert_int_equal(run_stopped(run, 7), E_STOPPED);
+    assert_non_null(strstr(status_message(), "could not be saved; --resume goes on from step 0"));
+    assert_int_equal(save(run, 7), OK);
+    assert_int_equal(run_stopped(run, 7), E_STOPPED);
+    assert_null(strstr(status_message(), "could not"));
+    assert_true(run_save_due(&cfg, 5, 0) && run_save_due(&cfg, 6, 1) && !run_save_due(&cfg, 6, 0));
+    cfg.save_every = 0;
+    assert_false(run_save_due(&cfg, 5, 0));
+    run_close(run);
+}
+
 static void killed_at_every_call(void **state) {
     (void)state;
     static const char *const calls[] = {
@@ -631,6 +648,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(any_damage_is_found),
         cmocka_unit_test(the_damaged_file_is_named),
         cmocka_unit_test(nothing_is_begun_anew_over_damage),
+        cmocka_unit_test(
+            a_stop_names_the_step_that_is_saved), /* before a stop is wanted for good */
         cmocka_unit_test(stopping_and_saving),
         cmocka_unit_test(killed_at_every_call),
         cmocka_unit_test(refused_at_every_call),

@@ -15,7 +15,6 @@ typedef enum { /* one per use, so that no two uses share numbers */
                RNG_MIXTURE,
                RNG_MINIBATCH,
                RNG_TEST,
-               RNG_EVAL,
 } RngPurpose;
 
 /* Four independent 32-bit words for key (seed, purpose) and counter (sequence, position). */

@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/model/gguf.h"
-
-static Gguf *open_file;
-
 /* What the architecture "llama" may hold beyond what is computed here. */
 static Status refuse_unsupported(Gguf *g, const char *path) {
     int experts = 0, window = 0;
@@ -97,15 +93,6 @@ Status gguf_model_config(ModelConfig *m, const char *path) {
     return s;
 }
 
-Status gguf_model_begin(const char *path) {
-    return gguf_open(&open_file, path);
-}
-
-void gguf_model_end(void) {
-    gguf_close(open_file);
-    open_file = NULL;
-}
-
 static void gguf_name(char *to, size_t size, const char *hf) {
     static const struct {
         const char *hf, *gguf;
@@ -136,10 +123,11 @@ static size_t permuted(size_t r, size_t HS) {
     return head * HS + (at < half ? 2 * at : 2 * (at - half) + 1);
 }
 
-Status gguf_model_tensor(Weights *w, const char *path, const TensorInfo *info, Buf slot) {
+Status gguf_model_tensor(Weights *w, const Gguf *g, const TensorInfo *info, Buf slot) {
+    const char *path = gguf_path(g);
     char name[96] = "";
     gguf_name(name, sizeof name, info->name);
-    const GgufTensor *t = gguf_tensor(open_file, name);
+    const GgufTensor *t = gguf_tensor(g, name);
     if (!t) return status_fail(E_FORMAT, "%s: tensor %s is missing", path, name);
     size_t rows = info->vector ? 1 : (size_t)info->rows,
            cols = info->vector ? (size_t)info->rows : (size_t)info->cols;
@@ -151,7 +139,7 @@ Status gguf_model_tensor(Weights *w, const char *path, const TensorInfo *info, B
     if (!row) return status_fail(E_MEMORY, "no memory to read %s", path);
     Status s = OK;
     for (size_t r = 0; r < rows && s == OK; r++) {
-        s = gguf_read(open_file, t, swap ? permuted(r, (size_t)w->cfg.HS) : r, 1, row);
+        s = gguf_read(g, t, swap ? permuted(r, (size_t)w->cfg.HS) : r, 1, row);
         if (s == OK) w->b->upload(w->b, buf_at(slot, r * cols), row, cols);
     }
     free(row);

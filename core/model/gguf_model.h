@@ -2,13 +2,12 @@
 #ifndef GGUF_MODEL_H
 #define GGUF_MODEL_H
 
+#include "core/model/gguf.h"
 #include "core/model/weights.h"
 
 Status gguf_model_config(ModelConfig *m, const char *path);
-/* One file is open at a time, between begin and end. */
-Status gguf_model_begin(const char *path);
-void gguf_model_end(void);
-/* Dequantizes one tensor into its slot; undoes the permutation of q and k rows. */
-Status gguf_model_tensor(Weights *w, const char *path, const TensorInfo *info, Buf slot);
+/* Dequantizes one tensor into its slot; undoes the permutation of q and k rows. E_FORMAT names a tensor that is
+ * missing or of another shape. */
+Status gguf_model_tensor(Weights *w, const Gguf *g, const TensorInfo *info, Buf slot);
 
 #endif

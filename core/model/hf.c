@@ -8,13 +8,12 @@
 
 #include "core/base/file.h"
 #include "core/base/json.h"
-#include "core/base/rng.h"
 #include "core/model/gguf_model.h"
 #include "core/model/safetensors.h"
 
 enum { PIECE = 1 << 18 };
 
-static int is_gguf(const char *path) {
+int model_is_gguf(const char *path) {
     size_t n = strlen(path);
     return n > 5 && !strcmp(path + n - 5, ".gguf");
 }
@@ -184,7 +183,7 @@ Status model_read_config(ModelConfig *m, const char *path) {
     char file[1200];
     JsonDoc *doc;
     *m = (ModelConfig){0};
-    if (is_gguf(path)) return gguf_model_config(m, path);
+    if (model_is_gguf(path)) return gguf_model_config(m, path);
     if (!file_is_dir(path)) {
         return status_fail(E_IO, "the model %s is not there%s", path,
                            strchr(path, '/') && path[0] != '.' && path[0] != '/'
@@ -203,6 +202,7 @@ Status model_read_config(ModelConfig *m, const char *path) {
 enum { SHARDS_MAX = 256 };
 typedef struct {
     Safetensors *file[SHARDS_MAX];
+    char name[SHARDS_MAX][128];
     int n;
 } Shards;
 
@@ -210,10 +210,10 @@ static void shards_close(Shards *s) {
     for (int i = 0; i < s->n; i++) safetensors_close(s->file[i]);
 }
 
-static Status open_shard(Shards *s, const char *dir, const char *name, char opened[][128]) {
+static Status open_shard(Shards *s, const char *dir, const char *name) {
     char path[1400];
     for (int i = 0; i < s->n; i++)
-        if (!strcmp(opened[i], name)) return OK;
+        if (!strcmp(s->name[i], name)) return OK;
     if (strchr(name, '/') || strstr(name, "..") || strlen(name) >= 128)
         return status_fail(
             E_FORMAT, "%s/model.safetensors.index.json: shard name \"%s\" leaves the directory",
@@ -222,17 +222,17 @@ static Status open_shard(Shards *s, const char *dir, const char *name, char open
         return status_fail(E_FORMAT, "%s: more than %d shards", dir, SHARDS_MAX);
     snprintf(path, sizeof path, "%s/%s", dir, name);
     TRY(safetensors_open(&s->file[s->n], path));
-    snprintf(opened[s->n++], 128, "%s", name);
+    snprintf(s->name[s->n], sizeof s->name[0], "%s", name);
+    s->n++;
     return OK;
 }
 
 static Status shards_from_index(Shards *s, const char *dir, const JsonDoc *doc) {
-    static char opened[SHARDS_MAX][128];
     const Json *map;
     TRY(json_get_node(doc, json_root(doc), "weight_map", JSON_REQUIRED, JSON_OBJECT, &map));
     for (const Json *e = json_first(map); e; e = json_next(e)) {
         if (json_type(e) != JSON_STRING) return json_fail(doc, e, "weight_map must name files");
-        TRY(open_shard(s, dir, json_str(e), opened));
+        TRY(open_shard(s, dir, json_str(e)));
     }
     return OK;
 }
@@ -269,7 +269,8 @@ static const SafetensorsTensor *shards_find(const Shards *s, const char *name) {
 typedef struct {
     Weights *w;
     const char *path;
-    const Shards *shards;
+    const Shards *shards; /* of a directory */
+    Gguf *gguf;           /* or this file */
     uint64_t seed;
     int has_score; /* the files are of a model with a score head */
     float *host;
@@ -277,14 +278,9 @@ typedef struct {
 
 /* A language model has no score head; a reward model that begins from one starts it at random. */
 static Status init_score(Load *l, const TensorInfo *info, Buf slot) {
+    enum { SCORE_INDEX = 1 << 20 }; /* beyond the tensors of any model */
     if (l->has_score) return status_fail(E_FORMAT, "%s: tensor score.weight is missing", l->path);
-    size_t count = (size_t)info->rows * (size_t)info->cols;
-    float std = 1.0f / sqrtf((float)l->w->cfg.C + 1.0f);
-    if (count > PIECE) return status_fail(E_FORMAT, "%s: the score head is too large", l->path);
-    for (size_t i = 0; i < count; i++)
-        l->host[i] = std * rng_normal(l->seed, RNG_INIT, 1u << 20, i);
-    l->w->b->upload(l->w->b, slot, l->host, count);
-    return OK;
+    return weights_init_tensor(l->w, info, slot, l->seed, SCORE_INDEX);
 }
 
 static Status load_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
@@ -309,7 +305,7 @@ static Status load_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
 static Status load_gguf_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     Load *l = ctx;
     if (!strcmp(info->name, "score.weight")) return init_score(l, info, *slot);
-    return gguf_model_tensor(l->w, l->path, info, *slot);
+    return gguf_model_tensor(l->w, l->gguf, info, *slot);
 }
 
 Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
@@ -323,10 +319,10 @@ Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
     ModelConfig stored;
     Status s = model_read_config(&stored, path);
     l.has_score = s == OK && stored.scores > 0;
-    if (s == OK && is_gguf(path)) {
-        s = gguf_model_begin(path);
+    if (s == OK && model_is_gguf(path)) {
+        s = gguf_open(&l.gguf, path);
         if (s == OK) s = tensors_visit(&w->cfg, &w->t, load_gguf_tensor, &l);
-        gguf_model_end();
+        gguf_close(l.gguf);
     } else if (s == OK) {
         s = shards_open(&shards, path);
         if (s == OK) s = tensors_visit(&w->cfg, &w->t, load_tensor, &l);

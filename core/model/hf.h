@@ -6,6 +6,8 @@
 
 #include "core/model/weights.h"
 
+int model_is_gguf(const char *path); /* by its name's end */
+
 /* Path of a directory or a .gguf file. E_IO, E_FORMAT with the file and the key. */
 Status model_read_config(ModelConfig *m, const char *path);
 
@@ -14,7 +16,7 @@ Status model_read_config(ModelConfig *m, const char *path);
  * E_FORMAT names a tensor that is missing or of another shape. */
 Status model_read_weights(Weights *w, const char *path, uint64_t seed);
 
-/* Writes config.json and model.safetensors (f32), each by temp file + rename. `bytes` NULL or receives what was written. */
+/* Writes config.json and model.safetensors (f32), each by temp file + rename. */
 Status model_write(const Weights *w, const char *dir);
 
 #endif

@@ -1,16 +1,23 @@
 /* packed.c - see packed.h. */
 #include "core/model/packed.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "core/base/memory.h"
 
-Status packed_create(Packed *p, int max_S, int max_N) {
-    *p = (Packed){.max_S = max_S, .max_N = max_N};
-    TRY(memory_alloc((void **)&p->ids, (size_t)max_N * sizeof(int), "a step's tokens"));
+Status packed_create(Packed *p, int max_S, size_t max_N) {
+    *p = (Packed){0};
+    if (max_N > INT_MAX)
+        return status_fail(
+            E_USAGE,
+            "a step of %d sequences may have %zu tokens: too many; a smaller batch_size or max_length helps",
+            max_S, max_N);
+    *p = (Packed){.max_S = max_S, .max_N = (int)max_N};
+    TRY(memory_alloc((void **)&p->ids, max_N * sizeof(int), "a step's tokens"));
     TRY(memory_alloc((void **)&p->starts, ((size_t)max_S + 1) * sizeof(int), "a step's sequences"));
     TRY(memory_alloc((void **)&p->local, ((size_t)max_S + 1) * sizeof(int), "a step's sequences"));
-    return memory_alloc((void **)&p->wanted, (size_t)max_N, "a step's mask");
+    return memory_alloc((void **)&p->wanted, max_N, "a step's mask");
 }
 
 void packed_release(Packed *p) {

@@ -14,7 +14,8 @@ typedef struct {
     int *local;        /* starts of the current micro-batch */
 } Packed;
 
-Status packed_create(Packed *p, int max_S, int max_N);
+/* E_USAGE when max_N is more than an int counts. */
+Status packed_create(Packed *p, int max_S, size_t max_N);
 void packed_release(Packed *p);
 void packed_clear(Packed *p);
 /* Appends a sequence; wanted NULL = none. CHECKs that there is room. */

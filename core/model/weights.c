@@ -180,6 +180,21 @@ void weights_pack(Weights *w) {
     if (w->cfg.lm_head) w->b->pack(w->b, w->head);
 }
 
+Status weights_init_tensor(Weights *w, const TensorInfo *info, Buf slot, uint64_t seed, int index) {
+    const ModelConfig *m = &w->cfg;
+    size_t count = (size_t)info->rows * (size_t)info->cols;
+    float *host = malloc(count * sizeof *host), std = m->init_std;
+    if (!host) return status_fail(E_MEMORY, "%s: no memory for initial values", info->name);
+    if (info->init == INIT_RESIDUAL) std /= sqrtf(2.0f * (float)m->L);
+    if (info->init == INIT_SCORE) std = 1.0f / sqrtf((float)m->C + 1.0f);
+    for (size_t i = 0; i < count; i++)
+        host[i] =
+            info->init == INIT_ONE ? 1.0f : std * rng_normal(seed, RNG_INIT, (uint64_t)index, i);
+    w->b->upload(w->b, slot, host, count);
+    free(host);
+    return OK;
+}
+
 typedef struct {
     Weights *w;
     uint64_t seed;
@@ -188,20 +203,7 @@ typedef struct {
 
 static Status init_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     Init *init = ctx;
-    const ModelConfig *m = &init->w->cfg;
-    size_t count = (size_t)info->rows * (size_t)info->cols;
-    float *host = malloc(count * sizeof *host), std = m->init_std;
-    if (!host) return status_fail(E_MEMORY, "%s: no memory for initial values", info->name);
-    if (info->init == INIT_RESIDUAL) std /= sqrtf(2.0f * (float)m->L);
-    if (info->init == INIT_SCORE) std = 1.0f / sqrtf((float)m->C + 1.0f);
-    for (size_t i = 0; i < count; i++)
-        host[i] = info->init == INIT_ONE
-                      ? 1.0f
-                      : std * rng_normal(init->seed, RNG_INIT, (uint64_t)init->index, i);
-    init->w->b->upload(init->w->b, *slot, host, count);
-    free(host);
-    init->index++;
-    return OK;
+    return weights_init_tensor(init->w, info, *slot, init->seed, init->index++);
 }
 
 Status weights_init(Weights *w, uint64_t seed) {

@@ -63,6 +63,8 @@ void weights_release(Weights *w);
 void weights_pack(Weights *w);
 /* Normal initialisation from the seed; packs. */
 Status weights_init(Weights *w, uint64_t seed);
+/* One tensor as its row in the list says; index keys its random numbers. E_MEMORY. */
+Status weights_init_tensor(Weights *w, const TensorInfo *info, Buf slot, uint64_t seed, int index);
 /* XXH3 over the weights as f32 bytes in list order: what tests and checkpoints compare. */
 Status weights_hash(const Weights *w, uint64_t *hash);
 

@@ -318,3 +318,17 @@ int run_is_finished(const char *dir) {
     json_release(doc);
     return finished;
 }
+
+int run_save_due(const RunConfig *cfg, int step, int last) {
+    int asked = run_save_requested();
+    return asked || run_stop_requested() || last ||
+           (cfg->save_every && step % cfg->save_every == 0);
+}
+
+Status run_stopped(const Run *run, int step) {
+    if (run_saved_step(run) == step)
+        return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
+    return status_fail(
+        E_STOPPED, "stopped after step %d, which could not be saved; --resume goes on from step %d",
+        step, run_saved_step(run) < 0 ? 0 : run_saved_step(run));
+}

@@ -74,6 +74,10 @@ void checkpoint_close(Checkpoint *c);
 void run_signals(void);
 int run_stop_requested(void);
 int run_save_requested(void); /* clears the request */
+/* Is a checkpoint due after this step: the last one, every save_every, or on request? */
+int run_save_due(const RunConfig *cfg, int step, int last);
+/* E_STOPPED with the step that a resume really begins from: the save before may have failed. */
+Status run_stopped(const Run *run, int step);
 
 /* --- finished marker: run.json with {"finished":true,"step":N, ...} --- */
 Status run_finish(Run *run, const char *summary_json /* an object */);

@@ -224,66 +224,69 @@ static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w,
     if (dw.ptr) CPU(parallel)(C, 64, score_dw, &s);
 }
 
-/* The logit below which top-k and top-p cut: the least kept logit, by bisection over the row's values. */
-typedef struct {
-    float threshold; /* logits below it are cut */
-    double mass;     /* of what is kept, under the full distribution */
-} Nucleus;
-
-static double mass_from(const float *z, int vocab, float lse, float threshold, int *count) {
+/* Mass and number of the tokens whose logit is at least the threshold; stops early, with *stop_at the token,
+ * when the mass exceeds `enough`. Sums run over tokens in order. */
+static double mass_from(const float *z, int vocab, float lse, float threshold, double enough,
+                        int *count, int *stop_at) {
     double mass = 0.0;
+    float p[VW];
     *count = 0;
-    for (int v = 0; v < vocab; v++) {
-        if (z[v] < threshold) continue;
-        mass += sexp(z[v] - lse);
-        ++*count;
+    for (int v = 0; v < vocab; v += VW) {
+        int n = vocab - v < VW ? vocab - v : VW;
+        vstore(p, vexp(vload_upto(z + v, n, -INFINITY) - vset1(lse)));
+        for (int i = 0; i < n; i++) {
+            if (z[v + i] < threshold) continue;
+            mass += p[i];
+            ++*count;
+            *stop_at = v + i;
+            if (mass > enough) return mass;
+        }
     }
     return mass;
 }
 
-/* Largest threshold that still keeps >= need tokens (top_k) or >= need mass (top_p). Values sit on a line,
- * so 60 halvings between max and min separate any two floats that differ. */
+/* Does the threshold still keep >= top_k tokens, or >= top_p mass where top_k is 0? */
+static int keeps_enough(const float *z, int vocab, float lse, float threshold, int top_k,
+                        double top_p) {
+    int count, last;
+    double mass = mass_from(z, vocab, lse, threshold, INFINITY, &count, &last);
+    return top_k ? count >= top_k : mass >= top_p;
+}
+
+/* The largest threshold that keeps enough. Logits sit on a line, so 60 halvings between the largest and the
+ * smallest separate any two floats that differ. */
 static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top_p) {
     float low = s.max, high = s.max;
     for (int v = 0; v < vocab; v++)
         if (z[v] < low) low = z[v];
-    int count;
-    for (int i = 0; i < 60 && low < high; i++) {
+    if (keeps_enough(z, vocab, s.lse, high, top_k, top_p)) return high;
+    for (int i = 0; i < 60; i++) {
         float middle = low + (high - low) * 0.5f;
-        if (middle <= low || middle > high) break;
-        double mass = mass_from(z, vocab, s.lse, middle, &count);
-        int enough = top_k ? count >= top_k : mass >= top_p;
-        if (enough)
+        if (middle <= low || middle >= high) break;
+        if (keeps_enough(z, vocab, s.lse, middle, top_k, top_p))
             low = middle;
         else
             high = middle;
     }
-    mass_from(z, vocab, s.lse, high, &count);
-    if (top_k ? count >= top_k : mass_from(z, vocab, s.lse, high, &count) >= top_p) return high;
     return low;
 }
 
+/* Inverse transform: the first token at which the running mass exceeds u times what is kept. */
 static int draw(const float *z, RowStats s, const SampleParams *p, double u, float *cut) {
     float threshold = -INFINITY;
-    int count;
-    double whole = mass_from(z, p->vocab, s.lse, threshold, &count);
-    if (p->top_k > 0 && p->top_k < p->vocab) threshold = cut_at(z, p->vocab, s, p->top_k, 0.0);
+    int count, token = 0;
+    double whole = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token), kept = whole;
+    if (p->top_k > 0 && p->top_k < p->vocab) {
+        threshold = cut_at(z, p->vocab, s, p->top_k, 0.0);
+        kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
+    }
     if (p->top_p < 1.0f) {
-        double kept = mass_from(z, p->vocab, s.lse, threshold, &count);
-        float t = cut_at(z, p->vocab, s, 0, p->top_p * kept);
-        if (t > threshold) threshold = t;
+        threshold = fmaxf(threshold, cut_at(z, p->vocab, s, 0, p->top_p * kept));
+        kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
     }
-    double kept = threshold == -INFINITY ? whole : mass_from(z, p->vocab, s.lse, threshold, &count);
     *cut = (float)(whole - kept);
-    double want = u * kept, sum = 0.0;
-    int last = 0;
-    for (int v = 0; v < p->vocab; v++) {
-        if (z[v] < threshold) continue;
-        last = v;
-        sum += sexp(z[v] - s.lse);
-        if (sum > want) return v;
-    }
-    return last;
+    mass_from(z, p->vocab, s.lse, threshold, u * kept, &count, &token);
+    return token;
 }
 
 typedef struct {
