@@ -248,8 +248,8 @@ static Status data_main(int argc, char **argv) {
 
 /* ------------------------------------------------ pipelines */
 
-/* The data verbs of a pipeline take --out from the stage's directory and have no run section; --data.train and its
- * like are the trainers'. */
+/* The data verbs of a pipeline take --out from the stage's directory and have no run section;
+ * --data.train and its like are the trainers'. */
 static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *),
                          const JsonDoc *recipe, int argc, char **argv, Text *summary, int seeded) {
     char *kept[160];

@@ -1,5 +1,6 @@
-/* bench_cpu.c - products, training, decoding and one PPO-shaped forward on the CPU, each beside a limit
- * measured in the same run. Medians of alternating runs; on a shared machine compare ratios, not times.
+/* bench_cpu.c - products, training, decoding and one PPO-shaped forward on the CPU, each beside a
+ * limit measured in the same run. Medians of alternating runs; on a shared machine compare ratios,
+ * not times.
  *
  * bench_cpu [--only NAME] [--threads N] [--kernels K] [--big]: --big adds the 135 M shape. */
 #include <math.h>
@@ -37,7 +38,8 @@ static double median(double *v, int n) {
 
 /* --- limits --- */
 
-/* Multiply-adds on registers alone, on all threads: the f32 peak. Twelve named chains hide the latency. */
+/* Multiply-adds on registers alone, on all threads: the f32 peak. Twelve named chains hide the
+ * latency. */
 enum { SPINS = 1500000 };
 #define SPIN(name, attributes, type, fma, set1)                                                    \
     attributes static float name(void) {                                                           \
@@ -279,7 +281,8 @@ static void bench_decode(Backend *b, const char *name, const ModelConfig *cfg, i
     workspace_release(ws);
 }
 
-/* One PPO step's work with four models, phase by phase: S answers of R tokens to prompts of P, four passes. */
+/* One PPO step's work with four models, phase by phase: S answers of R tokens to prompts of P, four
+ * passes. */
 static void bench_ppo(Backend *b, const char *name, const ModelConfig *cfg, int S, int P, int R) {
     enum { PASSES = 4 };
     ModelConfig scorer = *cfg;

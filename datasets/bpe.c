@@ -1,7 +1,7 @@
 /* bpe.c - vocabulary, merges and the merge loop of byte-pair encoding (Sennrich et al. 2016).
  *
- * The pair of lowest rank is merged first, leftmost first among equals. Short pieces scan for it; long
- * ones keep a heap of (rank, position), so that a piece of n bytes costs n log n. */
+ * The pair of lowest rank is merged first, leftmost first among equals. Short pieces scan for it;
+ * long ones keep a heap of (rank, position), so that a piece of n bytes costs n log n. */
 #include <string.h>
 #include "core/base/file.h"
 #include "datasets/tokenizer_parts.h"

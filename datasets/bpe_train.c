@@ -1,8 +1,10 @@
-/* bpe_train.c - learns merges (Sennrich et al. 2016): the most frequent pair becomes a token, again and
- * again. Equal counts are settled by the smallest ids, so that the result depends on the text alone.
+/* bpe_train.c - learns merges (Sennrich et al. 2016): the most frequent pair becomes a token, again
+ * and again. Equal counts are settled by the smallest ids, so that the result depends on the text
+ * alone.
  *
- * Texts are reduced to distinct pieces with counts. Every pair keeps its count and the pieces it was
- * seen in; a heap of (count, pair) is corrected lazily when an entry that has become stale is taken. */
+ * Texts are reduced to distinct pieces with counts. Every pair keeps its count and the pieces it
+ * was seen in; a heap of (count, pair) is corrected lazily when an entry that has become stale is
+ * taken. */
 #include <stdlib.h>
 #include <string.h>
 #include "core/base/file.h"
@@ -194,8 +196,9 @@ static int best_pair(BpeTrainer *b) {
     return -1;
 }
 
-/* Replaces (left, right) by id in one piece and corrects the counts of the pairs it touches. Pairs that
- * became more frequent are noted in `risen`: an entry of the heap may only be too high, never too low. */
+/* Replaces (left, right) by id in one piece and corrects the counts of the pairs it touches. Pairs
+ * that became more frequent are noted in `risen`: an entry of the heap may only be too high, never
+ * too low. */
 static void merge_in_piece(BpeTrainer *b, int number, int left, int right, int id, Ids *risen) {
     Piece *p = &b->piece[number];
     int to = 0;

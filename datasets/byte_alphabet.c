@@ -1,5 +1,6 @@
-/* byte_alphabet.c - GPT-2's byte alphabet: every byte as one printable character, so that a vocabulary
- * can be written as text. Printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up. */
+/* byte_alphabet.c - GPT-2's byte alphabet: every byte as one printable character, so that a
+ * vocabulary can be written as text. Printable Latin-1 stands for itself, the other 68 bytes for
+ * U+0100 and up. */
 #include <utf8proc.h>
 #include "datasets/tokenizer_parts.h"
 

@@ -3,8 +3,9 @@
 #include "core/base/rng.h"
 #include "datasets/dataset.h"
 
-/* A permutation of [0, n) without a table: a Feistel network over the next power of four, walked until
- * it falls into the range (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). */
+/* A permutation of [0, n) without a table: a Feistel network over the next power of four, walked
+ * until it falls into the range (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+ */
 static uint32_t permute(uint64_t seed, uint64_t sequence, uint32_t n, uint32_t x) {
     enum { ROUNDS = 6 };
     int half = 1;

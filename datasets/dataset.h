@@ -1,14 +1,16 @@
 /* dataset.h - records of a JSONL file in the field's shapes, as token ids with what is trained.
  *
- * One way of tokenizing for every trainer (SEMANTICS 1.3): ids = encode(prompt) ++ encode(completion) ++
- * EOS; text of users is encoded with special-token parsing off, template text with it on.
+ * One way of tokenizing for every trainer (SEMANTICS 1.3): ids = encode(prompt) ++
+ * encode(completion) ++ EOS; text of users is encoded with special-token parsing off, template text
+ * with it on.
  *
- * Shapes, found by their keys: {text} {prompt} {prompt, completion} {messages} {prompt, chosen, rejected}
- * {chosen, rejected}; prompts and answers are strings or lists of role/content.
- * Layouts: plain puts a string prompt and its answer together as they are, and messages as blocks
- * "System:\n...\n\n", "User:\n...\n\n", "Assistant:\n...<eos>\n\n"; chatml is <|im_start|>role\n...<|im_end|>\n, a
- * string prompt being one message of the user. auto takes chatml when the tokenizer has these two tokens and
- * the row holds messages or the tokenizer has a chat template. */
+ * Shapes, found by their keys: {text} {prompt} {prompt, completion} {messages} {prompt, chosen,
+ * rejected} {chosen, rejected}; prompts and answers are strings or lists of role/content. Layouts:
+ * plain puts a string prompt and its answer together as they are, and messages as blocks
+ * "System:\n...\n\n", "User:\n...\n\n", "Assistant:\n...<eos>\n\n"; chatml is
+ * <|im_start|>role\n...<|im_end|>\n, a string prompt being one message of the user. auto takes
+ * chatml when the tokenizer has these two tokens and the row holds messages or the tokenizer has a
+ * chat template. */
 #ifndef DATASET_H
 #define DATASET_H
 
@@ -42,9 +44,9 @@ typedef struct { /* one sequence */
 } Sequence;
 
 typedef struct {
-    Sequence a, b; /* SFT and prompts: a. Pairs: a = chosen, b = rejected */
-    const char *prompt,
-        *completion; /* text, for judges and samples: prompt as shown to the model; completion NULL if none */
+    Sequence a, b;                   /* SFT and prompts: a. Pairs: a = chosen, b = rejected */
+    const char *prompt, *completion; /* text, for judges and samples: prompt as shown to the model;
+                                        completion NULL if none */
     const char *source; /* the whole row as JSON (the world's gold rule reads its keys from here) */
     const char *subset; /* "" none */
     float margin;       /* NAN when the row has none */
@@ -61,8 +63,9 @@ typedef struct {
     Arena arena;
 } Dataset;
 
-/* Reads one file. Bad rows as cfg->bad_rows: stop with file:line:column, or skip up to N, counted and written to
- * rejects_path (NULL: nowhere). Over-long rows are dropped and counted, never cut. */
+/* Reads one file. Bad rows as cfg->bad_rows: stop with file:line:column, or skip up to N, counted
+ * and written to rejects_path (NULL: nowhere). Over-long rows are dropped and counted, never cut.
+ */
 Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind kind,
                     const Tokenizer *t, const char *rejects_path);
 void dataset_release(Dataset *d);
@@ -74,9 +77,10 @@ void dataset_report(const Dataset *d,
 Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
                      const Json *prompt, Ids *out, Text *rendered);
 
-/* The order of training: epoch after epoch of a seeded permutation of all rows; with weights every position
- * draws a set and takes the next row of that set's own epochs. A pure function of (seed, position): nothing to
- * save but the position. Going through positions in order is fast; with weights a step back counts anew. */
+/* The order of training: epoch after epoch of a seeded permutation of all rows; with weights every
+ * position draws a set and takes the next row of that set's own epochs. A pure function of (seed,
+ * position): nothing to save but the position. Going through positions in order is fast; with
+ * weights a step back counts anew. */
 typedef struct {
     const Dataset *sets;
     int n_sets;

@@ -1,7 +1,7 @@
 /* dataset_cache.c - tokenized rows in a file, so that a second run does not tokenize again.
  *
- * The name holds a hash of the data file's content, of the tokenizer and of every setting that changes
- * rows; the content is one zstd frame: a header, the rows, and a hash of all before it. */
+ * The name holds a hash of the data file's content, of the tokenizer and of every setting that
+ * changes rows; the content is one zstd frame: a header, the rows, and a hash of all before it. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* dataset_parts.h - what a data set is made from; private to the files of the data set.
  *
- * a JSON row -> Example (turns and answers, whatever shape the row had) -> Renderer (text and ids in one
- * layout) -> Row. */
+ * a JSON row -> Example (turns and answers, whatever shape the row had) -> Renderer (text and ids
+ * in one layout) -> Row. */
 #ifndef DATASET_PARTS_H
 #define DATASET_PARTS_H
 
@@ -50,11 +50,13 @@ typedef struct {
 
 void renderer_init(Renderer *r, const Tokenizer *t, const DataConfig *cfg);
 void renderer_release(Renderer *r);
-/* The prompt's turns and the opening of the answer; afterwards ids, text and n_prompt are the prompt's. */
+/* The prompt's turns and the opening of the answer; afterwards ids, text and n_prompt are the
+ * prompt's. */
 Status render_prompt(Renderer *r, const Example *e);
 /* The answer and its end behind the prompt, in place of an earlier answer. */
 Status render_answer(Renderer *r, const char *answer);
-/* A whole conversation up to its last assistant turn, or a text; *first is the first trained answer. */
+/* A whole conversation up to its last assistant turn, or a text; *first is the first trained
+ * answer. */
 Status render_all(Renderer *r, const Example *e, const char **first);
 
 /* ---- dataset_cache.c ---- */

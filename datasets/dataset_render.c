@@ -2,12 +2,12 @@
  *
  * plain: a prompt and its completion are put together as they are. Messages become blocks
  *     System:\n...\n\nUser:\n...\n\nAssistant:\n...<eos>\n\n
- * chatml: <|im_start|>role\n...<|im_end|>\n for every turn, the opening <|im_start|>assistant\n for the
- * answer; a string prompt is one message of the user.
+ * chatml: <|im_start|>role\n...<|im_end|>\n for every turn, the opening <|im_start|>assistant\n for
+ * the answer; a string prompt is one message of the user.
  *
- * Text is cut where an answer starts and ends and the parts are encoded by themselves, as generation
- * does it. Data never becomes a special token: markers are put in by id, everything else is encoded
- * with special-token parsing off. */
+ * Text is cut where an answer starts and ends and the parts are encoded by themselves, as
+ * generation does it. Data never becomes a special token: markers are put in by id, everything else
+ * is encoded with special-token parsing off. */
 #include <string.h>
 #include "datasets/dataset_parts.h"
 

@@ -107,8 +107,8 @@ static Status read_answer(Answer *r, Arena *a, const JsonDoc *doc, const Json *n
     return is_empty(r->text) ? json_fail(doc, n, "%s is empty", key) : OK;
 }
 
-/* Turns that stand in the answer's own list replace a prompt given beside it (UltraFeedback), or follow
- * it when they do not repeat it. */
+/* Turns that stand in the answer's own list replace a prompt given beside it (UltraFeedback), or
+ * follow it when they do not repeat it. */
 static Status take_turns(Example *e, const JsonDoc *doc, const Json *at, const Answer *r) {
     if (!r->n) return OK;
     int from_start = r->n >= e->n && same_turn(&r->turn[r->n - 1], &e->turn[e->n - 1]);
@@ -137,8 +137,8 @@ static size_t common_prefix(const char *a, const char *b) {
     return n;
 }
 
-/* Where the prompt inside two texts ends: behind the last "\n\nAssistant:" that both have, else where
- * they part, moved back to a space so that no word is cut. */
+/* Where the prompt inside two texts ends: behind the last "\n\nAssistant:" that both have, else
+ * where they part, moved back to a space so that no word is cut. */
 static size_t prompt_length(const char *chosen, const char *rejected) {
     static const char marker[] = "\n\nAssistant:";
     size_t common = common_prefix(chosen, rejected), cut = 0;

@@ -35,8 +35,9 @@ static void append_sorted(Text *out, const char *s, size_t n) {
     }
 }
 
-/* utf8proc orders marks by exchanging neighbours, which takes a time that is quadratic in a run of them.
- * Long runs are put into canonical order beforehand; normalization does not see the difference. */
+/* utf8proc orders marks by exchanging neighbours, which takes a time that is quadratic in a run of
+ * them. Long runs are put into canonical order beforehand; normalization does not see the
+ * difference. */
 static void order_long_runs(Text *out, const char *s, size_t n) {
     size_t done = 0;
     for (size_t at = 0; at < n;) {

@@ -127,7 +127,8 @@ static Status add_digits(Pretokenizer *p, const JsonDoc *doc, const Json *node) 
     return add_stage(p, doc, node, individual ? "\\p{N}" : "\\p{N}+", (Stage){0});
 }
 
-/* ByteLevel must come, and come last: what follows it would split the byte alphabet's characters. */
+/* ByteLevel must come, and come last: what follows it would split the byte alphabet's characters.
+ */
 static Status add_node(Pretokenizer *p, const JsonDoc *doc, const Json *node, int depth,
                        int *byte_level) {
     const char *type = "";

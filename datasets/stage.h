@@ -1,5 +1,5 @@
-/* stage.h - what every trainer is given, and the two things each does with it first: open the tokenizer,
- * open the data. */
+/* stage.h - what every trainer is given, and the two things each does with it first: open the
+ * tokenizer, open the data. */
 #ifndef STAGE_H
 #define STAGE_H
 
@@ -31,7 +31,8 @@ typedef struct {
     DataOrder order;
     Arena arena;
 } TrainData;
-/* Training files of s->data as `kind`, eval file as eval_kind; reports both. E_USAGE without training rows. */
+/* Training files of s->data as `kind`, eval file as eval_kind; reports both. E_USAGE without
+ * training rows. */
 Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_kind,
                        const Tokenizer *t);
 void train_data_close(TrainData *d);
@@ -45,17 +46,19 @@ int stage_micro_tokens(int asked, int max_length);
 Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir,
                          const char *name);
 
-/* Before a run: is run.best, where it is set, one of the n metrics that the trainer evaluates, and is there an eval file?
- * E_USAGE with the nearest name. */
+/* Before a run: is run.best, where it is set, one of the n metrics that the trainer evaluates, and
+ * is there an eval file? E_USAGE with the nearest name. */
 Status stage_check_best(const Stage *s, const char *const *metrics, int n);
-/* After an evaluation: where run.best has its best value so far, the weights go to DIR/best and the value to *best (NAN at
- * first). Metrics named after a loss, a KL or a length are better when smaller. */
+/* After an evaluation: where run.best has its best value so far, the weights go to DIR/best and the
+ * value to *best (NAN at first). Metrics named after a loss, a KL or a length are better when
+ * smaller. */
 Status stage_keep_best(const Stage *s, const Metrics *m, double *best, const Weights *w,
                        const Tokenizer *t, const Run *run);
 
 /* "name": value into the stage's summary */
 void summary_put(Stage *s, const char *name, double value);
-/* The stage is done: adds "seconds" to the summary and leaves it in the run directory (run.json). */
+/* The stage is done: adds "seconds" to the summary and leaves it in the run directory (run.json).
+ */
 Status stage_finish(Stage *s, Run *run);
 
 #endif

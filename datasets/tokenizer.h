@@ -1,6 +1,6 @@
-/* tokenizer.h - byte-level BPE (Sennrich et al. 2016; GPT-2's byte alphabet) from and to tokenizer.json,
- * from GGUF metadata, and a trainer. Any feature of a tokenizer.json that is not supported is refused by
- * its name. Encoding is linear (n log n in the length of one piece). */
+/* tokenizer.h - byte-level BPE (Sennrich et al. 2016; GPT-2's byte alphabet) from and to
+ * tokenizer.json, from GGUF metadata, and a trainer. Any feature of a tokenizer.json that is not
+ * supported is refused by its name. Encoding is linear (n log n in the length of one piece). */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -16,12 +16,13 @@ typedef struct { /* growing list of ids */
 void ids_add(Ids *ids, int id);
 void ids_release(Ids *ids);
 
-/* dir/tokenizer.json (+ tokenizer_config.json, generation_config.json, config.json for special ids). */
+/* dir/tokenizer.json (+ tokenizer_config.json, generation_config.json, config.json for special
+ * ids). */
 Status tokenizer_open_dir(Tokenizer **t, const char *dir);
 Status tokenizer_open_json(Tokenizer **t, const char *name, const char *json, size_t len);
-/* GGUF metadata: tokenizer.ggml.model = gpt2; pre = smollm | gpt-2 | qwen2 | llama-bpe, others refused.
- * tokens[n] are byte-alphabet strings, types[n] the ggml token types (3 = control, 4 = user defined),
- * merges "a b". bos/eos -1 when absent. chat_template NULL when absent. */
+/* GGUF metadata: tokenizer.ggml.model = gpt2; pre = smollm | gpt-2 | qwen2 | llama-bpe, others
+ * refused. tokens[n] are byte-alphabet strings, types[n] the ggml token types (3 = control, 4 =
+ * user defined), merges "a b". bos/eos -1 when absent. chat_template NULL when absent. */
 typedef struct {
     const char *pre;
     const char *const *tokens;
@@ -37,13 +38,14 @@ Status tokenizer_from_gguf(Tokenizer **t, const GgufTokenizer *g);
 Status tokenizer_open_gguf(Tokenizer **t, const char *path);
 void tokenizer_release(Tokenizer *t);
 
-/* Appends the ids of text. parse_special: special tokens in the text become their ids (template text);
- * without it they stay ordinary text (users' text). Added tokens that are not special (runs of spaces,
- * <think>) are found either way. add_special: what the post-processor adds. */
+/* Appends the ids of text. parse_special: special tokens in the text become their ids (template
+ * text); without it they stay ordinary text (users' text). Added tokens that are not special (runs
+ * of spaces, <think>) are found either way. add_special: what the post-processor adds. */
 enum { TOKENIZE_PARSE_SPECIAL = 1, TOKENIZE_ADD_SPECIAL = 2 };
 Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out);
 
-/* Appends the bytes of ids; special tokens are left out unless keep_special. Ids out of range: E_FORMAT. */
+/* Appends the bytes of ids; special tokens are left out unless keep_special. Ids out of range:
+ * E_FORMAT. */
 Status tokenizer_decode(const Tokenizer *t, const int *ids, int n, int keep_special, Text *out);
 
 int tokenizer_vocab_size(const Tokenizer *t); /* highest id + 1 */
@@ -58,12 +60,15 @@ int tokenizer_id(const Tokenizer *t,
 const char *tokenizer_chat_template(const Tokenizer *t); /* "" when none */
 uint64_t tokenizer_hash(const Tokenizer *t);             /* of everything that changes ids */
 
-/* Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json that transformers reads. */
+/* Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json that transformers reads.
+ */
 Status tokenizer_save(const Tokenizer *t, const char *dir);
 
-/* Trains byte-level BPE on texts: every byte is a token, single digits, GPT-2's splitting; special tokens
- * <|pad|>, <|eos|>, <|im_start|>, <|im_end|> included in vocab_size. Deterministic (ties by smallest ids). Where the
- * text runs out of pairs that occur twice the vocabulary stays smaller. A trainer finishes once. */
+/* Trains byte-level BPE on texts: every byte is a token, single digits, GPT-2's splitting; special
+ * tokens
+ * <|pad|>, <|eos|>, <|im_start|>, <|im_end|> included in vocab_size. Deterministic (ties by
+ * smallest ids). Where the text runs out of pairs that occur twice the vocabulary stays smaller. A
+ * trainer finishes once. */
 typedef struct BpeTrainer BpeTrainer;
 Status bpe_trainer_create(BpeTrainer **b);
 Status bpe_trainer_add(BpeTrainer *b, const char *text, size_t len);

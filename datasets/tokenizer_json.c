@@ -294,7 +294,8 @@ Status tokenizer_read_parts(Tokenizer *t, const JsonDoc *doc) {
 static Status read_doc(Tokenizer *t, const JsonDoc *doc) {
     if (json_type(json_root(doc)) != JSON_OBJECT)
         return json_fail(doc, NULL, "a tokenizer must be a JSON object");
-    /* the parts first: what makes a tokenizer unsupported is named before the vocabulary is walked */
+    /* the parts first: what makes a tokenizer unsupported is named before the vocabulary is walked
+     */
     const Json *model = json_get(json_root(doc), "model");
     if (model) TRY(refuse_set(doc, model, "byte_fallback"));
     TRY(tokenizer_read_parts(t, doc));

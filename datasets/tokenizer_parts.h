@@ -1,8 +1,9 @@
 /* tokenizer_parts.h - the parts a tokenizer is made of; private to the tokenizer's own files.
  *
- * text -> added tokens are cut out -> NFC -> pieces (pretokenizer) -> ids (merges). Vocabulary tokens
- * are kept as the bytes they stand for, not in GPT-2's byte alphabet; a token with a character outside
- * of the alphabet, or a special one, is kept as it is written (verbatim) and merges never make it. */
+ * text -> added tokens are cut out -> NFC -> pieces (pretokenizer) -> ids (merges). Vocabulary
+ * tokens are kept as the bytes they stand for, not in GPT-2's byte alphabet; a token with a
+ * character outside of the alphabet, or a special one, is kept as it is written (verbatim) and
+ * merges never make it. */
 #ifndef TOKENIZER_PARTS_H
 #define TOKENIZER_PARTS_H
 
@@ -12,7 +13,8 @@
 /* ---- the byte alphabet (byte_alphabet.c) ---- */
 
 void alphabet_encode(Text *out, const char *bytes, size_t n);
-/* Appends the bytes of a token; 0 (nothing appended) when a character is outside of the alphabet. */
+/* Appends the bytes of a token; 0 (nothing appended) when a character is outside of the alphabet.
+ */
 int alphabet_decode(Text *out, const char *token, size_t n);
 
 /* Length of the longest valid UTF-8 prefix of s[0..n). */
@@ -56,7 +58,8 @@ Status bpe_reserve(Bpe *b, int n_tokens, int n_merges);
 Status bpe_set_token(Bpe *b, int id, const char *bytes, size_t len, TokenKind kind);
 Status bpe_index(Bpe *b); /* after the last token, before the first merge */
 int bpe_find(const Bpe *b, const char *bytes, size_t len, TokenKind kind); /* -1 */
-/* The next merge in order of rank, tokens as bytes; 0 when one of the three is not in the vocabulary. */
+/* The next merge in order of rank, tokens as bytes; 0 when one of the three is not in the
+ * vocabulary. */
 int bpe_add_merge(Bpe *b, const char *left, size_t n_left, const char *right, size_t n_right);
 void bpe_release(Bpe *b);
 
@@ -140,8 +143,8 @@ struct Tokenizer {
 
 /* Reads normalizer, pre_tokenizer, post_processor and decoder of a tokenizer.json. */
 Status tokenizer_read_parts(Tokenizer *t, const JsonDoc *doc);
-/* The same for a splitting named as GGUF files name it: smollm, gpt-2, qwen2, llama-bpe. E_FORMAT names
- * others. */
+/* The same for a splitting named as GGUF files name it: smollm, gpt-2, qwen2, llama-bpe. E_FORMAT
+ * names others. */
 Status tokenizer_set_splitting(Tokenizer *t, const char *pre);
 
 Tokenizer *tokenizer_new(void);

@@ -1,8 +1,8 @@
 /* world.c - writes the embedded world's files: demonstrations of mixed quality, pairs labelled by
  * Bradley-Terry sampling from gold, prompts, and the rows that test each part of the gold reward.
  *
- * Every row draws from its own stream of random numbers, keyed by file and row: the size of one file
- * never changes a row of another. */
+ * Every row draws from its own stream of random numbers, keyed by file and row: the size of one
+ * file never changes a row of another. */
 #include "datasets/world.h"
 
 #include <inttypes.h>
@@ -26,8 +26,8 @@ static const double share_edits = 0.5; /* of the pairs; the rest are independent
 static const double wrong_fix = 0.17, wrong_product = 0.12, wrong_order = 0.2; /* of the faulty */
 static const double qualities[] = {0.35, 0.6, 0.85};
 
-/* Of the edits, per hundred. A reward model learns tone from a few examples, but to compare reply with
- * prompt only from many. */
+/* Of the edits, per hundred. A reward model learns tone from a few examples, but to compare reply
+ * with prompt only from many. */
 static const int edit_share[WORLD_PARTS] = {
     [PART_FIX] = 32,   [PART_PRODUCT] = 32, [PART_THANKS] = 4,  [PART_APOLOGY] = 4,
     [PART_VAGUE] = 4,  [PART_RUDE] = 4,     [PART_PROMISE] = 4, [PART_ORDER] = 4,
@@ -193,8 +193,8 @@ static double draw_quality(Rng *r) {
     return qualities[rng_below(r, (int)(sizeof qualities / sizeof *qualities))];
 }
 
-/* Breaks one part of a plan, as far as it can be broken: a sentence that goes leaves its neighbours, one
- * that comes takes the place of a harmless one, so that length tells little. */
+/* Breaks one part of a plan, as far as it can be broken: a sentence that goes leaves its
+ * neighbours, one that comes takes the place of a harmless one, so that length tells little. */
 static void break_part(Plan *p, WorldPart part, Rng *r) {
     Say added[WORLD_PARTS] = {
         [PART_VAGUE] = SAY_VAGUE, [PART_RUDE] = SAY_RUDE, [PART_PROMISE] = SAY_PROMISE};
@@ -299,7 +299,8 @@ static Status try_edit(int *done, Row *row, WorldPart part, double quality, Rng 
     return OK;
 }
 
-/* Not every case allows every edit (an apology is only owed to the angry): it is drawn again too. */
+/* Not every case allows every edit (an apology is only owed to the angry): it is drawn again too.
+ */
 static Status draw_edit(Row *row, const World *w, int held_out, WorldPart part, int right, Rng *r) {
     for (int done = 0; !done;) {
         row_start(row, w, held_out, r);

@@ -1,4 +1,5 @@
-/* world_gold.c - the gold rule: reads the case back from the prompt and judges the reply part by part. */
+/* world_gold.c - the gold rule: reads the case back from the prompt and judges the reply part by
+ * part. */
 #include "datasets/world.h"
 
 #include <string.h>
@@ -39,7 +40,8 @@ static int digit(char c) {
     return c >= '0' && c <= '9';
 }
 
-/* The order number that a word is, -1 for a word without digits, N_ORDERS for any other with some. */
+/* The order number that a word is, -1 for a word without digits, N_ORDERS for any other with some.
+ */
 static int word_order(Word w) {
     int digits = 0;
     for (size_t i = 0; i < w.n; i++) digits += digit(w.s[i]);
@@ -71,7 +73,8 @@ static int says_any(const char *text, const char *const *phrases) {
     return 0;
 }
 
-/* Reads "NOUN by BRAND from CITY" and moves on behind it; 0 when the next words are not a product. */
+/* Reads "NOUN by BRAND from CITY" and moves on behind it; 0 when the next words are not a product.
+ */
 static int read_product(const char **at, Product *p) {
     p->noun = word_index(next_word(at), world_nouns, N_NOUNS);
     int by = word_is(next_word(at), "by");

@@ -1,5 +1,5 @@
-/* world_text.h - the language of the embedded world: its tables, and how a customer's case becomes a
- * message and an agent's plan becomes a reply. Internal to world*.c and their tests. */
+/* world_text.h - the language of the embedded world: its tables, and how a customer's case becomes
+ * a message and an agent's plan becomes a reply. Internal to world*.c and their tests. */
 #ifndef WORLD_TEXT_H
 #define WORLD_TEXT_H
 
@@ -19,12 +19,12 @@ enum { N_ORDERS = 100 };
 enum { N_PRODUCTS = N_NOUNS * N_BRANDS * N_CITIES, N_TROUBLES = N_SYMPTOMS * N_PLACES };
 enum { N_CELLS = N_PRODUCTS * N_TROUBLES };
 
-/* A product has three words and a trouble two, from short lists and behind cues of their own ("this scale
- * by Orrin from Oslo", "the leak in the lid"), and no other text of the world has these words: so a small
- * model can learn to copy them, and to compare reply with prompt; what matters most for that is that the
- * lists are short. Trouble number t is symptom t / N_PLACES in place t % N_PLACES. A reply ends with the
- * trouble and then the product, so that both stand at a fixed distance from the end, where a reward model
- * reads its score. */
+/* A product has three words and a trouble two, from short lists and behind cues of their own ("this
+ * scale by Orrin from Oslo", "the leak in the lid"), and no other text of the world has these
+ * words: so a small model can learn to copy them, and to compare reply with prompt; what matters
+ * most for that is that the lists are short. Trouble number t is symptom t / N_PLACES in place t %
+ * N_PLACES. A reply ends with the trouble and then the product, so that both stand at a fixed
+ * distance from the end, where a reward model reads its score. */
 extern const char *const world_nouns[N_NOUNS];
 extern const char *const world_brands[N_BRANDS];
 extern const char *const world_cities[N_CITIES];
@@ -50,7 +50,8 @@ typedef struct {
 enum { N_OPENERS = 3, N_CLOSERS = 3, N_ORDER_WORDINGS = 3 };
 void world_prompt_render(Text *t, const Case *c);
 
-/* Reads the case back from any message, the wording left out; E_FORMAT when it is not of this world. */
+/* Reads the case back from any message, the wording left out; E_FORMAT when it is not of this
+ * world. */
 Status world_case_read(Case *c, const char *prompt);
 
 /* The kinds of sentence a reply is made of. */
@@ -80,14 +81,15 @@ typedef struct { /* what a reply speaks of, -1: does not */
 } Topic;
 
 typedef struct {
-    int say[N_SAY]; /* wording of each kind, -1: not said */
-    Topic of;       /* without a noun the product is "it" */
-    Say names_product; /* the kind of sentence that names it, beside the closing; the others say "it" */
+    int say[N_SAY];    /* wording of each kind, -1: not said */
+    Topic of;          /* without a noun the product is "it" */
+    Say names_product; /* the kind of sentence that names it, beside the closing; the others say
+                          "it" */
     int fix;           /* which fix of the trouble SAY_FIX gives */
     int padding;       /* sentences of SAY_PADDING, the first is say[SAY_PADDING] */
     int again;         /* kind said twice, -1 none */
     int cut;           /* stops in the middle of the last sentence */
-    int arrangement; /* order of the sentences */
+    int arrangement;   /* order of the sentences */
 } Plan;
 void world_reply_render(Text *t, const Plan *p);
 
@@ -99,9 +101,9 @@ extern const char *const world_rude_marks[];
 extern const char *const world_promise_marks[];
 extern const char *const world_anger_marks[];
 
-/* Appends the words of s in lower case with one space before and after each; an end of sentence becomes
- * " . ". Bytes that are no word are separators. Starts with a space, so that a search for " words "
- * respects word boundaries. */
+/* Appends the words of s in lower case with one space before and after each; an end of sentence
+ * becomes " . ". Bytes that are no word are separators. Starts with a space, so that a search for "
+ * words " respects word boundaries. */
 void world_normalise(Text *t, const char *s);
 
 #endif

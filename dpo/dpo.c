@@ -1,5 +1,5 @@
-/* dpo.c - direct preference optimization (Rafailov et al. 2023). The reference's log-probs of all pairs are
- * computed once, before the first step, and kept on disk beside the run. */
+/* dpo.c - direct preference optimization (Rafailov et al. 2023). The reference's log-probs of all
+ * pairs are computed once, before the first step, and kept on disk beside the run. */
 #include "dpo/dpo.h"
 
 #include <math.h>
@@ -153,7 +153,8 @@ static Status reference_logps(Dpo *d, size_t pairs) {
 
 /* ---------------------------------------------------------------- the algorithm */
 
-/* Losses and gradients of pairs first/2 .. last/2 - 1; d L / d log pi of a token is that of its answer's sum. */
+/* Losses and gradients of pairs first/2 .. last/2 - 1; d L / d log pi of a token is that of its
+ * answer's sum. */
 static void pair_losses(Dpo *d, DpoStats *stats, int first, int last, int pairs_in_step) {
     const DpoConfig *cfg = d->cfg;
     for (int s = first; s < last; s += 2) {

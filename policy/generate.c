@@ -1,4 +1,5 @@
-/* generate.c - answers to prompts: the rows of a file, or one prompt that is shown as it is written. */
+/* generate.c - answers to prompts: the rows of a file, or one prompt that is shown as it is
+ * written. */
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>

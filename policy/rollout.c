@@ -1,4 +1,5 @@
-/* rollout.c - the scheduler: waiting requests, active rows, one decoding step for all rows at a time. */
+/* rollout.c - the scheduler: waiting requests, active rows, one decoding step for all rows at a
+ * time. */
 #include "policy/rollout.h"
 
 #include <stdlib.h>

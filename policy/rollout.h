@@ -1,9 +1,10 @@
-/* rollout.h - the rollout engine: batched prefill and decoding over a paged KV cache; a finished row is
- * replaced at once (continuous batching, Yu et al. 2022).
+/* rollout.h - the rollout engine: batched prefill and decoding over a paged KV cache; a finished
+ * row is replaced at once (continuous batching, Yu et al. 2022).
  *
- * A response is a function of the seed, its place in the run's order of rollouts, its prompt and its
- * sample number alone, never of its neighbours or of the scheduler; the log-probs kept while sampling are
- * the training forward's bit for bit on the CPU, so PPO's old log-probs cost no second pass. */
+ * A response is a function of the seed, its place in the run's order of rollouts, its prompt and
+ * its sample number alone, never of its neighbours or of the scheduler; the log-probs kept while
+ * sampling are the training forward's bit for bit on the CPU, so PPO's old log-probs cost no second
+ * pass. */
 #ifndef ROLLOUT_H
 #define ROLLOUT_H
 
@@ -46,19 +47,21 @@ static inline const int *rollout_response(const Rollout *r, int s) {
 typedef struct {
     const int *ids; /* prompt */
     int n;
-    uint64_t
-        sequence; /* counter of the random numbers: place in the run's order, sample number included */
+    uint64_t sequence; /* counter of the random numbers: place in the run's order, sample number
+                          included */
 } RolloutRequest;
 
 typedef struct RolloutEngine RolloutEngine;
-/* max_length: longest prompt + response. Memory for `rows` rows and max_requests requests at a time. */
+/* max_length: longest prompt + response. Memory for `rows` rows and max_requests requests at a
+ * time. */
 Status rollout_engine_create(RolloutEngine **e, Backend *b, const ModelConfig *cfg,
                              const Tokenizer *t, int rows, int max_length, int max_requests);
 void rollout_engine_release(RolloutEngine *e); /* NULL is fine */
 size_t rollout_engine_bytes(const ModelConfig *cfg, int rows, int max_length);
 
-/* Answers all requests with the actor; out is cleared first and filled in the order of the requests. `on_token` (may be
- * NULL) sees each token of each request as it is drawn, for streaming. */
+/* Answers all requests with the actor; out is cleared first and filled in the order of the
+ * requests. `on_token` (may be NULL) sees each token of each request as it is drawn, for streaming.
+ */
 typedef void (*RolloutWatch)(void *ctx, int request, int id);
 Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor,
                         const RolloutRequest *requests, int n, const SamplingConfig *cfg,

@@ -1,5 +1,5 @@
-/* rows.h - the loop of the tools: JSON lines in, the same lines with more keys out, some hundred at a time
- * so that memory stays bounded however long the file is. */
+/* rows.h - the loop of the tools: JSON lines in, the same lines with more keys out, some hundred at
+ * a time so that memory stays bounded however long the file is. */
 #ifndef ROWS_H
 #define ROWS_H
 
@@ -22,8 +22,8 @@ typedef struct {
     Text line;
 } Rows;
 
-/* Reads data some hundred rows at a time: encode appends the tokens of each row, work writes all rows at hand.
- * The output ("-" is standard output) appears under its name when all went well.
+/* Reads data some hundred rows at a time: encode appends the tokens of each row, work writes all
+ * rows at hand. The output ("-" is standard output) appears under its name when all went well.
  * E_FORMAT with file:line:column for a bad row, or one of too few or too many tokens. */
 typedef Status (*RowEncode)(void *ctx, const JsonDoc *doc, Ids *ids);
 typedef Status (*RowsWork)(void *ctx, Rows *r);
@@ -37,8 +37,8 @@ static inline int rows_length(const Rows *r, int i) {
     return r->starts[i + 1] - r->starts[i];
 }
 
-/* Begins the output of row i with all its keys but those in `own` (NULL-terminated), which the caller adds to
- * the text returned; rows_put ends and writes it. */
+/* Begins the output of row i with all its keys but those in `own` (NULL-terminated), which the
+ * caller adds to the text returned; rows_put ends and writes it. */
 Text *rows_begin(Rows *r, int i, const char *const *own);
 Status rows_put(Rows *r);
 

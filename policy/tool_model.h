@@ -1,4 +1,5 @@
-/* tool_model.h - what a tool works with: a model and its tokenizer, and a workspace that grows with the rows. */
+/* tool_model.h - what a tool works with: a model and its tokenizer, and a workspace that grows with
+ * the rows. */
 #ifndef TOOL_MODEL_H
 #define TOOL_MODEL_H
 
@@ -14,8 +15,8 @@ typedef struct { /* settings of every tool */
 extern const Field tool_fields[];
 extern const int tool_n_fields;
 
-/* Loads the tool's settings and its own (own may be NULL). With --help among the flags they are printed and *go
- * is 0. */
+/* Loads the tool's settings and its own (own may be NULL). With --help among the flags they are
+ * printed and *go is 0. */
 Status tool_settings(Arena *a, ToolConfig *c, const Section *own, const char *usage, int argc,
                      char **argv, int *go);
 
@@ -34,8 +35,8 @@ void tool_model_close(ToolModel *m);
 /* Room for batches of so many tokens. */
 Status tool_model_room(ToolModel *m, int tokens);
 
-/* Puts rows [first, last) into m->batch, as many as are good for speed, at least one; returns last. Everything but a
- * sequence's first token is wanted when `wanted`. */
+/* Puts rows [first, last) into m->batch, as many as are good for speed, at least one; returns last.
+ * Everything but a sequence's first token is wanted when `wanted`. */
 Status tool_model_take(ToolModel *m, const Rows *r, int first, int wanted, int *last);
 
 #endif

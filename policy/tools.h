@@ -1,11 +1,12 @@
-/* tools.h - tools over a model, JSON lines in and out: every row keeps its keys and gains some, so that the
- * output of one tool is the input of the next. */
+/* tools.h - tools over a model, JSON lines in and out: every row keeps its keys and gains some, so
+ * that the output of one tool is the input of the next. */
 #ifndef TOOLS_H
 #define TOOLS_H
 
 #include "core/base/status.h"
 
-/* argv: flags after the verb. rlhf generate --model DIR|F.gguf (--prompt TEXT | --data F --out F) [...] */
+/* argv: flags after the verb. rlhf generate --model DIR|F.gguf (--prompt TEXT | --data F --out F)
+ * [...] */
 Status generate_main(int argc, char **argv);
 Status logprobs_main(int argc,
                      char **argv); /* rows {"text"} or {"ids"} -> + "ids","logp","entropy" */

@@ -1,6 +1,6 @@
-/* ppo.c - proximal policy optimization (Schulman et al. 2017) of a language model against a judge, with a
- * token-level KL price (Ziegler et al. 2019). ppo_step() is the algorithm; ppo_loss.c has its equations,
- * ppo_setup.c its models and memory. */
+/* ppo.c - proximal policy optimization (Schulman et al. 2017) of a language model against a judge,
+ * with a token-level KL price (Ziegler et al. 2019). ppo_step() is the algorithm; ppo_loss.c has
+ * its equations, ppo_setup.c its models and memory. */
 #include "ppo/ppo.h"
 
 #include <math.h>
@@ -61,8 +61,9 @@ static Status judge(Ppo *p) {
     return OK;
 }
 
-/* A response of R tokens has R states, the first at the prompt's last token, and with score_at "after_eos" one
- * more after its EOS. Returns how many; *first is the first one's place in the arrays. */
+/* A response of R tokens has R states, the first at the prompt's last token, and with score_at
+ * "after_eos" one more after its EOS. Returns how many; *first is the first one's place in the
+ * arrays. */
 static int response_states(const Ppo *p, int s, int *first) {
     *first = p->rollout.seq.starts[s] + p->rollout.n_prompt[s] - 1;
     return rollout_length(&p->rollout, s) + (p->after_eos && p->rollout.stop[s] == STOP_EOS);

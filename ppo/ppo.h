@@ -1,5 +1,5 @@
-/* ppo.h - proximal policy optimization with four co-resident models: actor, critic, reference, reward
- * (Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022). */
+/* ppo.h - proximal policy optimization with four co-resident models: actor, critic, reference,
+ * reward (Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022). */
 #ifndef PPO_H
 #define PPO_H
 

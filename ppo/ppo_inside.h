@@ -1,4 +1,5 @@
-/* ppo_inside.h - what a PPO run consists of, shared by its loop (ppo.c) and its setup (ppo_setup.c). */
+/* ppo_inside.h - what a PPO run consists of, shared by its loop (ppo.c) and its setup
+ * (ppo_setup.c). */
 #ifndef PPO_INSIDE_H
 #define PPO_INSIDE_H
 
@@ -57,8 +58,8 @@ typedef struct {
     PpoState state;
 } Ppo;
 
-/* Reads the recipe's models and data, prints the memory plan, allocates, loads or resumes. With --dry-run it ends
- * after the plan. To be released in any case. */
+/* Reads the recipe's models and data, prints the memory plan, allocates, loads or resumes. With
+ * --dry-run it ends after the plan. To be released in any case. */
 Status ppo_create(Ppo *p);
 void ppo_release(Ppo *p);
 /* Everything that a resume needs, as one checkpoint. */

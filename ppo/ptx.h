@@ -1,5 +1,5 @@
-/* ptx.h - PPO-ptx: the likelihood of other text joins each update of the actor, against forgetting (Ouyang et
- * al. 2022, eq. 2). */
+/* ptx.h - PPO-ptx: the likelihood of other text joins each update of the actor, against forgetting
+ * (Ouyang et al. 2022, eq. 2). */
 #ifndef PTX_H
 #define PTX_H
 
@@ -20,8 +20,8 @@ Status ptx_open(Ptx *p, const char *path, const DataConfig *cfg, const Tokenizer
 Status ptx_create(Ptx *p, int batch_size, int max_length); /* memory of a batch */
 void ptx_release(Ptx *p);
 void ptx_clear(Ptx *p);
-/* Adds the gradient of coef times the mean NLL of the trained tokens of the next rows, at temperature 1;
- * *position goes on by as many rows. */
+/* Adds the gradient of coef times the mean NLL of the trained tokens of the next rows, at
+ * temperature 1; *position goes on by as many rows. */
 Status ptx_learn(Ptx *p, Network *actor, uint64_t *position, float coef, int micro_tokens);
 
 #endif

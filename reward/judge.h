@@ -11,8 +11,8 @@ typedef struct {
     int micro_tokens;
 } Judge;
 
-/* One raw score per sequence of the rollout into score[S]; rows[s] is the prompt's row. Higher is better.
- * The gold rule fails with E_FORMAT on prompts that are not of its world. */
+/* One raw score per sequence of the rollout into score[S]; rows[s] is the prompt's row. Higher is
+ * better. The gold rule fails with E_FORMAT on prompts that are not of its world. */
 Status judge_score(Judge *j, Rollout *r, const Row *const *rows, const Tokenizer *t, float *score);
 /* The gold rule alone, its text read from the rollout. */
 Status judge_gold(const Rollout *r, const Row *const *rows, const Tokenizer *t, float *score);

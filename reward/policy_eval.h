@@ -1,5 +1,6 @@
-/* policy_eval.h - how good a policy's answers to held-out prompts are: mean score and gold, KL to the
- * reference, lengths, and the win rate against the answers of another policy to the same prompts. */
+/* policy_eval.h - how good a policy's answers to held-out prompts are: mean score and gold, KL to
+ * the reference, lengths, and the win rate against the answers of another policy to the same
+ * prompts. */
 #ifndef POLICY_EVAL_H
 #define POLICY_EVAL_H
 
@@ -34,8 +35,9 @@ Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int limit, cons
                           RolloutEngine *engine, const SamplingConfig *sampling, int max_length,
                           int micro_tokens, uint64_t seed);
 void policy_eval_release(PolicyEval *e);
-/* Answers with the same random numbers each time. reference NULL: no KL; judge NULL: gold alone. The first
- * `samples` answers go to the run's samples.jsonl (run NULL: nowhere) with step and label. */
+/* Answers with the same random numbers each time. reference NULL: no KL; judge NULL: gold alone.
+ * The first `samples` answers go to the run's samples.jsonl (run NULL: nowhere) with step and
+ * label. */
 Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *reference,
                    Judge *judge, Run *run, int step, int samples);
 void policy_eval_keep_baseline(

@@ -20,7 +20,8 @@ extern const int reward_n_fields;
 Status reward_run(Stage *stage, const RewardConfig *cfg);
 
 /* L = -log sigma(r_c - r_r - margin) + center (r_c + r_r)^2 of one pair; gradients by both scores.
- * (Stiennon et al. 2020, eq. 1; the margin as in Touvron et al. 2023, eq. 2; centering as in Eisenstein et al. 2023) */
+ * (Stiennon et al. 2020, eq. 1; the margin as in Touvron et al. 2023, eq. 2; centering as in
+ * Eisenstein et al. 2023) */
 double reward_loss(double chosen, double rejected, double margin, double center, double *dchosen,
                    double *drejected);
 

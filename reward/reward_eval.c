@@ -1,5 +1,5 @@
-/* reward_eval.c - accuracy overall and per subset, beside the baselines "longer wins" and, where rows carry
- * the gold scores of both answers, the ceiling that label noise sets. */
+/* reward_eval.c - accuracy overall and per subset, beside the baselines "longer wins" and, where
+ * rows carry the gold scores of both answers, the ceiling that label noise sets. */
 #include <math.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-/* reward_tools.h - the verb eval: a reward model on preference pairs, or a policy on prompts by a judge. */
+/* reward_tools.h - the verb eval: a reward model on preference pairs, or a policy on prompts by a
+ * judge. */
 #ifndef REWARD_TOOLS_H
 #define REWARD_TOOLS_H
 

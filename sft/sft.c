@@ -1,5 +1,5 @@
-/* sft.c - supervised fine-tuning. One step: take the next rows, learn from their trained tokens with one
- * global normaliser, update. */
+/* sft.c - supervised fine-tuning. One step: take the next rows, learn from their trained tokens
+ * with one global normaliser, update. */
 #include "sft/sft.h"
 
 #include <math.h>
@@ -131,7 +131,8 @@ static void sft_release(Sft *s) {
     session_close(&s->session);
 }
 
-/* Learns from one micro-batch at offset `at`; what is known of the gradient is in dlogp and dmean already. */
+/* Learns from one micro-batch at offset `at`; what is known of the gradient is in dlogp and dmean
+ * already. */
 static Status learn(Sft *s, const Batch *b, size_t at, int tokens, SftStats *sum) {
     const SftConfig *cfg = s->cfg;
     TokenOutputs out = outputs(s, at);
@@ -164,7 +165,8 @@ static Status sft_step(Sft *s, Metrics *m) {
     }
     int tokens = packed_wanted(&s->batch);
 
-    /* 2. learn: the gradient of a mean over trained tokens is known before the forward, but for the KL's */
+    /* 2. learn: the gradient of a mean over trained tokens is known before the forward, but for the
+     * KL's */
     for (int n = 0; n < s->batch.N; n++) {
         s->dlogp[n] = -(1.0f - cfg->label_smoothing) / (float)tokens;
         s->dmean[n] = -cfg->label_smoothing / (float)tokens;

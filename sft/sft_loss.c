@@ -1,4 +1,5 @@
-/* sft_loss.c - sums of the negative log-likelihood, and of the KL to the base, over trained tokens. */
+/* sft_loss.c - sums of the negative log-likelihood, and of the KL to the base, over trained tokens.
+ */
 #include "sft/sft.h"
 
 void sft_loss(SftStats *sum, const float *logp, const float *mean_logp, const float *entropy,

@@ -21,7 +21,8 @@ double gradient_error(const char *name, ScalarOf f, void *ctx, float *x, const f
     float *saved = malloc(n * sizeof *saved), *direction = malloc(n * sizeof *direction);
     double predicted = 0.0, side[2];
     memcpy(saved, x, n * sizeof *x);
-    /* half along the claimed gradient, so that the derivative is not small by chance, half at random */
+    /* half along the claimed gradient, so that the derivative is not small by chance, half at
+     * random */
     double norm = 0.0;
     for (size_t i = 0; i < n; i++) norm += (double)dx[i] * dx[i];
     norm = sqrt(norm / (double)n) + 1e-30;

@@ -1,5 +1,5 @@
-/* guard.c - see guard.h. All memory is one mapping, opened when the outermost kernel begins and locked when
- * it ends. */
+/* guard.c - see guard.h. All memory is one mapping, opened when the outermost kernel begins and
+ * locked when it ends. */
 #include "tests/guard.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* guard.h - a backend whose buffers cannot be read or written outside its kernels: whoever above the page
- * dereferences a Buf dies at once. */
+/* guard.h - a backend whose buffers cannot be read or written outside its kernels: whoever above
+ * the page dereferences a Buf dies at once. */
 #ifndef GUARD_H
 #define GUARD_H
 

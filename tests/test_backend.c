@@ -1,5 +1,6 @@
-/* test_backend.c - the page of kernels: no pointer is missing, nothing above it touches a buffer, every
- * kernel writes what it must and nothing behind it at odd sizes, and all instruction sets agree. */
+/* test_backend.c - the page of kernels: no pointer is missing, nothing above it touches a buffer,
+ * every kernel writes what it must and nothing behind it at odd sizes, and all instruction sets
+ * agree. */
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -49,7 +50,8 @@ static void unknown_kernels_are_refused(void **state) {
     assert_int_equal(backend_create(&b, "cuda:0", "auto"), E_USAGE);
 }
 
-/* Training, evaluation and decoding over locked memory: nobody above the page may look inside a buffer. */
+/* Training, evaluation and decoding over locked memory: nobody above the page may look inside a
+ * buffer. */
 static void nothing_above_dereferences_a_buffer(void **state) {
     (void)state;
     enum { N = 23 };
@@ -140,7 +142,8 @@ static void nothing_above_dereferences_a_buffer(void **state) {
     guard_release(b);
 }
 
-/* --- kernels at odd sizes: outputs poisoned before, sentinels behind, instruction sets compared --- */
+/* --- kernels at odd sizes: outputs poisoned before, sentinels behind, instruction sets compared
+ * --- */
 
 enum { SENTINELS = 40, BUFFERS = 16 };
 static const float SENTINEL = 12345.0f;
@@ -460,7 +463,8 @@ static void sampling_follows_the_distribution(void **state) {
     backend_release(b);
 }
 
-/* vec.h promises 2 units in the last place; here without fused multiply-adds, the least exact way. */
+/* vec.h promises 2 units in the last place; here without fused multiply-adds, the least exact way.
+ */
 static void exp_is_within_its_promise(void **state) {
     (void)state;
     double worst = 0.0;

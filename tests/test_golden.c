@@ -1,5 +1,6 @@
-/* test_golden.c - outputs, losses and every tensor's gradient of a tiny llama beside PyTorch's autograd in
- * float64. tests/fixtures/golden.py made the numbers; weights, tokens and constants are its formulas. */
+/* test_golden.c - outputs, losses and every tensor's gradient of a tiny llama beside PyTorch's
+ * autograd in float64. tests/fixtures/golden.py made the numbers; weights, tokens and constants are
+ * its formulas. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -117,7 +118,8 @@ static void shifted(float *x, const float *from, int seed, double scale) {
     for (int n = 0; n < N; n++) x[n] += from[n];
 }
 
-/* ------------------------------------------------ the losses: value out, gradients into the network */
+/* ------------------------------------------------ the losses: value out, gradients into the
+ * network */
 
 static double learn_sft(Model *m) {
     float dlogp[N] = {0}, dmean[N] = {0};

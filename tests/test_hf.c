@@ -1,5 +1,5 @@
-/* test_hf.c - models on disk: what is written is read back, the forms that other tools write are read
- * alike, and for every rule one model that only this rule refuses. */
+/* test_hf.c - models on disk: what is written is read back, the forms that other tools write are
+ * read alike, and for every rule one model that only this rule refuses. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -557,8 +557,8 @@ static void put_tensor(GgufFile *f, const char *name, int rows, int cols) {
     f->n++;
 }
 
-/* The converter of llama models puts the two values that rotate together side by side: it takes a head's
- * rows as [2, HS/2] and writes them as [HS/2, 2]. */
+/* The converter of llama models puts the two values that rotate together side by side: it takes a
+ * head's rows as [2, HS/2] and writes them as [HS/2, 2]. */
 static void put_rows(GgufFile *f, const float *host, int rows, int cols, int is_permuted) {
     int HS = f->w->cfg.HS;
     for (int r = 0; r < rows; r++) {

@@ -1,5 +1,5 @@
-/* test_losses.c - the losses against reference values computed in float64, their gradients by signed
- * differences, and planted mistakes that these numbers must see. */
+/* test_losses.c - the losses against reference values computed in float64, their gradients by
+ * signed differences, and planted mistakes that these numbers must see. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -243,7 +243,8 @@ static void ppo_policy_gradient(void **state) {
     }
 }
 
-/* With one pass and one minibatch the ratio is 1 and the gradient is REINFORCE's with a baseline: -A. */
+/* With one pass and one minibatch the ratio is 1 and the gradient is REINFORCE's with a baseline:
+ * -A. */
 static void first_gradient_is_reinforce(void **state) {
     (void)state;
     float logp[4] = {0, -1, -2, -3}, adv[4] = {.5f, -1, 2, 0}, d[4], H[4] = {0};

@@ -1,5 +1,5 @@
-/* test_network.c - the waist: gradients of a whole 2-layer model by signed differences for every output,
- * and the promises about bits: threads, batches, micro-batches, recomputation, decoding. */
+/* test_network.c - the waist: gradients of a whole 2-layer model by signed differences for every
+ * output, and the promises about bits: threads, batches, micro-batches, recomputation, decoding. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -162,7 +162,8 @@ static void gradients_of_the_whole_model(void **state) {
     }
 }
 
-/* A gradient test that cannot fail proves nothing: a flipped sign, a dropped token, a shifted tensor. */
+/* A gradient test that cannot fail proves nothing: a flipped sign, a dropped token, a shifted
+ * tensor. */
 static void planted_mistakes_are_seen(void **state) {
     (void)state;
     Backend *b = backend("auto");
@@ -232,8 +233,8 @@ static void forward_bits_do_not_depend_on_threads_or_neighbours(void **state) {
     }
 }
 
-/* Gradients after one batch, after one batch per sequence, with recomputation, with 3 threads, through
- * network_learn: the same bytes. */
+/* Gradients after one batch, after one batch per sequence, with recomputation, with 3 threads,
+ * through network_learn: the same bytes. */
 static void gradient_bits(Backend *b, int tied, int how, float *grad) {
     ModelConfig cfg = small;
     cfg.tied = tied;
@@ -337,7 +338,8 @@ static void decoding_equals_the_full_forward(void **state) {
     }
 }
 
-/* w0, then w1 at decay 3/4: w0 + (w1 - w0)/4; its view is the average by name and leaves the network alone */
+/* w0, then w1 at decay 3/4: w0 + (w1 - w0)/4; its view is the average by name and leaves the
+ * network alone */
 static void an_average_follows_the_weights(void **state) {
     (void)state;
     Backend *b = backend("portable");

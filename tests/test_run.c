@@ -1,7 +1,7 @@
 /* test_run.c - run directories and checkpoints: what must survive crashes, full disks and damage.
  *
- * Called with "save DIR STEP" this program is the victim of its own tests: it resumes DIR, saves STEP and
- * STEP + 1, and is killed or lied to by strace at every system call on the way. */
+ * Called with "save DIR STEP" this program is the victim of its own tests: it resumes DIR, saves
+ * STEP and STEP + 1, and is killed or lied to by strace at every system call on the way. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>

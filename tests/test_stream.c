@@ -1,4 +1,5 @@
-/* test_stream.c - lines of plain and compressed files, and everything that can be wrong with them. */
+/* test_stream.c - lines of plain and compressed files, and everything that can be wrong with them.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

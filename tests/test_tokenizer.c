@@ -66,7 +66,8 @@ static void expect_ids(const char *text, const Ids *got, const Json *want) {
     fail_msg("\"%s\" gives %s, expected %s", text, a.s, b.s);
 }
 
-/* Our JSON refuses \u0000 by design; a private-use character stands for it until the row is parsed. */
+/* Our JSON refuses \u0000 by design; a private-use character stands for it until the row is parsed.
+ */
 static void hide_nul(char *line) {
     for (char *p; (p = strstr(line, "\\u0000"));) memcpy(p, "\\ue000", 6);
 }

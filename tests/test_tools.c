@@ -1,5 +1,5 @@
-/* test_tools.c - the tools over rows, end to end on tiny random models: what one writes the next one reads,
- * and neither batches, threads nor chunks change a byte. */
+/* test_tools.c - the tools over rows, end to end on tiny random models: what one writes the next
+ * one reads, and neither batches, threads nor chunks change a byte. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

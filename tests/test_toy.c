@@ -1,6 +1,6 @@
-/* test_toy.c - a vocabulary so small that the optimum of KL-regularized reward, pi* ~ ref exp(r / beta)
- * (Rafailov et al. 2023, eq. 4), is a table: PPO and DPO, made of the trainers' own losses, network and
- * optimizer, must both end there. */
+/* test_toy.c - a vocabulary so small that the optimum of KL-regularized reward, pi* ~ ref exp(r /
+ * beta) (Rafailov et al. 2023, eq. 4), is a table: PPO and DPO, made of the trainers' own losses,
+ * network and optimizer, must both end there. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -125,7 +125,8 @@ static void show(const char *what, Toy *t) {
            kl(t->pi, t->best));
 }
 
-/* Another price of leaving the reference has another optimum: being near any would prove nothing. */
+/* Another price of leaving the reference has another optimum: being near any would prove nothing.
+ */
 static void expect_optimum(Toy *t, double bound, double kl_bound) {
     double other[ANSWERS];
     optimum(t, 1.5 * beta, other);

@@ -1,15 +1,16 @@
 /* backend.h - the page of operations that a device fills: one signature each for CPU and CUDA.
  *
- * Nothing above core/backend dereferences a Buf. Kernels return nothing: the backend remembers its first
- * failure and sync() returns it. A backward WRITES gradients of activations and ADDS TO gradients of
- * weights, without exception; a weight gradient whose Buf is NULL is not wanted.
+ * Nothing above core/backend dereferences a Buf. Kernels return nothing: the backend remembers its
+ * first failure and sync() returns it. A backward WRITES gradients of activations and ADDS TO
+ * gradients of weights, without exception; a weight gradient whose Buf is NULL is not wanted.
  *
- * Shape letters: N tokens in a packed batch, S sequences, R rows asked of the head, C channels, NH query
- * heads, NKV key/value heads, HS head size, FF feed-forward width, V vocabulary, K x O a weight [O,K].
+ * Shape letters: N tokens in a packed batch, S sequences, R rows asked of the head, C channels, NH
+ * query heads, NKV key/value heads, HS head size, FF feed-forward width, V vocabulary, K x O a
+ * weight [O,K].
  *
- * Promises of the CPU page (docs/design.md "Bits"): a row of a result depends on its own row of the inputs
- * alone, whatever N and the number of threads; a weight gradient is one chain of additions over the tokens
- * in order, starting from the stored value. */
+ * Promises of the CPU page (docs/design.md "Bits"): a row of a result depends on its own row of the
+ * inputs alone, whatever N and the number of threads; a weight gradient is one chain of additions
+ * over the tokens in order, starting from the stored value. */
 #ifndef BACKEND_H
 #define BACKEND_H
 
@@ -31,15 +32,16 @@ static inline Buf buf_at(Buf b, size_t element) {
     return (Buf){b.ptr ? (char *)b.ptr + element * dtype_bytes(b.dtype) : NULL, b.dtype};
 }
 
-/* A weight [O,K] row-major, and the copy of it in the order that products like to read (weights are packed
- * once, after loading and after each optimizer step; ptr NULL where a backend has no use for it). */
+/* A weight [O,K] row-major, and the copy of it in the order that products like to read (weights are
+ * packed once, after loading and after each optimizer step; ptr NULL where a backend has no use for
+ * it). */
 typedef struct {
     Buf w, packed;
     int O, K;
 } Mat;
 
-/* Keys and values in pages of KV_PAGE positions. Page p of a layer and a kv head holds its keys transposed
- * [HS][KV_PAGE] and its values [KV_PAGE][HS]. */
+/* Keys and values in pages of KV_PAGE positions. Page p of a layer and a kv head holds its keys
+ * transposed [HS][KV_PAGE] and its values [KV_PAGE][HS]. */
 enum { KV_PAGE = 32 };
 typedef struct {
     Buf keys, values; /* of one layer: [pages][NKV][HS * KV_PAGE] */
@@ -100,12 +102,12 @@ struct Backend {
     void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps);
     void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
                              int C);
-    /* in place on the first `heads` heads of each row of qkv [N, stride]; table [positions][HS]: cos HS/2,
-     * sin HS/2 (Su et al. 2021, rotate-half). backward rotates by the opposite angle. */
+    /* in place on the first `heads` heads of each row of qkv [N, stride]; table [positions][HS]:
+     * cos HS/2, sin HS/2 (Su et al. 2021, rotate-half). backward rotates by the opposite angle. */
     void (*rope)(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
                  int HS, int backward);
-    /* causal grouped-query attention over packed sequences; qkv [N,(NH+2 NKV) HS], starts i32 [S+1],
-     * out [N,NH HS], lse [2,N,NH] (log-sum-exp, then scratch) */
+    /* causal grouped-query attention over packed sequences; qkv [N,(NH+2 NKV) HS], starts i32
+     * [S+1], out [N,NH HS], lse [2,N,NH] (log-sum-exp, then scratch) */
     void (*attention_forward)(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
                               int NH, int NKV, int HS);
     void (*attention_backward)(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
@@ -129,10 +131,12 @@ struct Backend {
                            int K);
 
     /* decoding */
-    /* puts keys and values of qkv [N, stride] into the pages: token n goes to row rows[n], position positions[n] */
+    /* puts keys and values of qkv [N, stride] into the pages: token n goes to row rows[n], position
+     * positions[n] */
     void (*kv_write)(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH,
                      int NKV, int HS);
-    /* one query per row: row n of qkv sits at positions[n] of cache row rows[n] and sees all positions up to it */
+    /* one query per row: row n of qkv sits at positions[n] of cache row rows[n] and sees all
+     * positions up to it */
     void (*attention_decode)(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
                              int N, int NH, int NKV, int HS);
     /* draws ids[r] by inverse transform of uniform f64 [R]; logp of it under the whole tempered
@@ -145,7 +149,8 @@ struct Backend {
     double (*sum_squares)(Backend *b, Buf g, size_t count); /* f64, in fixed order; waits */
 };
 
-/* device "cpu" or "auto"; kernels "auto" or a name from the CPU's table. E_USAGE when this machine lacks it. */
+/* device "cpu" or "auto"; kernels "auto" or a name from the CPU's table. E_USAGE when this machine
+ * lacks it. */
 Status backend_create(Backend **b, const char *device, const char *kernels);
 void backend_release(Backend *b);
 

@@ -1,4 +1,5 @@
-/* file.h - whole files: read with a bound, written so that a crash leaves the old one or the new one. */
+/* file.h - whole files: read with a bound, written so that a crash leaves the old one or the new
+ * one. */
 #ifndef FILE_H
 #define FILE_H
 
@@ -14,8 +15,8 @@ Status file_read(Arena *a, char **data, size_t *len, const char *path, size_t ma
 /* path.tmp, write, fsync, rename over path, fsync of the folder. */
 Status file_write_atomic(const char *path, const void *data, size_t len);
 
-/* A file written in pieces under the same protocol: appears under its name at commit. A device or a pipe is
- * written to directly. */
+/* A file written in pieces under the same protocol: appears under its name at commit. A device or a
+ * pipe is written to directly. */
 typedef struct {
     FILE *fp;
     char path[1024], tmp[1040];

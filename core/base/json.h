@@ -1,6 +1,6 @@
 /* json.h - strict JSON over cJSON: what cJSON accepts but must not pass (cut strings at \u0000, bad
- * UTF-8, duplicate keys, trailing bytes, deep nesting, NaN literals, integers out of range) is refused
- * with file:line:column, and so is a value of the wrong type when a getter asks for it. */
+ * UTF-8, duplicate keys, trailing bytes, deep nesting, NaN literals, integers out of range) is
+ * refused with file:line:column, and so is a value of the wrong type when a getter asks for it. */
 #ifndef JSON_H
 #define JSON_H
 
@@ -24,8 +24,9 @@ void json_release(JsonDoc *doc); /* NULL is fine */
 const Json *json_root(const JsonDoc *doc);
 const char *json_name(const JsonDoc *doc);
 
-/* E_FORMAT "name:line:column: sentence" at the position of node `at` (found by walking the text again;
- * at = NULL gives name:line of the text's start). For an object's member the position is its key's. */
+/* E_FORMAT "name:line:column: sentence" at the position of node `at` (found by walking the text
+ * again; at = NULL gives name:line of the text's start). For an object's member the position is its
+ * key's. */
 Status json_fail(const JsonDoc *doc, const Json *at, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -40,7 +41,8 @@ const char *json_str(const Json *n); /* CHECKs the type */
 double json_num(const Json *n);      /* CHECKs the type */
 int json_bool(const Json *n);        /* CHECKs the type */
 
-/* Member of an object by key and type; absent: *out keeps its value when optional, else json_fail. */
+/* Member of an object by key and type; absent: *out keeps its value when optional, else json_fail.
+ */
 typedef enum { JSON_OPTIONAL, JSON_REQUIRED } JsonNeed;
 Status json_get_str(const JsonDoc *doc, const Json *object, const char *key, JsonNeed need,
                     const char **out);
@@ -53,7 +55,8 @@ Status json_get_bool(const JsonDoc *doc, const Json *object, const char *key, Js
 Status json_get_node(const JsonDoc *doc, const Json *object, const char *key, JsonNeed need,
                      JsonType type, const Json **out);
 
-/* Writing: append to a Text. Numbers are printed so that they read back the same; non-finite is null. */
+/* Writing: append to a Text. Numbers are printed so that they read back the same; non-finite is
+ * null. */
 void json_put_string(Text *t, const char *s);
 void json_put_string_n(Text *t, const char *s, size_t n); /* invalid UTF-8 and NUL become U+FFFD */
 void json_put_number(Text *t, double v);

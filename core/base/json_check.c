@@ -1,4 +1,5 @@
-/* json_check.c - a validator that says where and why. It builds nothing: one pass, bounded recursion. */
+/* json_check.c - a validator that says where and why. It builds nothing: one pass, bounded
+ * recursion. */
 #include "core/base/json_check.h"
 
 #include <stdint.h>

@@ -4,11 +4,12 @@
 
 #include <stddef.h>
 
-/* NULL when the text is one valid JSON value that cJSON reads without loss; otherwise the reason, with
- * the offset of the offending byte. The text has a NUL behind it. */
+/* NULL when the text is one valid JSON value that cJSON reads without loss; otherwise the reason,
+ * with the offset of the offending byte. The text has a NUL behind it. */
 const char *json_check(const char *text, size_t len, size_t *offset);
 
-/* Overwrites comments by spaces, keeping lines and columns; a reason as above when one has no end. */
+/* Overwrites comments by spaces, keeping lines and columns; a reason as above when one has no end.
+ */
 const char *json_blank_comments(char *text, size_t len, size_t *offset);
 
 /* Over text that was checked. */

@@ -1,8 +1,8 @@
 /* memory.h - host memory: checked allocation, arenas, and the freeze after planning.
  *
  * An Arena owns everything carved from it and is released at once. memory_freeze() marks the end of
- * planning: from there memory_alloc (tensors, scratch) is a bug and stops the program; arenas (records,
- * strings) may still grow and count their growth. */
+ * planning: from there memory_alloc (tensors, scratch) is a bug and stops the program; arenas
+ * (records, strings) may still grow and count their growth. */
 #ifndef MEMORY_H
 #define MEMORY_H
 
@@ -27,7 +27,8 @@ void arena_release(Arena *a); /* gives everything back */
 /* a * b, or E_MEMORY naming `what` when it overflows. */
 Status memory_mul(size_t *out, size_t a, size_t b, const char *what);
 
-/* Zeroed 64-byte aligned memory for tensors and scratch, before the freeze only. E_MEMORY with `what`. */
+/* Zeroed 64-byte aligned memory for tensors and scratch, before the freeze only. E_MEMORY with
+ * `what`. */
 Status memory_alloc(void **out, size_t bytes, const char *what);
 void memory_release(void *p);
 

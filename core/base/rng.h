@@ -1,6 +1,7 @@
-/* rng.h - counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers:
- * as easy as 1, 2, 3"). No state to save: a number is a function of (seed, purpose, sequence, position),
- * so that sampling does not depend on batch, order or threads, and a resume repeats it. */
+/* rng.h - counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random
+ * numbers: as easy as 1, 2, 3"). No state to save: a number is a function of (seed, purpose,
+ * sequence, position), so that sampling does not depend on batch, order or threads, and a resume
+ * repeats it. */
 #ifndef RNG_H
 #define RNG_H
 

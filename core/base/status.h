@@ -31,7 +31,8 @@ const char *status_message(void);
         if (s_ != OK) return s_;                                                                   \
     } while (0)
 
-/* CHECK is for our own bugs only: always compiled, its condition always evaluated, ends by abort(). */
+/* CHECK is for our own bugs only: always compiled, its condition always evaluated, ends by abort().
+ */
 #define CHECK(cond)                                                                                \
     do {                                                                                           \
         if (!(cond)) check_failed(#cond, __FILE__, __LINE__);                                      \

@@ -1,4 +1,5 @@
-/* stream.c - reading lines: bytes from the file, through a decoder, into one growing line buffer. */
+/* stream.c - reading lines: bytes from the file, through a decoder, into one growing line buffer.
+ */
 #include "core/base/stream.h"
 
 #include <errno.h>

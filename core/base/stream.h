@@ -1,6 +1,6 @@
-/* stream.h - lines of a text file, plain, .zst or .gz (by content, not by name), with a bounded window.
- * Handles CRLF, a BOM, a missing last newline; refuses a line over the cap, truncated or corrupt
- * compressed data and trailing bytes after it, with file:line. */
+/* stream.h - lines of a text file, plain, .zst or .gz (by content, not by name), with a bounded
+ * window. Handles CRLF, a BOM, a missing last newline; refuses a line over the cap, truncated or
+ * corrupt compressed data and trailing bytes after it, with file:line. */
 #ifndef STREAM_H
 #define STREAM_H
 
@@ -11,8 +11,8 @@ enum { STREAM_LINE_CAP = 16 << 20 };
 
 typedef struct LineReader LineReader;
 Status lines_open(LineReader **r, const char *path);
-/* Next line without its newline, NUL behind it, borrowed until the next call. *line = NULL at the end.
- * *number counts from 1. */
+/* Next line without its newline, NUL behind it, borrowed until the next call. *line = NULL at the
+ * end. *number counts from 1. */
 Status lines_next(LineReader *r, const char **line, size_t *len, int *number);
 void lines_close(LineReader *r);
 

@@ -1,9 +1,9 @@
 /* threads.c - the pool.
  *
- * A run opens a job, workers enter it, items are drawn from one atomic counter, and the caller closes the
- * job before it waits for those inside. Entering is "count me, then look whether it is open", closing is
- * "close, then look whether anybody is counted": one of the two sees the other, so a worker that wakes
- * late finds the job closed and touches nothing of the next one. */
+ * A run opens a job, workers enter it, items are drawn from one atomic counter, and the caller
+ * closes the job before it waits for those inside. Entering is "count me, then look whether it is
+ * open", closing is "close, then look whether anybody is counted": one of the two sees the other,
+ * so a worker that wakes late finds the job closed and touches nothing of the next one. */
 #include "core/base/threads.h"
 
 #include <limits.h>

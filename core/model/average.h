@@ -1,4 +1,5 @@
-/* average.h - a running average of a network's weights (Polyak & Juditsky 1992), beside them on the backend. */
+/* average.h - a running average of a network's weights (Polyak & Juditsky 1992), beside them on the
+ * backend. */
 #ifndef AVERAGE_H
 #define AVERAGE_H
 

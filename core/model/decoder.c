@@ -1,5 +1,6 @@
-/* decoder.c - the llama decoder (Touvron et al. 2023): pre-norm attention and SwiGLU blocks, forward and
- * backward. Norm outputs and the gated product are cheap and computed again in the backward. */
+/* decoder.c - the llama decoder (Touvron et al. 2023): pre-norm attention and SwiGLU blocks,
+ * forward and backward. Norm outputs and the gated product are cheap and computed again in the
+ * backward. */
 #include "core/model/decoder.h"
 
 static LayerSaved *saved_of(Workspace *ws, int l) {
@@ -91,7 +92,8 @@ void decoder_backward(Network *net) {
                         ws->rstd_final, ws->N, m->C);
     for (int l = m->L - 1; l >= 0; l--) {
         LayerSaved *s = saved_of(ws, l);
-        /* the residual after this layer has served its purpose: the second forward may overwrite it */
+        /* the residual after this layer has served its purpose: the second forward may overwrite it
+         */
         if (ws->plan.recompute) layer_forward(net, l, ws->x[l], ws->x[l + 1], s, NULL, 0);
         layer_backward(net, l, ws->dx, ws->x[l], s);
     }

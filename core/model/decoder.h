@@ -1,4 +1,5 @@
-/* decoder.h - the workspace's inside and the decoder between embedding and heads; for core/model only. */
+/* decoder.h - the workspace's inside and the decoder between embedding and heads; for core/model
+ * only. */
 #ifndef DECODER_H
 #define DECODER_H
 
@@ -33,8 +34,9 @@ struct Workspace {
     float *host; /* [tokens] staging */
 };
 
-/* x[0] holds the embeddings; leaves hidden = final norm of the last residual. kv: keys and values are also
- * written to the cache (prefill), `decode`: attention reads the cache instead of the batch. */
+/* x[0] holds the embeddings; leaves hidden = final norm of the last residual. kv: keys and values
+ * are also written to the cache (prefill), `decode`: attention reads the cache instead of the
+ * batch. */
 void decoder_forward(Network *net, KvCache *kv, int decode);
 /* From dhidden down to the embedding; adds to the gradients. */
 void decoder_backward(Network *net);

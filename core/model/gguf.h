@@ -1,7 +1,8 @@
 /* gguf.h - reads GGUF files (v2 and v3): metadata and tensors, dequantized row by row.
  *
- * The file is mapped; names and strings are checked to be UTF-8 without NUL, every length against the
- * file before it is used. A tensor's rows are its contiguous lines: dims[0] of the file is `cols`. */
+ * The file is mapped; names and strings are checked to be UTF-8 without NUL, every length against
+ * the file before it is used. A tensor's rows are its contiguous lines: dims[0] of the file is
+ * `cols`. */
 #ifndef GGUF_H
 #define GGUF_H
 
@@ -28,8 +29,9 @@ Status gguf_open(Gguf **g, const char *path);
 void gguf_close(Gguf *g); /* NULL is fine */
 const char *gguf_path(const Gguf *g);
 
-/* Metadata by key. Absent: *out keeps its value when optional, else E_FORMAT with file and key. A value
- * of another type, or a number out of range, is E_FORMAT. What is returned lives as long as g. */
+/* Metadata by key. Absent: *out keeps its value when optional, else E_FORMAT with file and key. A
+ * value of another type, or a number out of range, is E_FORMAT. What is returned lives as long as
+ * g. */
 Status gguf_str(Gguf *g, const char *key, GgufNeed need, const char **out);
 Status gguf_int(const Gguf *g, const char *key, GgufNeed need, int *out);
 Status gguf_float(const Gguf *g, const char *key, GgufNeed need, double *out);

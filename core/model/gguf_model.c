@@ -1,5 +1,5 @@
-/* gguf_model.c - see gguf_model.h. GGUF's llama converter permutes the rows of q and k so that a rotary
- * pair lies side by side; rotate-half wants the two halves apart, so reading undoes it. */
+/* gguf_model.c - see gguf_model.h. GGUF's llama converter permutes the rows of q and k so that a
+ * rotary pair lies side by side; rotate-half wants the two halves apart, so reading undoes it. */
 #include "core/model/gguf_model.h"
 
 #include <stdio.h>
@@ -117,7 +117,8 @@ static void gguf_name(char *to, size_t size, const char *hf) {
     }
 }
 
-/* Row of the file that holds row r of the model: within a head of HS rows, (pair i, half h) sits at 2i + h. */
+/* Row of the file that holds row r of the model: within a head of HS rows, (pair i, half h) sits at
+ * 2i + h. */
 static size_t permuted(size_t r, size_t HS) {
     size_t head = r / HS, at = r % HS, half = HS / 2;
     return head * HS + (at < half ? 2 * at : 2 * (at - half) + 1);

@@ -1,6 +1,6 @@
-/* gguf_types.c - what ggml's number formats stand for. Blocks hold 32 values: a scale d (and for Q4_1 a
- * minimum m) in half precision, then the quants; 4-bit ones keep value i in the low and value i + 16 in
- * the high half of byte i. */
+/* gguf_types.c - what ggml's number formats stand for. Blocks hold 32 values: a scale d (and for
+ * Q4_1 a minimum m) in half precision, then the quants; 4-bit ones keep value i in the low and
+ * value i + 16 in the high half of byte i. */
 #include "core/model/gguf_types.h"
 #include "core/base/status.h"
 #include "core/model/half.h"

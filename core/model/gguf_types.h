@@ -7,8 +7,8 @@
 
 /* "Q4_1", or "an unknown type". */
 const char *gguf_type_name(uint32_t type);
-/* Bytes of `cols` values, 0 when they are no whole number of blocks. Returns 0 for types that cannot be
- * dequantized here. */
+/* Bytes of `cols` values, 0 when they are no whole number of blocks. Returns 0 for types that
+ * cannot be dequantized here. */
 int gguf_row_bytes(int type, size_t cols, size_t *bytes);
 /* n values, whole blocks. */
 void gguf_dequantize(int type, const uint8_t *data, size_t n, float *out);

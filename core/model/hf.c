@@ -1,4 +1,5 @@
-/* hf.c - Hugging Face directories of the llama family, in and out. GGUF files are read in gguf_model.c. */
+/* hf.c - Hugging Face directories of the llama family, in and out. GGUF files are read in
+ * gguf_model.c. */
 #include "core/model/hf.h"
 
 #include <math.h>

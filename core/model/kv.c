@@ -1,5 +1,5 @@
-/* kv.c - the paged cache of keys and values (Kwon et al. 2023): pages of KV_PAGE positions, a table per
- * row, a stack of free pages. */
+/* kv.c - the paged cache of keys and values (Kwon et al. 2023): pages of KV_PAGE positions, a table
+ * per row, a stack of free pages. */
 #include <stdlib.h>
 
 #include "core/model/network.h"

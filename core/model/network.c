@@ -237,7 +237,8 @@ static void check_batch(const Network *net, const Batch *batch) {
     for (int n = 0; n < batch->N; n++) CHECK(batch->ids[n] >= 0 && batch->ids[n] < net->w.cfg.V);
 }
 
-/* ids, starts and positions to the device; the rows that the head is asked for: token t is predicted by t-1. */
+/* ids, starts and positions to the device; the rows that the head is asked for: token t is
+ * predicted by t-1. */
 static void place_batch(Network *net, const Batch *batch) {
     Workspace *ws = net->ws;
     check_batch(net, batch);

@@ -1,8 +1,8 @@
-/* network.h - the narrow waist: every loss is arithmetic on a few numbers per token, and a network is a
- * decoder with a head that gives them and takes their gradients.
+/* network.h - the narrow waist: every loss is arithmetic on a few numbers per token, and a network
+ * is a decoder with a head that gives them and takes their gradients.
  *
- * logp[t] and entropy[t] concern token t given what stands before it; score[t] is the scalar head at the
- * hidden state of token t. All arrays are host memory, one float per token of the batch. */
+ * logp[t] and entropy[t] concern token t given what stands before it; score[t] is the scalar head
+ * at the hidden state of token t. All arrays are host memory, one float per token of the batch. */
 #ifndef NETWORK_H
 #define NETWORK_H
 
@@ -27,8 +27,8 @@ typedef struct { /* arrays [N] the caller owns; NULL = not asked; only wanted to
 } TokenOutputs;
 typedef TokenOutputs TokenGrads; /* d loss / d output; NULL = 0 (top1 has none) */
 
-/* Activations and scratch, planned for the largest batch and used by all models of a process in turn. It
- * remembers whose forward it holds. */
+/* Activations and scratch, planned for the largest batch and used by all models of a process in
+ * turn. It remembers whose forward it holds. */
 typedef struct Workspace Workspace;
 typedef struct {
     int tokens;     /* most tokens of a batch (also of rows of a decoding step) */
@@ -37,7 +37,8 @@ typedef struct {
     int recompute;  /* keeps only each layer's input and computes the rest again in the backward */
     int max_length; /* longest sequence: positions that have rotary angles */
 } WorkspacePlan;
-/* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with b = NULL only that. */
+/* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with b = NULL only
+ * that. */
 Status workspace_create(Workspace **ws, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, size_t *bytes);
 void workspace_release(Workspace *ws); /* NULL is fine */
@@ -45,14 +46,15 @@ void workspace_release(Workspace *ws); /* NULL is fine */
 typedef struct Network {
     Backend *b;
     Weights w;
-    Buf rope;      /* [max_length, HS] */
-    Workspace *ws; /* borrowed */
-    Buf grad,
-        grad_tied; /* flat gradients; with a tied head the embedding's side apart, so that each is one chain */
-    Tensors g; /* slots of grad; NULL Bufs in a frozen network */
+    Buf rope;            /* [max_length, HS] */
+    Workspace *ws;       /* borrowed */
+    Buf grad, grad_tied; /* flat gradients; with a tied head the embedding's side apart, so that
+                            each is one chain */
+    Tensors g;           /* slots of grad; NULL Bufs in a frozen network */
 } Network;
 
-/* trainable: gradients are allocated; otherwise nothing can change the weights. Weights are zero. */
+/* trainable: gradients are allocated; otherwise nothing can change the weights. Weights are zero.
+ */
 Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
                       int trainable);
 void network_release(Network *net);
@@ -60,7 +62,8 @@ void network_release(Network *net);
 Status network_forward(Network *net, const Batch *batch, TokenOutputs *out);
 /* Of this network's last forward (CHECKed); adds to its gradients. */
 Status network_backward(Network *net, const TokenGrads *grads);
-/* Both at once where the gradient does not depend on the outputs (SFT): the head's logits are computed once. */
+/* Both at once where the gradient does not depend on the outputs (SFT): the head's logits are
+ * computed once. */
 Status network_learn(Network *net, const Batch *batch, const TokenGrads *known, TokenOutputs *out);
 void network_zero_grads(Network *net);
 
@@ -73,7 +76,8 @@ typedef struct {
     int *free_pages, n_free, n_pages, rows, max_pages, L;
     int *held; /* [rows] pages held */
 } KvCache;
-/* rows sequences of up to max_length positions, n_pages pages (0: enough for all rows at full length). */
+/* rows sequences of up to max_length positions, n_pages pages (0: enough for all rows at full
+ * length). */
 Status kv_create(KvCache *kv, Backend *b, const ModelConfig *cfg, int rows, int max_length,
                  int n_pages);
 void kv_release(KvCache *kv);
@@ -83,10 +87,11 @@ int kv_reserve(KvCache *kv, int row, int length);
 void kv_drop(KvCache *kv, int row); /* the row's pages are free again */
 void kv_flush(KvCache *kv);         /* the device sees the table */
 
-/* Forward of S prompts (batch->ids, starts) whose keys and values go to cache rows rows[S]; leaves each
- * prompt's last hidden state for network_sample in the order of the batch. */
+/* Forward of S prompts (batch->ids, starts) whose keys and values go to cache rows rows[S]; leaves
+ * each prompt's last hidden state for network_sample in the order of the batch. */
 Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int *rows);
-/* One token ids[i] at positions[i] of cache row rows[i]; leaves M hidden states for network_sample. */
+/* One token ids[i] at positions[i] of cache row rows[i]; leaves M hidden states for network_sample.
+ */
 Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows,
                       const int *positions, int M);
 /* Draws one token for each of the M hidden states left; host arrays [M]. */

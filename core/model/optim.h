@@ -1,5 +1,6 @@
-/* optim.h - AdamW with decoupled decay by tensor (Loshchilov & Hutter 2019), learning-rate schedule and
- * clipping by the global norm. Has the moments; what is trained has one, what is frozen has none. */
+/* optim.h - AdamW with decoupled decay by tensor (Loshchilov & Hutter 2019), learning-rate schedule
+ * and clipping by the global norm. Has the moments; what is trained has one, what is frozen has
+ * none. */
 #ifndef OPTIM_H
 #define OPTIM_H
 
@@ -25,9 +26,9 @@ Status optim_create(Optim *o, Network *net, const OptimConfig *cfg);
 void optim_release(Optim *o);
 /* Learning rate of step `step` (from 0) of `total`. */
 float optim_rate(const OptimConfig *cfg, int step, int total);
-/* Clips, updates, packs, zeroes the gradients; *norm is the global norm before clipping. A gradient that is
- * not finite changes nothing: the step is counted as skipped, *norm is not finite; E_NUMERIC at the third in a row,
- * naming the first such tensor. */
+/* Clips, updates, packs, zeroes the gradients; *norm is the global norm before clipping. A gradient
+ * that is not finite changes nothing: the step is counted as skipped, *norm is not finite;
+ * E_NUMERIC at the third in a row, naming the first such tensor. */
 Status optim_step(Optim *o, float rate, double *norm);
 
 /* The settings every trainer shares, for its table of fields. */

@@ -22,8 +22,9 @@ void packed_clear(Packed *p);
 void packed_add(Packed *p, const int *ids, const uint8_t *wanted, int n);
 int packed_wanted(const Packed *p); /* tokens in the loss */
 
-/* The micro-batch that begins with sequence `first`: as many whole groups of `group` sequences as fit in
- * max_tokens, at least one. Returns one past its last sequence; p->starts[first] is its offset. */
+/* The micro-batch that begins with sequence `first`: as many whole groups of `group` sequences as
+ * fit in max_tokens, at least one. Returns one past its last sequence; p->starts[first] is its
+ * offset. */
 int packed_micro(Packed *p, int first, int group, int max_tokens, float temperature, Batch *b);
 
 /* Forward over all micro-batches; out's arrays have N entries (score N * scores). */

@@ -1,7 +1,7 @@
 /* safetensors.h - reads and writes .safetensors files: u64 header length, JSON header, tensor data.
  *
- * The file is mapped and everything in the header is checked before it is used: tensors cover the data
- * exactly, without holes or overlaps. A tensor's data may lie at any address; read it with
+ * The file is mapped and everything in the header is checked before it is used: tensors cover the
+ * data exactly, without holes or overlaps. A tensor's data may lie at any address; read it with
  * safetensors_read_f32 or memcpy. */
 #ifndef SAFETENSORS_H
 #define SAFETENSORS_H
@@ -38,7 +38,8 @@ const SafetensorsTensor *safetensors_find(const Safetensors *s,
                                           const char *name);             /* NULL when absent */
 const char *safetensors_metadata(const Safetensors *s, const char *key); /* NULL when absent */
 
-/* Values first .. first + count - 1 as floats; E_FORMAT names a dtype other than F32, F16 and BF16. */
+/* Values first .. first + count - 1 as floats; E_FORMAT names a dtype other than F32, F16 and BF16.
+ */
 Status safetensors_read_f32(const SafetensorsTensor *t, size_t first, size_t count, float *out);
 
 /* Writing: the header first, then the data of every entry in order, in pieces of any size. The file

@@ -1,5 +1,5 @@
-/* session.h - what a trainer runs in: a backend, a run directory, the checkpoint it continues from, and
- * the memory plan; and how a network's state goes into a checkpoint and comes back. */
+/* session.h - what a trainer runs in: a backend, a run directory, the checkpoint it continues from,
+ * and the memory plan; and how a network's state goes into a checkpoint and comes back. */
 #ifndef SESSION_H
 #define SESSION_H
 
@@ -46,8 +46,9 @@ typedef struct {
     Checkpoint *from; /* NULL: start from the beginning */
 } Session;
 
-/* Opens (locks) the run directory, finds the checkpoint to resume from, makes the backend with the kernels the
- * checkpoint was made with. E_USAGE when this machine lacks them, unless cfg->allow_kernel_change. */
+/* Opens (locks) the run directory, finds the checkpoint to resume from, makes the backend with the
+ * kernels the checkpoint was made with. E_USAGE when this machine lacks them, unless
+ * cfg->allow_kernel_change. */
 Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
                     const char *recipe);
 void session_close(Session *s);

@@ -1,7 +1,8 @@
-/* weights.h - one allocation for all of a model's weights, carved by walking the one list of tensors.
+/* weights.h - one allocation for all of a model's weights, carved by walking the one list of
+ * tensors.
  *
- * Gradients, moments, checkpoints, weight decay, file names and gradient tests walk the same list: a new
- * tensor is one line of tensors_visit. */
+ * Gradients, moments, checkpoints, weight decay, file names and gradient tests walk the same list:
+ * a new tensor is one line of tensors_visit. */
 #ifndef WEIGHTS_H
 #define WEIGHTS_H
 

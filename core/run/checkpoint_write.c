@@ -1,4 +1,5 @@
-/* checkpoint_write.c - saving: files, manifest, rename, and only then the removal of what is older. */
+/* checkpoint_write.c - saving: files, manifest, rename, and only then the removal of what is older.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

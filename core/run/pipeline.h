@@ -1,8 +1,9 @@
 /* pipeline.h - a recipe of several stages, run in order, each in its own run directory.
  *
- * {"run":{"dir":"runs/x","seed":1},"stages":[{"name":"sft","verb":"sft","recipe":{...} or "file.json",
- * "inputs":{"model":"init"}}, {"name":"rm","verb":"reward","inputs":{"model":"sft.model"}}]}: an input
- * NAME.rest means rest inside the run directory of the earlier stage NAME. */
+ * {"run":{"dir":"runs/x","seed":1},"stages":[{"name":"sft","verb":"sft","recipe":{...} or
+ * "file.json", "inputs":{"model":"init"}},
+ * {"name":"rm","verb":"reward","inputs":{"model":"sft.model"}}]}: an input NAME.rest means rest
+ * inside the run directory of the earlier stage NAME. */
 #ifndef PIPELINE_H
 #define PIPELINE_H
 
@@ -20,8 +21,8 @@ typedef struct {
     double seconds;
 } PipelineResult;
 
-/* flags go to every stage; "--run.dir" and "--run.seed" ("--seed") are the pipeline's own. --resume skips finished
- * stages. Writes DIR/summary.json: {"seed","wall_seconds","<stage>":{...}, ...}. */
+/* flags go to every stage; "--run.dir" and "--run.seed" ("--seed") are the pipeline's own. --resume
+ * skips finished stages. Writes DIR/summary.json: {"seed","wall_seconds","<stage>":{...}, ...}. */
 Status pipeline_run(PipelineResult *out, const char *recipe_path, int argc, char **argv,
                     PipelineStage stage, void *ctx);
 

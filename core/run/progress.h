@@ -1,4 +1,5 @@
-/* progress.h - the one line that a person watches: step, tokens/s, ETA and what the trainer adds. */
+/* progress.h - the one line that a person watches: step, tokens/s, ETA and what the trainer adds.
+ */
 #ifndef PROGRESS_H
 #define PROGRESS_H
 

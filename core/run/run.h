@@ -1,10 +1,10 @@
 /* run.h - a run directory: resolved recipe, metrics.jsonl, samples.jsonl, checkpoints, final model.
  *
  * One process per directory (flock; the other one's pid is named). Checkpoints follow
- * docs/design.md "Checkpoints": step-N.tmp/, each file fsynced and hashed in a manifest, rename, fsync
- * of the parent; the older ones go only afterwards. A resume scans manifests newest first, verifies every
- * hash before anything is changed, falls back to the previous one naming the bad file, and cuts the logs
- * back to the offsets that the checkpoint recorded. */
+ * docs/design.md "Checkpoints": step-N.tmp/, each file fsynced and hashed in a manifest, rename,
+ * fsync of the parent; the older ones go only afterwards. A resume scans manifests newest first,
+ * verifies every hash before anything is changed, falls back to the previous one naming the bad
+ * file, and cuts the logs back to the offsets that the checkpoint recorded. */
 #ifndef RUN_H
 #define RUN_H
 
@@ -27,23 +27,25 @@ extern const int run_n_fields;
 
 typedef struct Run Run;
 
-/* Creates or locks the directory and writes recipe.json (the text given). E_USAGE when the directory
- * holds a run already and neither resume nor overwrite is set, or another process holds it. On resume the
- * stored recipe must equal the given one, apart from the run section; a difference is refused by name. */
+/* Creates or locks the directory and writes recipe.json (the text given). E_USAGE when the
+ * directory holds a run already and neither resume nor overwrite is set, or another process holds
+ * it. On resume the stored recipe must equal the given one, apart from the run section; a
+ * difference is refused by name. */
 Status run_open(Run **run, const RunConfig *cfg, const char *verb, const char *resolved_recipe);
 void run_close(Run *run); /* NULL is fine */
 const char *run_dir(const Run *run);
 
-/* Appends one metrics row {"step","wall_time","tokens","samples", ...}. A row that cannot be written (disk
- * full) is a warning, never half a line, and the run goes on. */
+/* Appends one metrics row {"step","wall_time","tokens","samples", ...}. A row that cannot be
+ * written (disk full) is a warning, never half a line, and the run goes on. */
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m);
 /* Appends a row (a JSON object as text) to samples.jsonl. */
 Status run_sample(Run *run, const char *json);
 
 /* --- checkpoints ---
- * A save that fails (disk full, I/O error) is a warning, not the end of a run: the first failure is kept in
- * the writer, later calls do nothing, the commit cleans up, warns and returns OK; the older checkpoints
- * stay. run_saved_step() tells what is really on disk, for those who stop after a save. */
+ * A save that fails (disk full, I/O error) is a warning, not the end of a run: the first failure is
+ * kept in the writer, later calls do nothing, the commit cleans up, warns and returns OK; the older
+ * checkpoints stay. run_saved_step() tells what is really on disk, for those who stop after a save.
+ */
 typedef struct CheckpointWriter CheckpointWriter;
 Status checkpoint_begin(CheckpointWriter **w, Run *run, int step);
 Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data,
@@ -58,13 +60,13 @@ void checkpoint_abort(CheckpointWriter *w); /* NULL is fine */
 /* Step of the newest complete checkpoint; -1 when there is none. */
 int run_saved_step(const Run *run);
 
-/* Opens the newest good checkpoint; *c = NULL when there is none at all, E_FORMAT when there are some but
- * all are damaged. Logs are cut back, so call it before other logs are opened. */
+/* Opens the newest good checkpoint; *c = NULL when there is none at all, E_FORMAT when there are
+ * some but all are damaged. Logs are cut back, so call it before other logs are opened. */
 typedef struct Checkpoint Checkpoint;
 Status checkpoint_open_latest(Checkpoint **c, Run *run);
 int checkpoint_step(const Checkpoint *c);
-/* Borrowed view of a file of the checkpoint (mapped, verified); E_FORMAT when absent or of another size
- * (bytes_expected = 0: any). */
+/* Borrowed view of a file of the checkpoint (mapped, verified); E_FORMAT when absent or of another
+ * size (bytes_expected = 0: any). */
 Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expected,
                        const void **data, size_t *bytes);
 void checkpoint_close(Checkpoint *c);

@@ -25,8 +25,8 @@ Status run_visit_logs(const Run *run, RunLogVisitor visit, void *ctx);
 /* E_USAGE naming the first setting that differs between a stored recipe and today's. */
 Status run_compare_recipes(const char *dir, const JsonDoc *stored, const JsonDoc *now);
 
-/* Steps of the folders checkpoints/step-N, newest first; `old` marks step-N.old, which counts when a
- * crash fell between the two renames that replace a step. */
+/* Steps of the folders checkpoints/step-N, newest first; `old` marks step-N.old, which counts when
+ * a crash fell between the two renames that replace a step. */
 typedef struct {
     int step, old;
 } StepDir;
@@ -35,7 +35,8 @@ Status checkpoint_list(const Run *run, StepDir *out, int *n);
 void checkpoint_path(char out[RUN_PATH], const Run *run, StepDir d, const char *suffix);
 Status checkpoint_clean(const Run *run); /* removes what an interrupted save or removal left */
 
-/* The manifest's first line is {"manifest_xxh3":"<16 digits>",\n with the hash of all that follows. */
+/* The manifest's first line is {"manifest_xxh3":"<16 digits>",\n with the hash of all that follows.
+ */
 enum { MANIFEST_FORMAT = 1, MANIFEST_HEAD = 37 };
 void manifest_head(char out[MANIFEST_HEAD + 1], const char *rest, size_t len);
 

@@ -1,4 +1,5 @@
-/* settings.c - defaults, then the recipe, then the flags, into the structs that the tables describe. */
+/* settings.c - defaults, then the recipe, then the flags, into the structs that the tables
+ * describe. */
 #include "core/run/settings.h"
 
 #include <errno.h>

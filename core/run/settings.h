@@ -1,5 +1,5 @@
-/* settings.h - a setting is one row of a table: default, recipe key, flag, help line, schema entry and
- * the value written into the run directory all come from it. */
+/* settings.h - a setting is one row of a table: default, recipe key, flag, help line, schema entry
+ * and the value written into the run directory all come from it. */
 #ifndef SETTINGS_H
 #define SETTINGS_H
 
@@ -13,7 +13,8 @@ typedef enum {
     FIELD_FLOAT,  /* float */
     FIELD_BOOL,   /* int 0/1 */
     FIELD_STRING, /* const char *, "" when unset */
-    FIELD_LIST, /* StringList: a JSON string or array of strings; comma-separated on the command line */
+    FIELD_LIST,   /* StringList: a JSON string or array of strings; comma-separated on the command
+                     line */
 } FieldType;
 
 typedef struct {
@@ -48,10 +49,10 @@ typedef struct {
 #define SECTION(name, fields, config)                                                              \
     { name, fields, (int)(sizeof(fields) / sizeof(*(fields))), config }
 
-/* Defaults, then the recipe (may be NULL), then flags `--key value`, `--key=value`, and for BOOL also
- * plain `--key` / `--no-key`. A key without section prefix is looked up at the top level, then in every
- * section when only one has it (`--seed 2`); dashes equal underscores in flags.
- * Unknown keys: E_USAGE / E_FORMAT with file:line:column and the nearest valid name. Strings live in `a`.
+/* Defaults, then the recipe (may be NULL), then flags `--key value`, `--key=value`, and for BOOL
+ * also plain `--key` / `--no-key`. A key without section prefix is looked up at the top level, then
+ * in every section when only one has it (`--seed 2`); dashes equal underscores in flags. Unknown
+ * keys: E_USAGE / E_FORMAT with file:line:column and the nearest valid name. Strings live in `a`.
  * The recipe keys "verb", "stages", "name", "inputs", "$schema" are left to the caller. */
 Status settings_load(const Section *sections, int n, Arena *a, const JsonDoc *recipe, int argc,
                      char **argv);

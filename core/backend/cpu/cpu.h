@@ -1,5 +1,5 @@
-/* cpu.h - the CPU's page. Every file of this folder is compiled once per instruction set; CPU(name) gives
- * each copy its own symbols (cpu_name_avx2). */
+/* cpu.h - the CPU's page. Every file of this folder is compiled once per instruction set; CPU(name)
+ * gives each copy its own symbols (cpu_name_avx2). */
 #ifndef CPU_H
 #define CPU_H
 
@@ -32,7 +32,8 @@ void CPU(attention_page)(Backend *b);
 void CPU(head_page)(Backend *b);
 void CPU(optim_page)(Backend *b);
 
-/* Runs body(ctx, first, last) over ranges of [0, n): at least `grain` items each, split over threads. */
+/* Runs body(ctx, first, last) over ranges of [0, n): at least `grain` items each, split over
+ * threads. */
 typedef void (*CpuRange)(void *ctx, int first, int last);
 void CPU(parallel)(int n, int grain, CpuRange body, void *ctx);
 #endif

@@ -1,8 +1,9 @@
-/* cpu_attention.c - causal grouped-query attention with the online softmax (Milakov & Gimelshein 2018;
- * Dao et al. 2022): over packed sequences for training, over pages for decoding.
+/* cpu_attention.c - causal grouped-query attention with the online softmax (Milakov & Gimelshein
+ * 2018; Dao et al. 2022): over packed sequences for training, over pages for decoding.
  *
- * Both walk the keys in blocks of KV_PAGE aligned to absolute positions and meet a query with a block in
- * the same function, so a decoded row has the bits of the training row. Scores of N x N never exist. */
+ * Both walk the keys in blocks of KV_PAGE aligned to absolute positions and meet a query with a
+ * block in the same function, so a decoded row has the bits of the training row. Scores of N x N
+ * never exist. */
 #include "core/backend/cpu/cpu.h"
 
 #include <string.h>
@@ -23,7 +24,8 @@ static inline __attribute__((always_inline)) void scores(vf s[BV], const float *
     for (int v = 0; v < BV; v++) s[v] = s[v] * vset1(scale);
 }
 
-/* One query meets the first `count` keys of one block: o, m, l are its running output, maximum and sum. */
+/* One query meets the first `count` keys of one block: o, m, l are its running output, maximum and
+ * sum. */
 static void meet_block(float *o, float *m, float *l, const float *q, const float *kT,
                        const float *v, size_t v_stride, int count, int HS, float scale) {
     vf s[BV];
@@ -154,7 +156,8 @@ enum {
     GROUP = 4
 }; /* queries that meet a block together, so that its gradients are loaded once for all */
 
-/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j; 0 beyond count. */
+/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j; 0 beyond
+ * count. */
 static void block_weights(float p[B], float ds[B], const float *q, const float *dout,
                           const float *kT, const float *vT, float lse, float D, int count, int HS,
                           float scale) {

@@ -1,5 +1,5 @@
-/* cpu_head.c - the fused head: hidden state -> log-probability and entropy of asked tokens, in chunks of
- * rows, so that [R,V] never exists; sampling from the same numbers; the scalar head. */
+/* cpu_head.c - the fused head: hidden state -> log-probability and entropy of asked tokens, in
+ * chunks of rows, so that [R,V] never exists; sampling from the same numbers; the scalar head. */
 #include "core/backend/cpu/cpu.h"
 
 #include <string.h>
@@ -11,8 +11,8 @@ typedef struct { /* of z / temperature over the whole vocabulary */
     int top;
 } RowStats;
 
-/* One pass for the maximum, one for sum e^t and sum e^t t, t = z/temperature - max; both in lane order, so
- * a row's bits depend on its logits alone. z becomes z/temperature. */
+/* One pass for the maximum, one for sum e^t and sum e^t t, t = z/temperature - max; both in lane
+ * order, so a row's bits depend on its logits alone. z becomes z/temperature. */
 static RowStats row_stats(float *z, int V, float temperature) {
     vf inv = vset1(1.0f / temperature), top = vset1(-INFINITY), total = {0};
     for (int v = 0; v < V; v += VW) {
@@ -55,7 +55,8 @@ typedef struct {
     int backward;
 } Head;
 
-/* d logp/dz_v = [v = y] - p_v;  d H/dz_v = -p_v (log p_v + H);  d mean_logp/dz_v = 1/V - p_v; all / T */
+/* d logp/dz_v = [v = y] - p_v;  d H/dz_v = -p_v (log p_v + H);  d mean_logp/dz_v = 1/V - p_v; all /
+ * T */
 static void row_gradient(float *z, RowStats s, int V, int target, float g_logp, float g_entropy,
                          float g_mean, float inv) {
     vf lse = vset1(s.lse), H = vset1(s.entropy), ge = vset1(-g_entropy * inv);
@@ -224,8 +225,8 @@ static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w,
     if (dw.ptr) CPU(parallel)(C, 64, score_dw, &s);
 }
 
-/* Mass and number of the tokens whose logit is at least the threshold; stops early, with *stop_at the token,
- * when the mass exceeds `enough`. Sums run over tokens in order. */
+/* Mass and number of the tokens whose logit is at least the threshold; stops early, with *stop_at
+ * the token, when the mass exceeds `enough`. Sums run over tokens in order. */
 static double mass_from(const float *z, int vocab, float lse, float threshold, double enough,
                         int *count, int *stop_at) {
     double mass = 0.0;
@@ -253,8 +254,8 @@ static int keeps_enough(const float *z, int vocab, float lse, float threshold, i
     return top_k ? count >= top_k : mass >= top_p;
 }
 
-/* The largest threshold that keeps enough. Logits sit on a line, so 60 halvings between the largest and the
- * smallest separate any two floats that differ. */
+/* The largest threshold that keeps enough. Logits sit on a line, so 60 halvings between the largest
+ * and the smallest separate any two floats that differ. */
 static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top_p) {
     float low = s.max, high = s.max;
     for (int v = 0; v < vocab; v++)

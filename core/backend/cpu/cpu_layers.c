@@ -1,6 +1,7 @@
-/* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021), SwiGLU
- * (Shazeer 2020): what stands between the products. Tokens are split over threads in the forwards and in
- * gradients of activations, columns in gradients of weights, whose chains run over tokens in order. */
+/* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
+ * SwiGLU (Shazeer 2020): what stands between the products. Tokens are split over threads in the
+ * forwards and in gradients of activations, columns in gradients of weights, whose chains run over
+ * tokens in order. */
 #include "core/backend/cpu/cpu.h"
 
 #include <string.h>

@@ -1,9 +1,9 @@
 /* cpu_matmul.c - matrix products: register tiles over packed panels (Goto & van de Geijn 2008).
  *
- * C[M,N] (+)= A B. Each element is one chain of fused multiply-adds over k ascending, the same for every
- * M, tile and thread: between blocks of k the chain rests in C, which loses nothing in f32. The forward
- * product reads weights packed once, panel by panel of NR columns; the two backward products pack their
- * right side block by block as they go. */
+ * C[M,N] (+)= A B. Each element is one chain of fused multiply-adds over k ascending, the same for
+ * every M, tile and thread: between blocks of k the chain rests in C, which loses nothing in f32.
+ * The forward product reads weights packed once, panel by panel of NR columns; the two backward
+ * products pack their right side block by block as they go. */
 #include "core/backend/cpu/cpu.h"
 
 #include <string.h>
@@ -39,7 +39,8 @@ typedef struct {
     int row_step, panel_step, row_items;
 } Product;
 
-/* c[m][NR] (+)= a[kc][m]' b[kc][NR]; m is a constant in each call, so everything stays in registers */
+/* c[m][NR] (+)= a[kc][m]' b[kc][NR]; m is a constant in each call, so everything stays in registers
+ */
 static inline __attribute__((always_inline)) void
 tile(int m, int kc, const float *a, const float *b, float *c, size_t ldc, int add) {
     vf acc[MR][2];
@@ -95,7 +96,8 @@ static void tile_narrow(int m, int n, int kc, const float *a, const float *b, fl
     for (int i = 0; i < m; i++) memcpy(c + i * ldc, t + i * NR, (size_t)n * sizeof *c);
 }
 
-/* One row against four panels at once, for decoding a single sequence: eight chains hide the latency. */
+/* One row against four panels at once, for decoding a single sequence: eight chains hide the
+ * latency. */
 static void row_panels(int kc, const float *a, const float *b, size_t panel_stride, float *c,
                        int add) {
     vf acc[8];
@@ -198,8 +200,9 @@ static int ceil_div(int a, int b) {
     return (a + b - 1) / b;
 }
 
-/* Splits C into about `want` items, rows by multiples of MR and columns by whole panels. Each item packs its own
- * rows of A, and its own columns of B where they are not packed already: of all splits the one that packs least. */
+/* Splits C into about `want` items, rows by multiples of MR and columns by whole panels. Each item
+ * packs its own rows of A, and its own columns of B where they are not packed already: of all
+ * splits the one that packs least. */
 static void split(Product *p, int want) {
     int panels = ceil_div(p->N, NR), tiles = ceil_div(p->M, MR),
         least = ceil_div(p->M, ROWS / MR * MR);

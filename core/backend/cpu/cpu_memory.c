@@ -1,4 +1,5 @@
-/* cpu_memory.c - memory of the CPU backend, the page's assembly, and the split of ranges over threads. */
+/* cpu_memory.c - memory of the CPU backend, the page's assembly, and the split of ranges over
+ * threads. */
 #include "core/backend/cpu/cpu.h"
 
 #include <string.h>

@@ -1,7 +1,8 @@
-/* vec.h - one vector type per instruction set: VW floats, with the few operations that kernels need.
+/* vec.h - one vector type per instruction set: VW floats, with the few operations that kernels
+ * need.
  *
- * vfma is written out, never left to the compiler's contraction: a lane's bits must not depend on which
- * copy of a loop it went through. Tails use the same lanes with loads cut short. */
+ * vfma is written out, never left to the compiler's contraction: a lane's bits must not depend on
+ * which copy of a loop it went through. Tails use the same lanes with loads cut short. */
 #ifndef VEC_H
 #define VEC_H
 
@@ -114,8 +115,8 @@ static inline float vhmax(vf v) {
     return t[0];
 }
 
-/* The one exp: x = n ln2 + r, |r| <= ln2/2, minimax-like polynomial of degree 6 in r; error under 2 ulp.
- * Below -87 (and for -inf) exactly 0, above 88 saturated at exp(88). */
+/* The one exp: x = n ln2 + r, |r| <= ln2/2, minimax-like polynomial of degree 6 in r; error under 2
+ * ulp. Below -87 (and for -inf) exactly 0, above 88 saturated at exp(88). */
 static inline vf vexp(vf x) {
     const vf magic = vset1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     vi zero = x < vset1(-87.0f);
