@@ -4,6 +4,11 @@
  * first failure and sync() returns it. A backward WRITES gradients of activations and ADDS TO
  * gradients of weights, without exception; a weight gradient whose Buf is NULL is not wanted.
  *
+ * Storage types. Activations, their gradients, packed weights and cached keys and values are of
+ * b->dtype, f32 or bf16; arithmetic is f32 and rounds where it stores. Weights (Mat.w and the w of
+ * embedding, norm and score), their gradients and moments are f32; in a frozen network weights may
+ * be of b->dtype too. rstd, lse, logits, HeadOut, HeadGrad, score and dscore are f32 always.
+ *
  * Shape letters: N tokens in a packed batch, S sequences, R rows asked of the head, C channels, NH
  * query heads, NKV key/value heads, HS head size, FF feed-forward width, V vocabulary, K x O a
  * weight [O,K].
@@ -18,7 +23,7 @@
 #include <stdint.h>
 #include "core/base/status.h"
 
-typedef enum { DT_F32, DT_I32, DT_F64 } Dtype;
+typedef enum { DT_F32, DT_I32, DT_F64, DT_BF16 } Dtype;
 
 typedef struct {
     void *ptr; /* device memory: opaque above core/backend */
@@ -26,15 +31,15 @@ typedef struct {
 } Buf;
 
 static inline size_t dtype_bytes(Dtype t) {
-    return t == DT_F64 ? 8 : 4;
+    return t == DT_F64 ? 8 : t == DT_BF16 ? 2 : 4;
 }
 static inline Buf buf_at(Buf b, size_t element) {
     return (Buf){b.ptr ? (char *)b.ptr + element * dtype_bytes(b.dtype) : NULL, b.dtype};
 }
 
-/* A weight [O,K] row-major, and the copy of it in the order that products like to read (weights are
- * packed once, after loading and after each optimizer step; ptr NULL where a backend has no use for
- * it). */
+/* A weight [O,K] row-major, and the copy of it in the storage type and order that products like to
+ * read (weights are packed once, after loading and after each optimizer step; ptr NULL where a
+ * backend has no use for it). */
 typedef struct {
     Buf w, packed;
     int O, K;
@@ -71,13 +76,15 @@ typedef struct {
 
 typedef struct Backend Backend;
 struct Backend {
-    const char *device;  /* "cpu" */
+    const char *device;  /* "cpu", "cuda:0" */
     const char *kernels; /* "avx512", "avx2", "portable": stored in checkpoints, forced on resume */
+    Dtype dtype;         /* DT_F32 or DT_BF16, of what is stored between operations */
     Status error;        /* first failure of a kernel; sticky */
 
     /* memory; counts are elements. alloc zeroes, and is a CHECK failure after memory_freeze() */
     Status (*alloc)(Backend *b, Buf *out, Dtype dtype, size_t count, const char *what);
     void (*release)(Backend *b, Buf *buf);
+    /* host arrays hold f32 for f32 and for bf16 buffers (rounded to nearest even on the way) */
     void (*upload)(Backend *b, Buf to, const void *from, size_t count);
     void (*download)(Backend *b, void *to, Buf from, size_t count);
     void (*copy)(Backend *b, Buf to, Buf from, size_t count);

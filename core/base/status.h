@@ -37,6 +37,6 @@ const char *status_message(void);
     do {                                                                                           \
         if (!(cond)) check_failed(#cond, __FILE__, __LINE__);                                      \
     } while (0)
-_Noreturn void check_failed(const char *cond, const char *file, int line);
+__attribute__((noreturn)) void check_failed(const char *cond, const char *file, int line);
 
 #endif

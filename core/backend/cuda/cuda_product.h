@@ -1,0 +1,24 @@
+/* cuda_product.h - the one matrix product that everything on the GPU calls: cuBLASLt in
+ * cuda_product.cu, plain loops in tests/cuda_emulator.
+ *
+ * All matrices are row-major. C[M,N] (+)= op(A) op(B), accumulated in f32. */
+#ifndef CUDA_PRODUCT_H
+#define CUDA_PRODUCT_H
+
+#include "core/backend/cuda/cuda.h"
+
+typedef struct {
+    const void *A, *B;
+    void *C;
+    Dtype in, out;             /* of A and B; of C */
+    int M, N, K;               /* of the product */
+    int a_transposed;          /* A is stored [K,M] instead of [M,K] */
+    int b_transposed;          /* B is stored [N,K] instead of [K,N] */
+    int add;                   /* C += instead of C = ; out is DT_F32 */
+} ProductCall;
+
+Status product_create(struct Product **p, CudaBackend *b);
+void product_release(struct Product *p);
+void product_run(CudaBackend *b, const ProductCall *call);
+
+#endif
