@@ -130,7 +130,7 @@ static void bench_products(Backend *b) {
         Mat w = {.O = O, .K = K};
         Buf x, y, dw;
         MUST(b->alloc(b, &w.w, DT_F32, (size_t)O * (size_t)K, "w"));
-        MUST(b->alloc(b, &w.packed, DT_F32, b->packed_count(O, K), "w"));
+        MUST(b->alloc(b, &w.packed, DT_F32, b->packed_count(b, DT_F32, O, K), "w"));
         MUST(b->alloc(b, &x, DT_F32, (size_t)M * (size_t)K, "x"));
         MUST(b->alloc(b, &y, DT_F32, (size_t)M * (size_t)O, "y"));
         MUST(b->alloc(b, &dw, DT_F32, (size_t)O * (size_t)K, "dw"));

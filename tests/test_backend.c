@@ -221,7 +221,7 @@ static void run_products(Bench *t, Size z) {
     size_t N = (size_t)z.N, C = (size_t)z.C, O = (size_t)z.O;
     Buf y = output(t, N * O), x = input(t, N * C), w = input(t, O * C), dx = output(t, N * C),
         dw = input(t, O * C), dy = input(t, N * O);
-    Buf packed = output(t, b->packed_count(z.O, z.C));
+    Buf packed = output(t, b->packed_count(b, DT_F32, z.O, z.C));
     Mat m = {w, packed, z.O, z.C};
     b->pack(b, m);
     b->matmul_forward(b, y, x, m, z.N);
@@ -269,7 +269,7 @@ static void run_heads(Bench *t, Size z) {
     for (size_t i = 0; i < N; i++) ids[i] = (int)(i * 7 % V);
     targets = ints(t, ids, N);
     free(ids);
-    assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(z.O, z.C), "test"), OK);
+    assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, z.O, z.C), "test"), OK);
     assert_int_equal(b->alloc(b, &logits, DT_F32, 3 * V, "test"), OK);
     Mat m = {w, packed, z.O, z.C};
     b->pack(b, m);
@@ -383,7 +383,7 @@ static void rows_do_not_depend_on_their_number(void **state) {
         Buf x = input(&t, M * K), w = input(&t, O * K), y = output(&t, M * O),
             one = output(&t, M * O);
         Buf packed;
-        assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(O, K), "test"), OK);
+        assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, O, K), "test"), OK);
         Mat m = {w, packed, O, K};
         b->pack(b, m);
         b->matmul_forward(b, y, x, m, M);
@@ -415,7 +415,7 @@ static void sampling_follows_the_distribution(void **state) {
     float eye[V * V] = {0};
     for (int i = 0; i < V; i++) eye[i * V + i] = 1.0f;
     Buf *floats[] = {&w.w, &w.packed, &h, &lp, &cut, &scratch};
-    size_t counts[] = {V * V, b->packed_count(V, V), V, 1, 1, V};
+    size_t counts[] = {V * V, b->packed_count(b, DT_F32, V, V), V, 1, 1, V};
     for (int i = 0; i < 6; i++)
         assert_int_equal(b->alloc(b, floats[i], DT_F32, counts[i], "test"), OK);
     assert_int_equal(b->alloc(b, &u, DT_F64, 1, "test"), OK);

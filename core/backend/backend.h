@@ -93,9 +93,16 @@ struct Backend {
     void (*lerp)(Backend *b, Buf out, Buf x, size_t count,
                  float t); /* out += t (x - out): a running average */
     Status (*sync)(Backend *b);
+    /* A piece of work that is asked for again and again with the same buffers and sizes, such as
+     * one decoding step. begin returns 1 when the piece was recorded under `key` and runs again:
+     * the caller is done. Otherwise the caller issues its operations, none of which may move data
+     * to or from the host, and calls end. A backend may record nothing. */
+    int (*replay_begin)(Backend *b, uint64_t key);
+    void (*replay_end)(Backend *b);
 
     /* products */
-    size_t (*packed_count)(int O, int K);
+    /* elements of the packed copy of weights stored as `w`; 0 where there is none */
+    size_t (*packed_count)(Backend *b, Dtype w, int O, int K);
     void (*pack)(Backend *b, Mat m);
     void (*matmul_forward)(Backend *b, Buf y, Buf x, Mat w, int N); /* y[N,O] = x[N,K] w^T */
     void (*matmul_backward_input)(Backend *b, Buf dx, Buf dy, Mat w,

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/file.h"
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/model/decoder.h"
@@ -396,6 +397,14 @@ Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int 
     return b->sync(b);
 }
 
+/* Which recorded step this is: all its buffers follow from network, cache and batch size. */
+static uint64_t decode_key(const Network *net, const KvCache *kv, int M) {
+    const uint64_t parts[] = {(uint64_t)(uintptr_t)net->w.flat.ptr,
+                              (uint64_t)(uintptr_t)net->ws->arena.ptr,
+                              (uint64_t)(uintptr_t)kv->table.ptr, (uint64_t)M};
+    return file_hash(parts, sizeof parts, 0);
+}
+
 Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows,
                       const int *positions, int M) {
     Workspace *ws = net->ws;
@@ -406,9 +415,12 @@ Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows
     b->upload(b, ws->ids, ids, (size_t)M);
     b->upload(b, ws->positions, positions, (size_t)M);
     b->upload(b, ws->kv_rows, rows, (size_t)M);
-    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, M, net->w.cfg.C);
-    decoder_forward(net, kv, 1);
-    b->copy(b, ws->hr, ws->hidden, (size_t)M * (size_t)net->w.cfg.C);
+    if (!b->replay_begin(b, decode_key(net, kv, M))) {
+        b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, M, net->w.cfg.C);
+        decoder_forward(net, kv, 1);
+        b->copy(b, ws->hr, ws->hidden, (size_t)M * (size_t)net->w.cfg.C);
+        b->replay_end(b);
+    }
     return b->sync(b);
 }
 

@@ -170,11 +170,11 @@ void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
 
 void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
     size_t count = tensors_count(m);
-    size_t packed =
-        (size_t)m->L *
-            (b->packed_count(config_qkv_rows(m), m->C) + b->packed_count(m->C, m->NH * m->HS) +
-             b->packed_count(2 * m->FF, m->C) + b->packed_count(m->C, m->FF)) +
-        (m->lm_head ? b->packed_count(m->V, m->C) : 0);
+    size_t packed = (size_t)m->L * (b->packed_count(b, DT_F32, config_qkv_rows(m), m->C) +
+                                    b->packed_count(b, DT_F32, m->C, m->NH * m->HS) +
+                                    b->packed_count(b, DT_F32, 2 * m->FF, m->C) +
+                                    b->packed_count(b, DT_F32, m->C, m->FF)) +
+                    (m->lm_head ? b->packed_count(b, DT_F32, m->V, m->C) : 0);
     plan_add(p, count * sizeof(float), "%s: weights", name);
     if (packed) plan_add(p, packed * sizeof(float), "%s: packed weights", name);
     if (!trainable) return;

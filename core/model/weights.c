@@ -125,7 +125,7 @@ Status tensors_carve(const ModelConfig *m, Tensors *t, Buf flat) {
 
 static Mat mat(Backend *b, Buf w, Buf packed, size_t *used, int O, int K) {
     Mat m = {w, buf_at(packed, *used), O, K};
-    *used += b->packed_count(O, K);
+    *used += b->packed_count(b, w.dtype, O, K);
     return m;
 }
 

@@ -66,6 +66,8 @@ extern dim3 emulator_block_dim, emulator_grid_dim;
 
 void emulator_launch(dim3 grid, dim3 block, size_t shared, const char *name,
                      std::function<void()> kernel);
+/* runs host code in the stream's order: now, or whenever what is being recorded runs */
+void emulator_run(std::function<void()> call);
 char *emulator_shared(void);
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xffffffffu);

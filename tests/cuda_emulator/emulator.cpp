@@ -199,14 +199,16 @@ static void launch_now(dim3 grid, dim3 block, size_t shared, const char *name,
             }
 }
 
+void emulator_run(std::function<void()> call) {
+    if (last_recording)
+        last_recording->recording->calls.push_back(call);
+    else
+        call();
+}
+
 void emulator_launch(dim3 grid, dim3 block, size_t shared, const char *name,
                      std::function<void()> kernel) {
-    if (!last_recording) {
-        launch_now(grid, block, shared, name, kernel);
-        return;
-    }
-    last_recording->recording->calls.push_back(
-        [=] { launch_now(grid, block, shared, name, kernel); });
+    emulator_run([=] { launch_now(grid, block, shared, name, kernel); });
 }
 
 char *emulator_shared(void) {

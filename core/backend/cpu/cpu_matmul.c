@@ -234,7 +234,9 @@ static void product(Product *p) {
     }
 }
 
-static size_t packed_count(int O, int K) {
+static size_t packed_count(Backend *b, Dtype w, int O, int K) {
+    (void)b;
+    (void)w;
     return (size_t)((O + NR - 1) / NR) * NR * K;
 }
 

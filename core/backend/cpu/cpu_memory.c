@@ -111,6 +111,16 @@ static Status sync(Backend *b) {
     return b->error;
 }
 
+static int replay_begin(Backend *b, uint64_t key) {
+    (void)b;
+    (void)key;
+    return 0;
+}
+
+static void replay_end(Backend *b) {
+    (void)b;
+}
+
 void CPU(memory_page)(Backend *b) {
     b->alloc = alloc;
     b->release = release;
@@ -121,6 +131,8 @@ void CPU(memory_page)(Backend *b) {
     b->add = add;
     b->lerp = lerp;
     b->sync = sync;
+    b->replay_begin = replay_begin;
+    b->replay_end = replay_end;
 }
 
 void CPU(page)(Backend *b) {

@@ -17,6 +17,8 @@ extern "C" {
 
 struct Product; /* cuda_product.h */
 
+enum { SCRATCH_BYTES = 64 << 20, STAGING_BYTES = 8 << 20, RECORDINGS_MAX = 256 };
+
 typedef struct {
     Backend page; /* first: a Backend * is a CudaBackend * */
     int device, sms;
@@ -26,11 +28,14 @@ typedef struct {
     void *scratch; /* device: partial sums of reductions and of split keys, SCRATCH_BYTES */
     void *staging; /* pinned host memory, a ring of STAGING_BYTES for uploads */
     size_t staging_at;
-    int capturing; /* a decoding step is being recorded: nothing may touch the host */
+    struct {
+        uint64_t key;
+        cudaGraphExec_t graph;
+    } recordings[RECORDINGS_MAX];
+    int n_recordings;
+    int capturing; /* a piece of work is being recorded: nothing may touch the host */
     char name[16];
 } CudaBackend;
-
-enum { SCRATCH_BYTES = 64 << 20, STAGING_BYTES = 8 << 20 };
 
 static inline CudaBackend *cuda(Backend *b) {
     return (CudaBackend *)b;
@@ -38,6 +43,9 @@ static inline CudaBackend *cuda(Backend *b) {
 
 /* Remembers the first failure with what failed; later ones are its consequences. */
 void cuda_failed(CudaBackend *b, cudaError_t e, const char *what);
+
+/* Recordings hold addresses: they go when memory comes or goes. */
+void cuda_forget_recordings(CudaBackend *b);
 
 /* kernel<<<grid, block, shared bytes>>>(args) on the backend's stream. A template's instance goes
  * through a variable: auto *kernel = norm_forward<bf16>; */

@@ -1,0 +1,239 @@
+/* cuda_product.cu - matrix products by cuBLASLt: a plan per shape is made once by its heuristic, in
+ * order and never by timing, and kept.
+ *
+ * cuBLASLt thinks in columns: a row-major C[M,N] is its C'[N,M], so it is asked for C' = B' A'. */
+#include "core/backend/cuda/cuda_product.h"
+
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/backend/cuda/device.cuh"
+
+enum { PLANS = 4096, WORKSPACE_BYTES = 32 << 20 };
+
+typedef struct { /* what a plan depends on; compared byte by byte, so it has no holes */
+    int M, N, K, lda, ldb, ldc;
+    int in, out, a_transposed, b_transposed, add;
+    int align_a, align_b, align_c;
+} PlanKey;
+
+typedef struct {
+    PlanKey key;
+    int used;
+    int plain; /* cuBLASLt has no algorithm: our own kernel */
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algo;
+} Plan;
+
+struct Product {
+    cublasLtHandle_t lt;
+    void *workspace;
+    Plan *plans; /* [PLANS] open addressing */
+    int n_plans;
+};
+
+static cudaDataType_t data_type(Dtype t) {
+    return t == DT_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static int alignment(const void *p) { /* the largest power of two up to 256 that divides it */
+    int a = 256;
+    while ((uintptr_t)p % (uintptr_t)a) a /= 2;
+    return a;
+}
+
+static PlanKey key_of(const ProductCall *c) {
+    PlanKey k;
+    memset(&k, 0, sizeof k);
+    k.M = c->M;
+    k.N = c->N;
+    k.K = c->K;
+    k.lda = c->lda ? c->lda : c->a_transposed ? c->M : c->K;
+    k.ldb = c->ldb ? c->ldb : c->b_transposed ? c->K : c->N;
+    k.ldc = c->ldc ? c->ldc : c->N;
+    k.in = c->in;
+    k.out = c->out;
+    k.a_transposed = c->a_transposed;
+    k.b_transposed = c->b_transposed;
+    k.add = c->add;
+    k.align_a = alignment(c->A);
+    k.align_b = alignment(c->B);
+    k.align_c = alignment(c->C);
+    return k;
+}
+
+static void plan_release(Plan *p) {
+    if (p->a) cublasLtMatrixLayoutDestroy(p->a);
+    if (p->b) cublasLtMatrixLayoutDestroy(p->b);
+    if (p->c) cublasLtMatrixLayoutDestroy(p->c);
+    if (p->desc) cublasLtMatmulDescDestroy(p->desc);
+    memset(p, 0, sizeof *p);
+}
+
+static cublasStatus_t describe(Plan *p) {
+    const PlanKey *k = &p->key;
+    cublasOperation_t of_b = k->b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t of_a = k->a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cudaDataType_t in = data_type((Dtype)k->in), out = data_type((Dtype)k->out);
+    cublasStatus_t e = cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    /* cuBLASLt's first operand is our B, its second our A */
+    if (!e)
+        e = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &of_b,
+                                           sizeof of_b);
+    if (!e)
+        e = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &of_a,
+                                           sizeof of_a);
+    if (!e)
+        e = cublasLtMatrixLayoutCreate(&p->b, in, (uint64_t)(k->b_transposed ? k->K : k->N),
+                                       (uint64_t)(k->b_transposed ? k->N : k->K), k->ldb);
+    if (!e)
+        e = cublasLtMatrixLayoutCreate(&p->a, in, (uint64_t)(k->a_transposed ? k->M : k->K),
+                                       (uint64_t)(k->a_transposed ? k->K : k->M), k->lda);
+    if (!e) e = cublasLtMatrixLayoutCreate(&p->c, out, (uint64_t)k->N, (uint64_t)k->M, k->ldc);
+    return e;
+}
+
+static cublasStatus_t prefer(cublasLtMatmulPreference_t pref, const PlanKey *k) {
+    uint64_t workspace = WORKSPACE_BYTES;
+    /* partial sums meet in the workspace in a fixed order, never in place */
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t name;
+        uint32_t value;
+    } rows[] = {
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)k->align_b},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)k->align_a},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)k->align_c},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)k->align_c},
+    };
+    cublasStatus_t e = cublasLtMatmulPreferenceSetAttribute(
+        pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    for (size_t i = 0; !e && i < sizeof rows / sizeof *rows; i++)
+        e = cublasLtMatmulPreferenceSetAttribute(pref, rows[i].name, &rows[i].value,
+                                                 sizeof rows[i].value);
+    return e;
+}
+
+static void plan_make(Product *product, Plan *p, const PlanKey *key) {
+    cublasLtMatmulPreference_t pref = NULL;
+    cublasLtMatmulHeuristicResult_t found;
+    int n = 0;
+    p->key = *key;
+    p->used = 1;
+    cublasStatus_t e = describe(p);
+    if (!e) e = cublasLtMatmulPreferenceCreate(&pref);
+    if (!e) e = prefer(pref, key);
+    if (!e)
+        e = cublasLtMatmulAlgoGetHeuristic(product->lt, p->desc, p->b, p->a, p->c, p->c, pref, 1,
+                                           &found, &n);
+    if (pref) cublasLtMatmulPreferenceDestroy(pref);
+    if (!e && n > 0)
+        p->algo = found.algo;
+    else
+        p->plain = 1;
+}
+
+static Plan *plan_for(Product *product, const PlanKey *key) {
+    uint64_t h = 1469598103934665603ull;
+    for (size_t i = 0; i < sizeof *key; i++)
+        h = (h ^ ((const unsigned char *)key)[i]) * 1099511628211ull;
+    if (product->n_plans > PLANS / 2) { /* sizes of batches vary without end */
+        for (int i = 0; i < PLANS; i++) plan_release(&product->plans[i]);
+        product->n_plans = 0;
+    }
+    for (size_t at = h % PLANS;; at = (at + 1) % PLANS) {
+        Plan *p = &product->plans[at];
+        if (p->used && !memcmp(&p->key, key, sizeof *key)) return p;
+        if (p->used) continue;
+        plan_make(product, p, key);
+        product->n_plans++;
+        return p;
+    }
+}
+
+/* --- the plain kernel, for what cuBLASLt refuses (rows of an odd number of bf16) --- */
+
+enum { TILE = 16 };
+
+template <class In, class Out>
+static __global__ void __launch_bounds__(TILE *TILE)
+    product_plain(Out *C, const In *A, const In *B, PlanKey k) {
+    __shared__ float a[TILE][TILE + 1], b[TILE][TILE + 1];
+    int x = threadIdx.x % TILE, y = threadIdx.x / TILE;
+    int row = (int)blockIdx.y * TILE + y, column = (int)blockIdx.x * TILE + x;
+    float sum = 0.0f;
+    for (int k0 = 0; k0 < k.K; k0 += TILE) {
+        int ka = k0 + x, kb = k0 + y;
+        size_t at_a = k.a_transposed ? (size_t)ka * k.lda + row : (size_t)row * k.lda + ka;
+        size_t at_b = k.b_transposed ? (size_t)column * k.ldb + kb : (size_t)kb * k.ldb + column;
+        a[y][x] = row < k.M && ka < k.K ? to_f32(A[at_a]) : 0.0f;
+        b[y][x] = column < k.N && kb < k.K ? to_f32(B[at_b]) : 0.0f;
+        __syncthreads();
+        for (int i = 0; i < TILE; i++) sum = fmaf(a[y][i], b[i][x], sum);
+        __syncthreads();
+    }
+    if (row >= k.M || column >= k.N) return;
+    Out *c = C + (size_t)row * k.ldc + column;
+    *c = from_f32<Out>(k.add ? to_f32(*c) + sum : sum);
+}
+
+template <class In, class Out>
+static void run_plain(CudaBackend *b, const ProductCall *c, PlanKey k) {
+    auto *kernel = product_plain<In, Out>;
+    dim3 grid((unsigned)((k.N + TILE - 1) / TILE), (unsigned)((k.M + TILE - 1) / TILE));
+    LAUNCH(b, kernel, grid, TILE * TILE, 0, (Out *)c->C, (const In *)c->A, (const In *)c->B, k);
+}
+
+static void run_any_plain(CudaBackend *b, const ProductCall *c, PlanKey k) {
+    if (c->in == DT_F32)
+        run_plain<float, float>(b, c, k);
+    else if (c->out == DT_F32)
+        run_plain<bf16, float>(b, c, k);
+    else
+        run_plain<bf16, bf16>(b, c, k);
+}
+
+void product_run(CudaBackend *b, const ProductCall *c) {
+    const float one = 1.0f, start = c->add ? 1.0f : 0.0f;
+    if (c->M <= 0 || c->N <= 0 || c->K <= 0 || b->page.error != OK) return;
+    PlanKey key = key_of(c);
+    Plan *p = plan_for(b->product, &key);
+    if (p->plain) {
+        run_any_plain(b, c, key);
+        return;
+    }
+    cublasStatus_t e =
+        cublasLtMatmul(b->product->lt, p->desc, &one, c->B, p->b, c->A, p->a, &start, c->C, p->c,
+                       c->C, p->c, &p->algo, b->product->workspace, WORKSPACE_BYTES, b->stream);
+    if (e == CUBLAS_STATUS_SUCCESS || b->page.error != OK) return;
+    b->page.error =
+        status_fail(E_DEVICE, "%s: a product [%d,%d] x [%d,%d] failed in cuBLASLt: %s", b->name,
+                    c->M, c->K, c->K, c->N, cublasLtGetStatusString(e));
+}
+
+Status product_create(struct Product **out, CudaBackend *b) {
+    Product *p = (Product *)calloc(1, sizeof *p);
+    *out = p;
+    if (p) p->plans = (Plan *)calloc(PLANS, sizeof *p->plans);
+    if (!p || !p->plans) return status_fail(E_MEMORY, "no memory for plans of products");
+    cublasStatus_t e = cublasLtCreate(&p->lt);
+    if (e != CUBLAS_STATUS_SUCCESS)
+        return status_fail(E_DEVICE, "%s: cuBLASLt cannot start: %s", b->name,
+                           cublasLtGetStatusString(e));
+    if (cudaMalloc(&p->workspace, WORKSPACE_BYTES) != cudaSuccess)
+        return status_fail(E_MEMORY, "%s has no memory for the workspace of products", b->name);
+    return OK;
+}
+
+void product_release(struct Product *p) {
+    if (!p) return;
+    for (int i = 0; p->plans && i < PLANS; i++) plan_release(&p->plans[i]);
+    if (p->lt) cublasLtDestroy(p->lt);
+    if (p->workspace) cudaFree(p->workspace);
+    free(p->plans);
+    free(p);
+}
