@@ -58,7 +58,7 @@ void cuda_forget_recordings(CudaBackend *b);
     } while (0)
 #else
 #define LAUNCH(b, kernel, grid, block, shared, ...)                                                \
-    emulator_launch((grid), (block), (shared), #kernel, [=] { (kernel)(__VA_ARGS__); })
+    ((void)(b), emulator_launch((grid), (block), (shared), #kernel, [=] { (kernel)(__VA_ARGS__); }))
 #endif
 
 static inline int blocks_for(size_t items, int per_block) {

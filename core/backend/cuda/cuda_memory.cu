@@ -100,7 +100,7 @@ static char *stage(CudaBackend *b, size_t bytes) {
     return at;
 }
 
-enum { PIECE = STAGING_BYTES / 8 }; /* elements of at most 8 bytes */
+static const size_t PIECE = STAGING_BYTES / 8; /* elements of at most 8 bytes */
 
 static void upload(Backend *page, Buf to, const void *from, size_t count) {
     CudaBackend *b = cuda(page);
