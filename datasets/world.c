@@ -16,7 +16,7 @@
 #include "datasets/world_text.h"
 
 enum { HELD_OUT = N_CELLS / 10 };
-enum { DEFAULT_SFT = 14000, DEFAULT_PAIRS = 10000, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
+enum { DEFAULT_SFT = 11000, DEFAULT_PAIRS = 14500, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
 enum { WORDS_MIN = 12, WORDS_MAX = 56 }; /* of a reply in the files */
 enum { PARTS_EVAL_MIN = 40, ROWS_MAX = 100 * 1000 * 1000 };
 
@@ -29,8 +29,8 @@ static const double qualities[] = {0.35, 0.6, 0.85};
 /* Of the edits, per hundred. A reward model learns tone from a few examples, but to compare reply
  * with prompt only from many. */
 static const int edit_share[WORLD_PARTS] = {
-    [PART_FIX] = 32,   [PART_PRODUCT] = 32, [PART_THANKS] = 4,  [PART_APOLOGY] = 4,
-    [PART_VAGUE] = 4,  [PART_RUDE] = 4,     [PART_PROMISE] = 4, [PART_ORDER] = 4,
+    [PART_FIX] = 26,   [PART_PRODUCT] = 40, [PART_THANKS] = 4,  [PART_APOLOGY] = 4,
+    [PART_VAGUE] = 4,  [PART_RUDE] = 4,     [PART_PROMISE] = 4, [PART_ORDER] = 2,
     [PART_ENDING] = 4, [PART_LENGTH] = 4,   [PART_REPEAT] = 4,
 };
 
@@ -96,16 +96,16 @@ static void name_product(Plan *p, Rng *r) {
     if (p->names_product == SAY_PRODUCT) say(p, SAY_PRODUCT, r);
 }
 
-/* All words of the name in half of the mistakes, one of them in the others. */
+/* Another product altogether in three of four mistakes, one word of the name in the others. */
 static void mistake_product(Product *p, Rng *r) {
-    int which = rng_below(r, 6);
+    int which = rng_below(r, 12);
     if (which == 0 || which > 2) p->noun = other_than(r, N_NOUNS, p->noun);
     if (which == 1 || which > 2) p->brand = other_than(r, N_BRANDS, p->brand);
     if (which == 2 || which > 2) p->city = other_than(r, N_CITIES, p->city);
 }
 
 static void mistake_trouble(Topic *of, Rng *r) {
-    int which = rng_below(r, 4), symptom = of->trouble / N_PLACES, place = of->trouble % N_PLACES;
+    int which = rng_below(r, 8), symptom = of->trouble / N_PLACES, place = of->trouble % N_PLACES;
     if (which != 0) symptom = other_than(r, N_SYMPTOMS, symptom);
     if (which != 1) place = other_than(r, N_PLACES, place);
     of->trouble = symptom * N_PLACES + place;

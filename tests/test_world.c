@@ -264,7 +264,7 @@ static void labels_follow_gold(void **state) {
     if (fabs(agree - expected) > 0.015) fail_msg("agreement %.3f, expected %.3f", agree, expected);
     double edits = (double)train.edits / train.rows;
     if (edits < 0.47 || edits > 0.53) fail_msg("share of edits %.3f", edits);
-    for (int i = 0; i < WORLD_PARTS; i++) assert_true(train.part_rows[i] > 60);
+    for (int i = 0; i < WORLD_PARTS; i++) assert_true(train.part_rows[i] > 30);
 
     assert_float_equal(info.accuracy_ceiling, (double)eval.agree / eval.rows, 1e-9);
     if (info.accuracy_ceiling < 0.85 || info.accuracy_ceiling > 0.93)
