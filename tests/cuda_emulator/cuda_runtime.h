@@ -1,5 +1,5 @@
-/* cuda_runtime.h - stands in for CUDA's header when the sources in core/backend/cuda are compiled as
- * plain C++: device code runs on the CPU, every thread of a block in turn.
+/* cuda_runtime.h - stands in for CUDA's header when the sources in core/backend/cuda are compiled
+ * as plain C++: device code runs on the CPU, every thread of a block in turn.
  *
  * Threads are fibers that change places only where real ones may wait for each other: barriers,
  * shuffles and the other operations of a whole warp. So what is tested is every index, every sum,
@@ -20,8 +20,8 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__ static
-#define __shared__ static
+#define __constant__    static
+#define __shared__      static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
@@ -60,9 +60,9 @@ typedef struct {
 extern EmulatedPlace *emulator_place;
 extern dim3 emulator_block_dim, emulator_grid_dim;
 #define threadIdx (emulator_place->thread)
-#define blockIdx (emulator_place->block)
-#define blockDim emulator_block_dim
-#define gridDim emulator_grid_dim
+#define blockIdx  (emulator_place->block)
+#define blockDim  emulator_block_dim
+#define gridDim   emulator_grid_dim
 
 void emulator_launch(dim3 grid, dim3 block, size_t shared, const char *name,
                      std::function<void()> kernel);
@@ -81,23 +81,19 @@ template <class T> static inline T emulator_shuffle(unsigned mask, T x, int from
     memcpy(&y, all[from], sizeof y);
     return y;
 }
-template <class T>
-static inline T __shfl_sync(unsigned mask, T x, int from, int width = 32) {
+template <class T> static inline T __shfl_sync(unsigned mask, T x, int from, int width = 32) {
     int lane = emulator_place->lane;
     return emulator_shuffle(mask, x, lane / width * width + ((from % width) + width) % width);
 }
-template <class T>
-static inline T __shfl_xor_sync(unsigned mask, T x, int with, int width = 32) {
+template <class T> static inline T __shfl_xor_sync(unsigned mask, T x, int with, int width = 32) {
     int lane = emulator_place->lane, from = lane ^ with;
     return emulator_shuffle(mask, x, from / width == lane / width ? from : lane);
 }
-template <class T>
-static inline T __shfl_up_sync(unsigned mask, T x, int by, int width = 32) {
+template <class T> static inline T __shfl_up_sync(unsigned mask, T x, int by, int width = 32) {
     int lane = emulator_place->lane, from = lane % width >= by ? lane - by : lane;
     return emulator_shuffle(mask, x, from);
 }
-template <class T>
-static inline T __shfl_down_sync(unsigned mask, T x, int by, int width = 32) {
+template <class T> static inline T __shfl_down_sync(unsigned mask, T x, int by, int width = 32) {
     int lane = emulator_place->lane, from = lane % width + by < width ? lane + by : lane;
     return emulator_shuffle(mask, x, from);
 }
@@ -145,7 +141,11 @@ void emulator_copy_wait(int pending);
 
 /* --- the runtime's calls that core/backend/cuda makes --- */
 
-typedef enum { cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorNotSupported = 801 } cudaError_t;
+typedef enum {
+    cudaSuccess,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorNotSupported = 801
+} cudaError_t;
 typedef struct EmulatedStream *cudaStream_t;
 typedef struct EmulatedGraph *cudaGraph_t;
 typedef struct EmulatedGraph *cudaGraphExec_t;

@@ -1,5 +1,5 @@
-/* emulator.cpp - fibers for the threads of a block, a device memory that bites, and the few calls of
- * the CUDA runtime that core/backend/cuda makes. See cuda_runtime.h. */
+/* emulator.cpp - fibers for the threads of a block, a device memory that bites, and the few calls
+ * of the CUDA runtime that core/backend/cuda makes. See cuda_runtime.h. */
 #include "cuda_runtime.h"
 
 #include <setjmp.h>
@@ -75,7 +75,8 @@ void wait_on(const unsigned *counter, unsigned seen) {
 void warp_barrier(unsigned mask) {
     Warp *w = &warps[now - fibers < 0 ? 0 : (now - fibers) / 32];
     if (mask != 0xffffffffu) fail("a warp-wide operation names only some lanes");
-    if (w->live != w->everyone) fail("a warp-wide operation after some lanes of the warp have left");
+    if (w->live != w->everyone)
+        fail("a warp-wide operation after some lanes of the warp have left");
     unsigned seen = w->generation;
     if (++w->arrived == w->live) {
         w->arrived = 0;

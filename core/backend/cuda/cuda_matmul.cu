@@ -1,4 +1,5 @@
-/* cuda_matmul.cu - the page's products: which operand is stored how, and the bf16 copy of weights. */
+/* cuda_matmul.cu - the page's products: which operand is stored how, and the bf16 copy of weights.
+ */
 #include "core/backend/cuda/cuda_product.h"
 #include "core/backend/cuda/device.cuh"
 

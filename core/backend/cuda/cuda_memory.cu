@@ -1,5 +1,5 @@
-/* cuda_memory.cu - the CUDA backend's creation, its device memory and copies, and recorded pieces of
- * work (CUDA graphs).
+/* cuda_memory.cu - the CUDA backend's creation, its device memory and copies, and recorded pieces
+ * of work (CUDA graphs).
  *
  * Uploads go through a ring of pinned memory, so that they return at once; the ring is waited for
  * only when it is full. */
@@ -19,8 +19,8 @@ extern "C" {
 
 void cuda_failed(CudaBackend *b, cudaError_t e, const char *what) {
     if (b->page.error != OK) return;
-    b->page.error = status_fail(E_DEVICE, "%s: %s failed: %s", b->name, what,
-                                cudaGetErrorString(e));
+    b->page.error =
+        status_fail(E_DEVICE, "%s: %s failed: %s", b->name, what, cudaGetErrorString(e));
 }
 
 static void check(CudaBackend *b, cudaError_t e, const char *what) {
@@ -41,10 +41,10 @@ static Status alloc(Backend *page, Buf *out, Dtype dtype, size_t count, const ch
         cudaGetLastError(); /* an allocation that failed must not fail the next launch */
         cudaMemGetInfo(&free_bytes, &total);
         out->ptr = NULL;
-        return status_fail(E_MEMORY,
-                           "%s has no memory for %s: %.1f MiB are needed, %.1f of %.1f MiB are free",
-                           b->name, what, (double)bytes / (1 << 20),
-                           (double)free_bytes / (1 << 20), (double)total / (1 << 20));
+        return status_fail(
+            E_MEMORY, "%s has no memory for %s: %.1f MiB are needed, %.1f of %.1f MiB are free",
+            b->name, what, (double)bytes / (1 << 20), (double)free_bytes / (1 << 20),
+            (double)total / (1 << 20));
     }
     check(b, cudaMemsetAsync(out->ptr, 0, bytes, b->stream), "filling memory");
     return b->page.error;
@@ -109,7 +109,8 @@ static void upload(Backend *page, Buf to, const void *from, size_t count) {
         size_t n = count - at < PIECE ? count - at : PIECE, bytes = n * dtype_bytes(to.dtype);
         char *host = stage(b, bytes);
         to_device_layout(host, (const char *)from + at * host_bytes(to.dtype), n, to.dtype);
-        check(b, cudaMemcpyAsync(buf_at(to, at).ptr, host, bytes, cudaMemcpyHostToDevice, b->stream),
+        check(b,
+              cudaMemcpyAsync(buf_at(to, at).ptr, host, bytes, cudaMemcpyHostToDevice, b->stream),
               "an upload");
     }
 }

@@ -1,10 +1,13 @@
 /* cuda_product.cu - matrix products by cuBLASLt: a plan per shape is made once by its heuristic, in
  * order and never by timing, and kept.
  *
- * cuBLASLt thinks in columns: a row-major C[M,N] is its C'[N,M], so it is asked for C' = B' A'. */
+ * cuBLASLt thinks in columns: a row-major C[M,N] is its C'[N,M], so it is asked for C' = B' A'. The
+ * library is opened when the first GPU is: a program that stays on the CPU does not load half a
+ * gigabyte, and starts where there is none. */
 #include "core/backend/cuda/cuda_product.h"
 
 #include <cublasLt.h>
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +15,29 @@
 #include "core/backend/cuda/device.cuh"
 
 enum { PLANS = 4096, WORKSPACE_BYTES = 32 << 20 };
+
+/* What is called of the library. */
+#define CUBLASLT(X)                                                                                \
+    X(Create)                                                                                      \
+    X(Destroy)                                                                                     \
+    X(GetStatusString)                                                                             \
+    X(Matmul)                                                                                      \
+    X(MatmulAlgoGetHeuristic)                                                                      \
+    X(MatmulDescCreate)                                                                            \
+    X(MatmulDescDestroy)                                                                           \
+    X(MatmulDescSetAttribute)                                                                      \
+    X(MatmulPreferenceCreate)                                                                      \
+    X(MatmulPreferenceDestroy)                                                                     \
+    X(MatmulPreferenceSetAttribute)                                                                \
+    X(MatrixLayoutCreate)                                                                          \
+    X(MatrixLayoutDestroy)
+
+typedef struct {
+#define FIELD(name) decltype(&cublasLt##name) name;
+    CUBLASLT(FIELD)
+#undef FIELD
+} CublasLt;
+static CublasLt lt; /* filled once, by library_open */
 
 typedef struct { /* what a plan depends on; compared byte by byte, so it has no holes */
     int M, N, K, lda, ldb, ldc;
@@ -29,7 +55,7 @@ typedef struct {
 } Plan;
 
 struct Product {
-    cublasLtHandle_t lt;
+    cublasLtHandle_t handle;
     void *workspace;
     Plan *plans; /* [PLANS] open addressing */
     int n_plans;
@@ -66,10 +92,10 @@ static PlanKey key_of(const ProductCall *c) {
 }
 
 static void plan_release(Plan *p) {
-    if (p->a) cublasLtMatrixLayoutDestroy(p->a);
-    if (p->b) cublasLtMatrixLayoutDestroy(p->b);
-    if (p->c) cublasLtMatrixLayoutDestroy(p->c);
-    if (p->desc) cublasLtMatmulDescDestroy(p->desc);
+    if (p->a) lt.MatrixLayoutDestroy(p->a);
+    if (p->b) lt.MatrixLayoutDestroy(p->b);
+    if (p->c) lt.MatrixLayoutDestroy(p->c);
+    if (p->desc) lt.MatmulDescDestroy(p->desc);
     memset(p, 0, sizeof *p);
 }
 
@@ -78,21 +104,17 @@ static cublasStatus_t describe(Plan *p) {
     cublasOperation_t of_b = k->b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t of_a = k->a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     cudaDataType_t in = data_type((Dtype)k->in), out = data_type((Dtype)k->out);
-    cublasStatus_t e = cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasStatus_t e = lt.MatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     /* cuBLASLt's first operand is our B, its second our A */
+    if (!e) e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &of_b, sizeof of_b);
+    if (!e) e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &of_a, sizeof of_a);
     if (!e)
-        e = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &of_b,
-                                           sizeof of_b);
+        e = lt.MatrixLayoutCreate(&p->b, in, (uint64_t)(k->b_transposed ? k->K : k->N),
+                                  (uint64_t)(k->b_transposed ? k->N : k->K), k->ldb);
     if (!e)
-        e = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &of_a,
-                                           sizeof of_a);
-    if (!e)
-        e = cublasLtMatrixLayoutCreate(&p->b, in, (uint64_t)(k->b_transposed ? k->K : k->N),
-                                       (uint64_t)(k->b_transposed ? k->N : k->K), k->ldb);
-    if (!e)
-        e = cublasLtMatrixLayoutCreate(&p->a, in, (uint64_t)(k->a_transposed ? k->M : k->K),
-                                       (uint64_t)(k->a_transposed ? k->K : k->M), k->lda);
-    if (!e) e = cublasLtMatrixLayoutCreate(&p->c, out, (uint64_t)k->N, (uint64_t)k->M, k->ldc);
+        e = lt.MatrixLayoutCreate(&p->a, in, (uint64_t)(k->a_transposed ? k->M : k->K),
+                                  (uint64_t)(k->a_transposed ? k->K : k->M), k->lda);
+    if (!e) e = lt.MatrixLayoutCreate(&p->c, out, (uint64_t)k->N, (uint64_t)k->M, k->ldc);
     return e;
 }
 
@@ -110,11 +132,11 @@ static cublasStatus_t prefer(cublasLtMatmulPreference_t pref, const PlanKey *k) 
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)k->align_c},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)k->align_c},
     };
-    cublasStatus_t e = cublasLtMatmulPreferenceSetAttribute(
+    cublasStatus_t e = lt.MatmulPreferenceSetAttribute(
         pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
     for (size_t i = 0; !e && i < sizeof rows / sizeof *rows; i++)
-        e = cublasLtMatmulPreferenceSetAttribute(pref, rows[i].name, &rows[i].value,
-                                                 sizeof rows[i].value);
+        e = lt.MatmulPreferenceSetAttribute(pref, rows[i].name, &rows[i].value,
+                                            sizeof rows[i].value);
     return e;
 }
 
@@ -125,12 +147,12 @@ static void plan_make(Product *product, Plan *p, const PlanKey *key) {
     p->key = *key;
     p->used = 1;
     cublasStatus_t e = describe(p);
-    if (!e) e = cublasLtMatmulPreferenceCreate(&pref);
+    if (!e) e = lt.MatmulPreferenceCreate(&pref);
     if (!e) e = prefer(pref, key);
     if (!e)
-        e = cublasLtMatmulAlgoGetHeuristic(product->lt, p->desc, p->b, p->a, p->c, p->c, pref, 1,
-                                           &found, &n);
-    if (pref) cublasLtMatmulPreferenceDestroy(pref);
+        e = lt.MatmulAlgoGetHeuristic(product->handle, p->desc, p->b, p->a, p->c, p->c, pref, 1,
+                                      &found, &n);
+    if (pref) lt.MatmulPreferenceDestroy(pref);
     if (!e && n > 0)
         p->algo = found.algo;
     else
@@ -155,64 +177,41 @@ static Plan *plan_for(Product *product, const PlanKey *key) {
     }
 }
 
-/* --- the plain kernel, for what cuBLASLt refuses (rows of an odd number of bf16) --- */
-
-enum { TILE = 16 };
-
-template <class In, class Out>
-static __global__ void __launch_bounds__(TILE *TILE)
-    product_plain(Out *C, const In *A, const In *B, PlanKey k) {
-    __shared__ float a[TILE][TILE + 1], b[TILE][TILE + 1];
-    int x = threadIdx.x % TILE, y = threadIdx.x / TILE;
-    int row = (int)blockIdx.y * TILE + y, column = (int)blockIdx.x * TILE + x;
-    float sum = 0.0f;
-    for (int k0 = 0; k0 < k.K; k0 += TILE) {
-        int ka = k0 + x, kb = k0 + y;
-        size_t at_a = k.a_transposed ? (size_t)ka * k.lda + row : (size_t)row * k.lda + ka;
-        size_t at_b = k.b_transposed ? (size_t)column * k.ldb + kb : (size_t)kb * k.ldb + column;
-        a[y][x] = row < k.M && ka < k.K ? to_f32(A[at_a]) : 0.0f;
-        b[y][x] = column < k.N && kb < k.K ? to_f32(B[at_b]) : 0.0f;
-        __syncthreads();
-        for (int i = 0; i < TILE; i++) sum = fmaf(a[y][i], b[i][x], sum);
-        __syncthreads();
-    }
-    if (row >= k.M || column >= k.N) return;
-    Out *c = C + (size_t)row * k.ldc + column;
-    *c = from_f32<Out>(k.add ? to_f32(*c) + sum : sum);
-}
-
-template <class In, class Out>
-static void run_plain(CudaBackend *b, const ProductCall *c, PlanKey k) {
-    auto *kernel = product_plain<In, Out>;
-    dim3 grid((unsigned)((k.N + TILE - 1) / TILE), (unsigned)((k.M + TILE - 1) / TILE));
-    LAUNCH(b, kernel, grid, TILE * TILE, 0, (Out *)c->C, (const In *)c->A, (const In *)c->B, k);
-}
-
-static void run_any_plain(CudaBackend *b, const ProductCall *c, PlanKey k) {
-    if (c->in == DT_F32)
-        run_plain<float, float>(b, c, k);
-    else if (c->out == DT_F32)
-        run_plain<bf16, float>(b, c, k);
-    else
-        run_plain<bf16, bf16>(b, c, k);
-}
-
 void product_run(CudaBackend *b, const ProductCall *c) {
     const float one = 1.0f, start = c->add ? 1.0f : 0.0f;
     if (c->M <= 0 || c->N <= 0 || c->K <= 0 || b->page.error != OK) return;
     PlanKey key = key_of(c);
     Plan *p = plan_for(b->product, &key);
     if (p->plain) {
-        run_any_plain(b, c, key);
+        product_plain(b, c);
         return;
     }
     cublasStatus_t e =
-        cublasLtMatmul(b->product->lt, p->desc, &one, c->B, p->b, c->A, p->a, &start, c->C, p->c,
-                       c->C, p->c, &p->algo, b->product->workspace, WORKSPACE_BYTES, b->stream);
+        lt.Matmul(b->product->handle, p->desc, &one, c->B, p->b, c->A, p->a, &start, c->C, p->c,
+                  c->C, p->c, &p->algo, b->product->workspace, WORKSPACE_BYTES, b->stream);
     if (e == CUBLAS_STATUS_SUCCESS || b->page.error != OK) return;
-    b->page.error =
-        status_fail(E_DEVICE, "%s: a product [%d,%d] x [%d,%d] failed in cuBLASLt: %s", b->name,
-                    c->M, c->K, c->K, c->N, cublasLtGetStatusString(e));
+    b->page.error = status_fail(E_DEVICE, "%s: a product [%d,%d] x [%d,%d] failed in cuBLASLt: %s",
+                                b->name, c->M, c->K, c->K, c->N, lt.GetStatusString(e));
+}
+
+static Status library_open(void) {
+    char name[32];
+    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    if (lt.Create) return OK;
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        return status_fail(E_USAGE,
+                           "the GPU needs %s, part of CUDA %d, which cannot be opened: %s "
+                           "(LD_LIBRARY_PATH may name its folder)",
+                           name, CUBLAS_VER_MAJOR, dlerror());
+    CublasLt found;
+#define FIND(name)                                                                                 \
+    if (!(found.name = (decltype(found.name))dlsym(library, "cublasLt" #name)))                    \
+        return status_fail(E_USAGE, "the library of CUDA's products has no cublasLt" #name);
+    CUBLASLT(FIND)
+#undef FIND
+    lt = found;
+    return OK;
 }
 
 Status product_create(struct Product **out, CudaBackend *b) {
@@ -220,10 +219,11 @@ Status product_create(struct Product **out, CudaBackend *b) {
     *out = p;
     if (p) p->plans = (Plan *)calloc(PLANS, sizeof *p->plans);
     if (!p || !p->plans) return status_fail(E_MEMORY, "no memory for plans of products");
-    cublasStatus_t e = cublasLtCreate(&p->lt);
+    TRY(library_open());
+    cublasStatus_t e = lt.Create(&p->handle);
     if (e != CUBLAS_STATUS_SUCCESS)
         return status_fail(E_DEVICE, "%s: cuBLASLt cannot start: %s", b->name,
-                           cublasLtGetStatusString(e));
+                           lt.GetStatusString(e));
     if (cudaMalloc(&p->workspace, WORKSPACE_BYTES) != cudaSuccess)
         return status_fail(E_MEMORY, "%s has no memory for the workspace of products", b->name);
     return OK;
@@ -232,7 +232,7 @@ Status product_create(struct Product **out, CudaBackend *b) {
 void product_release(struct Product *p) {
     if (!p) return;
     for (int i = 0; p->plans && i < PLANS; i++) plan_release(&p->plans[i]);
-    if (p->lt) cublasLtDestroy(p->lt);
+    if (p->handle) lt.Destroy(p->handle);
     if (p->workspace) cudaFree(p->workspace);
     free(p->plans);
     free(p);

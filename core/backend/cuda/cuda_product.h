@@ -10,19 +10,20 @@
 typedef struct {
     const void *A, *B;
     void *C;
-    Dtype in, out;             /* of A and B; of C */
-    int M, N, K;               /* of the product */
-    int lda, ldb, ldc;         /* elements from row to row as stored; 0 = dense */
-    int a_transposed;          /* A is stored [K,M] instead of [M,K] */
-    int b_transposed;          /* B is stored [N,K] instead of [K,N] */
-    int add;                   /* C += instead of C = ; out is DT_F32 */
+    Dtype in, out;     /* of A and B; of C */
+    int M, N, K;       /* of the product */
+    int lda, ldb, ldc; /* elements from row to row as stored; 0 = dense */
+    int a_transposed;  /* A is stored [K,M] instead of [M,K] */
+    int b_transposed;  /* B is stored [N,K] instead of [K,N] */
+    int add;           /* C += instead of C = ; out is DT_F32 */
 } ProductCall;
 
 Status product_create(struct Product **p, CudaBackend *b);
 void product_release(struct Product *p);
+void product_run(CudaBackend *b, const ProductCall *call);
+/* The same without any library, for any size and alignment; slow. */
+void product_plain(CudaBackend *b, const ProductCall *call);
 /* The weights as products read them: the packed copy, or the stored ones of the page's type. */
 const void *cuda_weights(const Mat *m, Dtype dtype);
-
-void product_run(CudaBackend *b, const ProductCall *call);
 
 #endif

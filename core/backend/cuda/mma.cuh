@@ -23,8 +23,8 @@ static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4],
 #endif
 }
 
-/* Four 8x8 tiles of 16-bit numbers from shared memory: lane l gives the address of row l % 8 of tile
- * l / 8 (16 bytes, aligned); r[i] of lane l is row l / 4, columns 2 (l % 4), +1 of tile i. */
+/* Four 8x8 tiles of 16-bit numbers from shared memory: lane l gives the address of row l % 8 of
+ * tile l / 8 (16 bytes, aligned); r[i] of lane l is row l / 4, columns 2 (l % 4), +1 of tile i. */
 static __device__ __forceinline__ void load_tiles(uint32_t r[4], const void *row) {
 #ifdef __CUDACC__
     uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
