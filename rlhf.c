@@ -349,13 +349,13 @@ static Status env_main(int argc, char **argv) {
     (void)argc, (void)argv;
     Backend *b;
     TRY(threads_start(0));
-    TRY(backend_create(&b, "auto", "auto"));
+    TRY(backend_create(&b, "auto", "auto", "f32"));
     printf("rlhf.c %s, %s, built %s\n", RLHF_VERSION, __VERSION__, __DATE__);
     printf("device %s, kernels %s, %d threads\n", b->device, b->kernels, threads_count());
     static const char *const kernels[] = {"avx512", "avx2", "portable"};
     for (int i = 0; i < 3; i++) {
         Backend *k;
-        int has = backend_create(&k, "cpu", kernels[i]) == OK;
+        int has = backend_create(&k, "cpu", kernels[i], "f32") == OK;
         printf("  %-9s %s\n", kernels[i], has ? "usable" : "not on this processor");
         if (has) backend_release(k);
     }

@@ -374,7 +374,7 @@ int main(int argc, char **argv) {
     }
     Backend *b;
     MUST(threads_start(threads));
-    MUST(backend_create(&b, "cpu", kernels));
+    MUST(backend_create(&b, "cpu", kernels, "f32"));
     lanes = !strcmp(b->kernels, "avx512") ? 16 : !strcmp(b->kernels, "avx2") ? 8 : 4;
     printf("kernels %s, %d threads, f32 peak %.0f GFLOP/s\n", b->kernels, threads_count(),
            peak_gflops());

@@ -109,13 +109,15 @@ static Status reference_of_set(Dpo *d, const Dataset *set) {
     return OK;
 }
 
-/* The cache's key: the reference's weights, every set's ids, the kernels. */
+/* The cache's key: the reference's weights, every set's ids, the kernels, the storage type. */
 static Status reference_key(Dpo *d, uint64_t *key) {
     TRY(weights_hash(&d->reference.w, key));
     for (int i = 0; i < d->data.n_sets; i++)
         *key = file_hash(&d->data.sets[i].hash, sizeof(uint64_t), *key);
     *key = file_hash(&d->data.eval.hash, sizeof(uint64_t), *key);
     *key = file_hash(d->session.b->kernels, strlen(d->session.b->kernels), *key);
+    const char *dtype = dtype_name(d->session.b->dtype);
+    *key = file_hash(dtype, strlen(dtype), *key);
     return OK;
 }
 

@@ -18,6 +18,8 @@ const Field tool_fields[] = {
     FIELD(ToolConfig, device, FIELD_STRING, "auto", "auto or cpu"),
     FIELD_OF(ToolConfig, kernels, "auto", "auto|avx512|avx2|portable",
              "instruction set of the CPU kernels"),
+    FIELD_OF(ToolConfig, dtype, "f32", "f32|bf16",
+             "storage of activations and weights; sums in f32"),
     FIELD_IN(ToolConfig, threads, FIELD_INT, "0", 0, 1024, "threads; 0 = all cores"),
 };
 const int tool_n_fields = sizeof tool_fields / sizeof *tool_fields;
@@ -66,7 +68,7 @@ Status tool_model_open(ToolModel *m, const ToolConfig *c, ToolNeed need) {
     memset(&cfg, 0, sizeof cfg);
     TRY(model_read_config(&cfg, c->model));
     TRY(check_need(&cfg, c, m->t, need));
-    TRY(backend_create(&m->b, c->device, c->kernels));
+    TRY(backend_create(&m->b, c->device, c->kernels, c->dtype));
     /* the network takes its rotary table's length from the workspace that it is made with */
     const ModelConfig *configs = &cfg;
     WorkspacePlan plan = {.tokens = 1, .sequences = 1, .max_length = cfg.max_positions};

@@ -9,7 +9,7 @@
 #include "policy/rows.h"
 
 typedef struct { /* settings of every tool */
-    const char *model, *tokenizer, *data, *out, *device, *kernels;
+    const char *model, *tokenizer, *data, *out, *device, *kernels, *dtype;
     int threads;
 } ToolConfig;
 extern const Field tool_fields[];

@@ -103,7 +103,7 @@ static double guard_sum_squares(Backend *b, Buf g, size_t n) {
 
 Backend *guard_create(void) {
     Backend *b;
-    CHECK(backend_create(&b, "cpu", "auto") == OK);
+    CHECK(backend_create(&b, "cpu", "auto", "f32") == OK);
     cpu = *b;
     used = 0;
     room = mmap(NULL, ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

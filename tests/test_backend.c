@@ -25,7 +25,7 @@ static const char *const kernels[] = {"portable", "avx2", "avx512"};
 
 static Backend *backend(const char *name) {
     Backend *b;
-    if (backend_create(&b, "cpu", name) == OK) return b;
+    if (backend_create(&b, "cpu", name, "f32") == OK) return b;
     printf("%s: not on this processor, skipped\n", name);
     return NULL;
 }
@@ -45,9 +45,9 @@ static void no_pointer_is_missing(void **state) {
 static void unknown_kernels_are_refused(void **state) {
     (void)state;
     Backend *b;
-    assert_int_equal(backend_create(&b, "cpu", "avx9"), E_USAGE);
+    assert_int_equal(backend_create(&b, "cpu", "avx9", "f32"), E_USAGE);
     assert_non_null(strstr(status_message(), "avx9"));
-    assert_int_equal(backend_create(&b, "cuda:0", "auto"), E_USAGE);
+    assert_int_equal(backend_create(&b, "cuda:0", "auto", "f32"), E_USAGE);
 }
 
 /* Training, evaluation and decoding over locked memory: nobody above the page may look inside a
@@ -269,7 +269,8 @@ static void run_heads(Bench *t, Size z) {
     for (size_t i = 0; i < N; i++) ids[i] = (int)(i * 7 % V);
     targets = ints(t, ids, N);
     free(ids);
-    assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, z.O, z.C), "test"), OK);
+    assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, z.O, z.C), "test"),
+                     OK);
     assert_int_equal(b->alloc(b, &logits, DT_F32, 3 * V, "test"), OK);
     Mat m = {w, packed, z.O, z.C};
     b->pack(b, m);
@@ -312,7 +313,7 @@ static void an_average_moves_by_its_share(void **state) {
     for (int k = 0; k < 3; k++) {
         Backend *b;
         Buf to, from;
-        if (backend_create(&b, "cpu", kernels[k]) != OK) continue;
+        if (backend_create(&b, "cpu", kernels[k], "f32") != OK) continue;
         threads_start(2);
         assert_int_equal(b->alloc(b, &to, DT_F32, MANY, "test"), OK);
         assert_int_equal(b->alloc(b, &from, DT_F32, MANY, "test"), OK);
@@ -349,7 +350,7 @@ static void kernels_keep_to_their_outputs_and_agree(void **state) {
             double sums[3] = {NAN, NAN, NAN};
             for (int k = 0; k < 3; k++) {
                 Backend *b;
-                if (backend_create(&b, "cpu", kernels[k]) != OK) continue;
+                if (backend_create(&b, "cpu", kernels[k], "f32") != OK) continue;
                 for (int threads = 1; threads <= 3; threads += 2) {
                     double sum;
                     Bench t = {.b = b};
@@ -378,12 +379,13 @@ static void rows_do_not_depend_on_their_number(void **state) {
     enum { M = 61, K = 300, O = 77 };
     for (int k = 0; k < 3; k++) {
         Backend *b;
-        if (backend_create(&b, "cpu", kernels[k]) != OK) continue;
+        if (backend_create(&b, "cpu", kernels[k], "f32") != OK) continue;
         Bench t = {.b = b};
         Buf x = input(&t, M * K), w = input(&t, O * K), y = output(&t, M * O),
             one = output(&t, M * O);
         Buf packed;
-        assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, O, K), "test"), OK);
+        assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, O, K), "test"),
+                         OK);
         Mat m = {w, packed, O, K};
         b->pack(b, m);
         b->matmul_forward(b, y, x, m, M);

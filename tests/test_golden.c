@@ -291,7 +291,7 @@ static void everything_agrees_with_autograd(void **state) {
     assert_int_equal(json_size(json_root(doc)), 2);
     for (int k = 0; k < 3; k++) {
         Model m = {0};
-        if (backend_create(&m.b, "cpu", kernels[k]) != OK) continue;
+        if (backend_create(&m.b, "cpu", kernels[k], "f32") != OK) continue;
         double worst = 0.0;
         for (const Json *c = json_first(json_root(doc)); c; c = json_next(c)) {
             model_open(&m, json_bool(json_get(c, "tied")));
@@ -324,7 +324,7 @@ static void planted_mistakes_are_seen(void **state) {
     Compare at;
     (void)state;
     assert_int_equal(json_parse_file(&doc, fixture, JSON_STRICT), OK);
-    assert_int_equal(backend_create(&m.b, "cpu", "auto"), OK);
+    assert_int_equal(backend_create(&m.b, "cpu", "auto", "f32"), OK);
     model_open(&m, 0);
     const Json *sft = json_first(json_get(json_first(json_root(doc)), "losses"));
     wanted[starts[2] + PROMPT] = 0;

@@ -72,7 +72,7 @@ static void expect_same(const ModelConfig *a, const ModelConfig *b) {
 
 static int make_backend(void **state) {
     (void)state;
-    return backend_create(&backend, "cpu", "portable") == OK ? 0 : -1;
+    return backend_create(&backend, "cpu", "portable", "f32") == OK ? 0 : -1;
 }
 
 static int drop_backend(void **state) {

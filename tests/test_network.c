@@ -41,7 +41,7 @@ static uint8_t wanted[N];
 static const char *kernels[] = {"avx512", "avx2", "portable"};
 static Backend *backend(const char *name) {
     Backend *b;
-    return backend_create(&b, "cpu", name) == OK ? b : NULL;
+    return backend_create(&b, "cpu", name, "f32") == OK ? b : NULL;
 }
 
 static Batch batch_all(void) {

@@ -48,7 +48,8 @@ static int open_model(void **state) {
         return 0;
     }
     read_rows();
-    ToolConfig cfg = {.model = model_path, .tokenizer = "", .device = "cpu", .kernels = "auto"};
+    ToolConfig cfg = {
+        .model = model_path, .tokenizer = "", .device = "cpu", .kernels = "auto", .dtype = "f32"};
     Status s = tool_model_open(&model, &cfg, TOOL_LANGUAGE);
     if (s != OK) printf("%s\n", status_message());
     return s;

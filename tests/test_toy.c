@@ -80,7 +80,7 @@ static void toy_open(Toy *t, const OptimConfig *cfg) {
     const ModelConfig *c = &toy;
     WorkspacePlan plan = {.tokens = DRAWS * T, .sequences = DRAWS, .train = 1, .max_length = T};
     memset(t, 0, sizeof *t);
-    assert_int_equal(backend_create(&t->b, "cpu", "auto"), OK);
+    assert_int_equal(backend_create(&t->b, "cpu", "auto", "f32"), OK);
     assert_int_equal(workspace_create(&t->ws, t->b, &plan, &c, 1, NULL), OK);
     assert_int_equal(network_create(&t->actor, t->b, &toy, t->ws, 1), OK);
     assert_int_equal(network_create(&t->critic, t->b, &toy, t->ws, 1), OK);

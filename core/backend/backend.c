@@ -9,7 +9,7 @@
 typedef struct {
     const char *name;
     int (*usable)(void);
-    void (*fill)(Backend *b);
+    void (*fill_f32)(Backend *b), (*fill_bf16)(Backend *b); /* NULL: not in this storage type */
 } CpuKind;
 
 static int always(void) {
@@ -27,32 +27,50 @@ static int has_avx2(void) {
 
 static const CpuKind kinds[] = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, cpu_page_avx512},
-    {"avx2", has_avx2, cpu_page_avx2},
+    {"avx512", has_avx512, cpu_page_avx512, NULL},
+    {"avx2", has_avx2, cpu_page_avx2, NULL},
 #endif
-    {"portable", always, cpu_page_portable},
+    {"portable", always, cpu_page_portable, NULL},
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
-Status backend_create(Backend **out, const char *device, const char *kernels) {
+typedef void (*Fill)(Backend *b);
+
+static Fill fill_of(const CpuKind *kind, Dtype dtype) {
+    return dtype == DT_BF16 ? kind->fill_bf16 : kind->fill_f32;
+}
+
+static Status find_kind(const CpuKind **out, const char *kernels, Dtype dtype) {
+    for (const CpuKind *k = kinds; k < kinds + N_KINDS; k++) {
+        if (strcmp(kernels, "auto") ? strcmp(kernels, k->name) : !fill_of(k, dtype) || !k->usable())
+            continue;
+        if (!fill_of(k, dtype))
+            return status_fail(E_USAGE, "the %s kernels do not compute in %s", kernels,
+                               dtype_name(dtype));
+        if (!k->usable())
+            return status_fail(E_USAGE, "this processor cannot run the %s kernels", kernels);
+        *out = k;
+        return OK;
+    }
+    return status_fail(E_USAGE, "kernels \"%s\" are not known: avx512, avx2, portable or auto",
+                       kernels);
+}
+
+Status backend_create(Backend **out, const char *device, const char *kernels, const char *dtype) {
     *out = NULL;
     if (strcmp(device, "cpu") && strcmp(device, "auto"))
         return status_fail(E_USAGE, "device \"%s\" is not known here: this build has cpu", device);
+    if (strcmp(dtype, "f32") && strcmp(dtype, "bf16"))
+        return status_fail(E_USAGE, "dtype \"%s\" is not known: f32 or bf16", dtype);
+    Dtype t = strcmp(dtype, "bf16") ? DT_F32 : DT_BF16;
     const CpuKind *kind = NULL;
-    for (int i = 0; i < N_KINDS && !kind; i++) {
-        if (!strcmp(kernels, "auto") ? kinds[i].usable() : !strcmp(kernels, kinds[i].name))
-            kind = &kinds[i];
-    }
-    if (!kind)
-        return status_fail(E_USAGE, "kernels \"%s\" are not known: avx512, avx2, portable or auto",
-                           kernels);
-    if (!kind->usable())
-        return status_fail(E_USAGE, "this processor cannot run the %s kernels", kernels);
+    TRY(find_kind(&kind, kernels, t));
     Backend *b = calloc(1, sizeof *b);
     if (!b) return status_fail(E_MEMORY, "no memory for a backend");
     b->device = "cpu";
     b->kernels = kind->name;
-    kind->fill(b);
+    b->dtype = t;
+    fill_of(kind, t)(b);
     *out = b;
     return OK;
 }

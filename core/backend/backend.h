@@ -33,6 +33,9 @@ typedef struct {
 static inline size_t dtype_bytes(Dtype t) {
     return t == DT_F64 ? 8 : t == DT_BF16 ? 2 : 4;
 }
+static inline const char *dtype_name(Dtype t) { /* of a storage type */
+    return t == DT_BF16 ? "bf16" : "f32";
+}
 static inline Buf buf_at(Buf b, size_t element) {
     return (Buf){b.ptr ? (char *)b.ptr + element * dtype_bytes(b.dtype) : NULL, b.dtype};
 }
@@ -77,8 +80,8 @@ typedef struct {
 typedef struct Backend Backend;
 struct Backend {
     const char *device;  /* "cpu", "cuda:0" */
-    const char *kernels; /* "avx512", "avx2", "portable": stored in checkpoints, forced on resume */
-    Dtype dtype;         /* DT_F32 or DT_BF16, of what is stored between operations */
+    const char *kernels; /* name in the CPU's table: stored in checkpoints, forced on resume */
+    Dtype dtype;         /* DT_F32 or DT_BF16, of what is stored between operations; likewise */
     Status error;        /* first failure of a kernel; sticky */
 
     /* memory; counts are elements. alloc zeroes, and is a CHECK failure after memory_freeze() */
@@ -163,9 +166,9 @@ struct Backend {
     double (*sum_squares)(Backend *b, Buf g, size_t count); /* f64, in fixed order; waits */
 };
 
-/* device "cpu" or "auto"; kernels "auto" or a name from the CPU's table. E_USAGE when this machine
- * lacks it. */
-Status backend_create(Backend **b, const char *device, const char *kernels);
+/* device "cpu" or "auto"; kernels "auto" or a name from the CPU's table; dtype "f32" or "bf16".
+ * E_USAGE when this machine lacks it. */
+Status backend_create(Backend **b, const char *device, const char *kernels, const char *dtype);
 void backend_release(Backend *b);
 
 #endif

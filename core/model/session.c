@@ -19,10 +19,12 @@ const Field stage_fields[] = {
     FIELD(StageConfig, device, FIELD_STRING, "auto", "auto or cpu"),
     FIELD_OF(StageConfig, kernels, "auto", "auto|avx512|avx2|portable",
              "instruction set of the CPU kernels"),
+    FIELD_OF(StageConfig, dtype, "f32", "f32|bf16",
+             "storage of activations and of weights that are read; sums and training in f32"),
     FIELD_IN(StageConfig, threads, FIELD_INT, "0", 0, 1024, "threads; 0 = all cores"),
     FIELD(StageConfig, dry_run, FIELD_BOOL, "false", "print the memory plan and stop"),
     FIELD(StageConfig, allow_kernel_change, FIELD_BOOL, "false",
-          "resume with other kernels than the checkpoint's"),
+          "resume with other kernels or another dtype than the checkpoint's"),
 };
 const int stage_n_fields = sizeof stage_fields / sizeof *stage_fields;
 
@@ -61,29 +63,39 @@ void init_model_config(ModelConfig *m, const InitConfig *init, int vocab) {
                        .pad = -1};
 }
 
+typedef struct { /* names of kernels and storage type */
+    char kernels[32], dtype[32];
+} Stored;
+
+static Status read_name(const Checkpoint *c, const char *file, char name[32]) {
+    const void *data;
+    size_t n;
+    TRY(checkpoint_view(c, file, 0, &data, &n));
+    snprintf(name, 32, "%.*s", (int)n, (const char *)data);
+    return OK;
+}
+
 Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
                     const char *recipe) {
     *s = (Session){0};
-    const char *kernels = cfg->kernels;
-    char stored[32] = "";
+    Stored stored = {"", ""};
     TRY(threads_start(cfg->threads));
     if (!cfg->dry_run) {
         TRY(run_open(&s->run, run, verb, recipe));
         if (run->resume) TRY(checkpoint_open_latest(&s->from, s->run));
         if (s->from && !cfg->allow_kernel_change) {
-            const void *data;
-            size_t n;
-            TRY(checkpoint_view(s->from, "kernels", 0, &data, &n));
-            snprintf(stored, sizeof stored, "%.*s", (int)n, (const char *)data);
-            kernels = stored;
+            TRY(read_name(s->from, "kernels", stored.kernels));
+            TRY(read_name(s->from, "dtype", stored.dtype));
         }
     }
-    Status status = backend_create(&s->b, cfg->device, kernels);
-    if (status != OK && stored[0])
+    Status status =
+        backend_create(&s->b, cfg->device, stored.kernels[0] ? stored.kernels : cfg->kernels,
+                       stored.dtype[0] ? stored.dtype : cfg->dtype);
+    if (status != OK && stored.kernels[0])
         return status_context(
             status,
             "the checkpoint was made with the %s kernels (--allow-kernel-change resumes with others, not bit for bit)",
-            stored);
+            stored.kernels);
     return status;
 }
 
@@ -156,7 +168,9 @@ Status session_load_network(const Checkpoint *c, const char *name, Network *net,
 
 Status session_checkpoint(CheckpointWriter **w, Session *s, int step) {
     TRY(checkpoint_begin(w, s->run, step));
-    return checkpoint_add(*w, "kernels", s->b->kernels, strlen(s->b->kernels));
+    TRY(checkpoint_add(*w, "kernels", s->b->kernels, strlen(s->b->kernels)));
+    const char *dtype = dtype_name(s->b->dtype);
+    return checkpoint_add(*w, "dtype", dtype, strlen(dtype));
 }
 
 void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {

@@ -11,7 +11,7 @@ typedef struct {              /* top-level keys of a stage's recipe */
     const char *tokenizer;    /* directory; "" = the model's own */
     const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
     const char *reference;    /* ppo, dpo, sft with kl_coef: "" = model */
-    const char *device, *kernels;
+    const char *device, *kernels, *dtype;
     int threads;
     int dry_run;
     int allow_kernel_change;
@@ -47,8 +47,8 @@ typedef struct {
 } Session;
 
 /* Opens (locks) the run directory, finds the checkpoint to resume from, makes the backend with the
- * kernels the checkpoint was made with. E_USAGE when this machine lacks them, unless
- * cfg->allow_kernel_change. */
+ * kernels and the storage type the checkpoint was made with. E_USAGE when this machine lacks them,
+ * unless cfg->allow_kernel_change. */
 Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
                     const char *recipe);
 void session_close(Session *s);
@@ -62,7 +62,7 @@ Status session_save_range(CheckpointWriter *w, const char *name, const char *wha
                           Buf buf, size_t count);
 Status session_load_range(const Checkpoint *c, const char *name, const char *what, Backend *b,
                           Buf buf, size_t count);
-/* Begins a checkpoint and notes the kernels in it. */
+/* Begins a checkpoint and notes the kernels and the storage type in it. */
 Status session_checkpoint(CheckpointWriter **w, Session *s, int step);
 
 /* --- the memory plan, printed before the first allocation --- */
