@@ -27,7 +27,25 @@ FLAGS_portable :=
 FLAGS_avx2     := -mavx2 -mfma
 FLAGS_avx512   := -mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma -mprefer-vector-width=512
 
-OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o))
+# CUDA=0 leaves the GPU out where nvcc is; sm_80 and sm_90a as code, the rest from PTX
+CUDA     ?= 0
+NVCC     ?= nvcc
+CUDA_SRC := $(wildcard core/backend/cuda/*.cu)
+NVFLAGS  := -std=c++17 -O3 -lineinfo -I. -MMD -MP -Xcompiler -Wall,-Wextra,-Werror \
+            -gencode arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a
+ifeq ($(CUDA),1)
+CUDA_OBJ := $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o)
+LDLIBS   += -L$(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC)))/lib64 -lcudart_static -lstdc++ -ldl -lrt
+else
+CUDA_OBJ := $(BUILD)/core/backend/cuda/no_cuda.o
+endif
+# the same sources as plain C++, on an emulated GPU: what tests link
+EMULATED := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(filter-out %/cuda_product.cu,$(CUDA_SRC))) \
+            $(patsubst %.cpp,$(BUILD)/emulated/%.o,$(wildcard tests/cuda_emulator/*.cpp))
+CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -ffp-contract=off -Itests/cuda_emulator -I. -MMD -MP \
+            $(EXTRA_CFLAGS)
+
+OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o))
 LIB     := $(BUILD)/librlhf.a
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
@@ -53,6 +71,19 @@ $(BUILD)/core/backend/cpu/%.$(1).o: core/backend/cpu/%.c
 	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -O3 -DCPU_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c -o $@ $<
+$(BUILD)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(CXXFLAGS) -c -o $@ $<
+$(BUILD)/emulated/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -c -o $@ $<
+# what is emulated stands before the library, so that it is taken from there
+$(BUILD)/tests/test_cuda: tests/test_cuda.c $(EMULATED) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $< $(EMULATED) $(LIB) -lcmocka $(LDLIBS) -lstdc++
 $(BUILD)/tests/%: tests/%.c $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(TEST_SUPPORT) $(LIB) -lcmocka $(LDLIBS)
@@ -70,7 +101,7 @@ check: test      ## tests, layering, formatting
 	@sh tests/layering.sh
 	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(MAKE) --no-print-directory test BUILD=build/asan OPT="-O1 -g" \
+	@$(MAKE) --no-print-directory test BUILD=build/asan CUDA=0 OPT="-O1 -g" \
 	    EXTRA_CFLAGS="-Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 bench: all $(BENCHES) ## speed, beside limits measured in the same run
 	@for b in $(BENCHES); do $$b || exit 1; done
@@ -90,4 +121,4 @@ clean:
 help:            ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
--include $(OBJ:.o=.d) $(BUILD)/rlhf.d
+-include $(OBJ:.o=.d) $(EMULATED:.o=.d) $(BUILD)/rlhf.d

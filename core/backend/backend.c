@@ -1,10 +1,12 @@
 /* backend.c - chooses the page of kernels, from a table of CPU features and never from timing. */
 #include "core/backend/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/backend/cpu/cpu.h"
+#include "core/backend/cuda/cuda_page.h"
 
 typedef struct {
     const char *name;
@@ -56,25 +58,51 @@ static Status find_kind(const CpuKind **out, const char *kernels, Dtype dtype) {
                        kernels);
 }
 
-Status backend_create(Backend **out, const char *device, const char *kernels, const char *dtype) {
-    *out = NULL;
-    if (strcmp(device, "cpu") && strcmp(device, "auto"))
-        return status_fail(E_USAGE, "device \"%s\" is not known here: this build has cpu", device);
-    if (strcmp(dtype, "f32") && strcmp(dtype, "bf16"))
-        return status_fail(E_USAGE, "dtype \"%s\" is not known: f32 or bf16", dtype);
-    Dtype t = strcmp(dtype, "bf16") ? DT_F32 : DT_BF16;
+static Status cpu_create(Backend **out, const char *kernels, Dtype dtype) {
     const CpuKind *kind = NULL;
-    TRY(find_kind(&kind, kernels, t));
+    TRY(find_kind(&kind, kernels, dtype));
     Backend *b = calloc(1, sizeof *b);
     if (!b) return status_fail(E_MEMORY, "no memory for a backend");
     b->device = "cpu";
     b->kernels = kind->name;
-    b->dtype = t;
-    fill_of(kind, t)(b);
+    b->dtype = dtype;
+    fill_of(kind, dtype)(b);
     *out = b;
     return OK;
 }
 
+/* "cuda" and "cuda:N" */
+static int is_gpu(const char *device, int *number) {
+    char end;
+    *number = 0;
+    return !strcmp(device, "cuda") ||
+           (sscanf(device, "cuda:%d%c", number, &end) == 1 && *number >= 0);
+}
+
+Status backend_create(Backend **out, const char *device, const char *kernels, const char *dtype) {
+    int gpu, any = !strcmp(device, "auto"), on_gpu = is_gpu(device, &gpu);
+    *out = NULL;
+    if (!any && !on_gpu && strcmp(device, "cpu"))
+        return status_fail(
+            E_USAGE, "device \"%s\" is not known: auto, cpu, cuda:0 (or another GPU)", device);
+    if (strcmp(dtype, "f32") && strcmp(dtype, "bf16"))
+        return status_fail(E_USAGE, "dtype \"%s\" is not known: f32 or bf16", dtype);
+    Dtype t = strcmp(dtype, "bf16") ? DT_F32 : DT_BF16;
+    /* kernels by name are a CPU's, unless the checkpoint of a GPU asks for its own */
+    int for_gpu = !strcmp(kernels, "auto") || !strncmp(kernels, "cuda", 4);
+    if (!on_gpu && !(any && for_gpu && cuda_device_count() > 0)) return cpu_create(out, kernels, t);
+    TRY(cuda_create(out, gpu, t));
+    if (!strcmp(kernels, "auto") || !strcmp(kernels, (*out)->kernels)) return OK;
+    Status s =
+        status_fail(E_USAGE, "kernels \"%s\": %s has %s", kernels, (*out)->device, (*out)->kernels);
+    backend_release(*out);
+    *out = NULL;
+    return s;
+}
+
 void backend_release(Backend *b) {
-    free(b);
+    if (b && strncmp(b->device, "cuda", 4) == 0)
+        cuda_release(b);
+    else
+        free(b);
 }

@@ -157,6 +157,7 @@ enum {
     cudaDevAttrMultiProcessorCount,
     cudaDevAttrMaxSharedMemoryPerBlockOptin,
     cudaDevAttrComputeCapabilityMajor,
+    cudaDevAttrComputeCapabilityMinor,
 };
 
 cudaError_t cudaMalloc(void **p, size_t bytes);

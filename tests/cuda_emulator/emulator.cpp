@@ -414,9 +414,12 @@ cudaError_t cudaSetDevice(int device) {
     return device == 0 ? cudaSuccess : cudaErrorNotSupported;
 }
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int) {
-    *value = attribute == cudaDevAttrMultiProcessorCount            ? 4
-             : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? SHARED_MAX
-                                                                    : 8;
+    switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 4; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_MAX; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 8; break;
+    default: *value = 0;
+    }
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {

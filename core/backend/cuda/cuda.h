@@ -33,8 +33,8 @@ typedef struct {
         cudaGraphExec_t graph;
     } recordings[RECORDINGS_MAX];
     int n_recordings;
-    int capturing; /* a piece of work is being recorded: nothing may touch the host */
-    char name[16];
+    int capturing;              /* a piece of work is being recorded: nothing may touch the host */
+    char name[16], kernels[16]; /* "cuda:0"; "cuda-sm90": bits are promised per kind of GPU */
 } CudaBackend;
 
 static inline CudaBackend *cuda(Backend *b) {

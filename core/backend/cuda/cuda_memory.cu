@@ -206,11 +206,16 @@ void cuda_memory_page(Backend *b) {
 
 /* --- creation --- */
 
+static int sm_of(int device) { /* 90 for an H100, 0 when it does not say */
+    int major = 0, minor = 0;
+    cudaError_t e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    return e == cudaSuccess ? 10 * major + minor : 0;
+}
+
 static int usable(int device) {
-    int major = 0;
-    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-               cudaSuccess &&
-           major >= 8;
+    return sm_of(device) >= 80;
 }
 
 int cuda_device_count(void) {
@@ -231,6 +236,7 @@ static Status open_device(CudaBackend *b) {
                            e == cudaSuccess ? "there are fewer GPUs" : cudaGetErrorString(e));
     if (!usable(b->device))
         return status_fail(E_USAGE, "device \"%s\": the GPU is older than sm_80", b->name);
+    snprintf(b->kernels, sizeof b->kernels, "cuda-sm%d", sm_of(b->device));
     e = cudaSetDevice(b->device);
     if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaMalloc(&b->scratch, SCRATCH_BYTES);
@@ -252,7 +258,7 @@ Status cuda_create(Backend **out, int device, Dtype dtype) {
     b->device = device;
     snprintf(b->name, sizeof b->name, "cuda:%d", device);
     b->page.device = b->name;
-    b->page.kernels = "cuda";
+    b->page.kernels = b->kernels;
     b->page.dtype = dtype;
     cuda_memory_page(&b->page);
     cuda_matmul_page(&b->page);
