@@ -7,6 +7,7 @@
 
 #include "core/backend/cpu/cpu.h"
 #include "core/backend/cuda/cuda_page.h"
+#include "core/base/log.h"
 
 typedef struct {
     const char *name;
@@ -90,7 +91,11 @@ Status backend_create(Backend **out, const char *device, const char *kernels, co
     Dtype t = strcmp(dtype, "bf16") ? DT_F32 : DT_BF16;
     /* kernels by name are a CPU's, unless the checkpoint of a GPU asks for its own */
     int for_gpu = !strcmp(kernels, "auto") || !strncmp(kernels, "cuda", 4);
-    if (!on_gpu && !(any && for_gpu && cuda_device_count() > 0)) return cpu_create(out, kernels, t);
+    if (any && for_gpu && cuda_is_built()) {
+        on_gpu = cuda_device_count() > 0;
+        if (!on_gpu) log_info("no usable GPU: the CPU is used");
+    }
+    if (!on_gpu) return cpu_create(out, kernels, t);
     TRY(cuda_create(out, gpu, t));
     if (!strcmp(kernels, "auto") || !strcmp(kernels, (*out)->kernels)) return OK;
     Status s =

@@ -9,6 +9,8 @@
 extern "C" {
 #endif
 
+/* Whether this build has CUDA at all. */
+int cuda_is_built(void);
 /* GPUs that can be used: 0 without CUDA, without a driver, or without a GPU of sm_80 or newer. */
 int cuda_device_count(void);
 /* The page of GPU `device`; dtype DT_F32 or DT_BF16. E_USAGE when there is no such GPU, E_DEVICE.

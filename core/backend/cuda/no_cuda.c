@@ -1,6 +1,10 @@
 /* no_cuda.c - the CUDA page of a build without CUDA. */
 #include "core/backend/cuda/cuda_page.h"
 
+int cuda_is_built(void) {
+    return 0;
+}
+
 int cuda_device_count(void) {
     return 0;
 }
