@@ -48,6 +48,7 @@ CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -ffp-contract=off -Itests/cu
 OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o))
 LIB     := $(BUILD)/librlhf.a
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+BENCH_SUPPORT := $(filter-out bench/bench_%.c,$(wildcard bench/*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
@@ -87,9 +88,9 @@ $(BUILD)/tests/test_cuda: tests/test_cuda.c $(EMULATED) $(LIB)
 $(BUILD)/tests/%: tests/%.c $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(TEST_SUPPORT) $(LIB) -lcmocka $(LDLIBS)
-$(BUILD)/bench/%: bench/%.c $(LIB)
+$(BUILD)/bench/%: bench/%.c $(BENCH_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	$(CC) $(CFLAGS) -o $@ $< $(BENCH_SUPPORT) $(LIB) $(LDLIBS)
 
 deps:            ## install the packages that are missing (apt, as root or with sudo)
 	@sh tests/deps.sh
@@ -104,7 +105,7 @@ asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSaniti
 	@$(MAKE) --no-print-directory test BUILD=build/asan CUDA=0 OPT="-O1 -g" \
 	    EXTRA_CFLAGS="-Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 bench: all $(BENCHES) ## speed, beside limits measured in the same run
-	@for b in $(BENCHES); do $$b || exit 1; done
+	@for b in $(BENCHES); do $$b --json bench/results.jsonl || exit 1; done
 quickstart: deps ## the whole route on the embedded world (SEED=1)
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) sh recipes/quickstart.sh $(SEED)
