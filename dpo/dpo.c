@@ -348,7 +348,7 @@ static Status dpo_create(Dpo *d) {
     Plan memory = {0};
     plan_network(&memory, b, "policy", &m, 1);
     plan_network(&memory, b, "reference", &r, 0);
-    TRY(workspace_create(NULL, NULL, &plan, configs, 2, &bytes));
+    TRY(workspace_create(NULL, b, &plan, configs, 2, &bytes));
     plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
     if (d->prompts.n)
         plan_add(&memory, rollout_engine_bytes(&m, c->rows, stage->data.max_length),

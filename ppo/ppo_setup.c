@@ -245,7 +245,7 @@ Status ppo_create(Ppo *p) {
     plan_network(&memory, b, "critic", &r.critic, 1);
     plan_network(&memory, b, "reference", &r.reference, 0);
     if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, 0);
-    TRY(workspace_create(NULL, NULL, &plan, configs, n, &bytes));
+    TRY(workspace_create(NULL, b, &plan, configs, n, &bytes));
     plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
     plan_add(&memory, rollout_engine_bytes(&r.actor, rows, length), "KV cache (%d rows)", rows);
     plan_print(&memory);

@@ -69,7 +69,7 @@ static Status reward_create(Reward *r) {
     size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "reward model", &m, 1);
-    TRY(workspace_create(NULL, NULL, &plan, &config, 1, &bytes));
+    TRY(workspace_create(NULL, b, &plan, &config, 1, &bytes));
     plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
     plan_print(&memory);
     if (stage->cfg.dry_run) return OK;

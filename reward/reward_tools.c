@@ -53,7 +53,7 @@ static Status open_workspace(Eval *e, Plan *memory, const ModelConfig *const *co
     WorkspacePlan plan = {
         .tokens = most, .sequences = most, .max_length = e->stage->data.max_length};
     size_t bytes;
-    TRY(workspace_create(NULL, NULL, &plan, configs, n, &bytes));
+    TRY(workspace_create(NULL, e->session.b, &plan, configs, n, &bytes));
     plan_add(memory, bytes, "activations (%d tokens)", plan.tokens);
     plan_print(memory);
     if (e->stage->cfg.dry_run) return OK;

@@ -95,7 +95,7 @@ static Status sft_create(Sft *s) {
     Plan memory = {0};
     plan_network(&memory, b, "model", &m, 1);
     if (with_kl) plan_network(&memory, b, "reference", &r, 0);
-    TRY(workspace_create(NULL, NULL, &plan, configs, n, &bytes));
+    TRY(workspace_create(NULL, b, &plan, configs, n, &bytes));
     plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
     plan_print(&memory);
     if (stage->cfg.dry_run) return OK;

@@ -67,6 +67,8 @@ static Status cpu_create(Backend **out, const char *kernels, Dtype dtype) {
     b->device = "cpu";
     b->kernels = kind->name;
     b->dtype = dtype;
+    b->logits_bytes = (size_t)32 << 20;
+    b->logits_rows = 256;
     fill_of(kind, dtype)(b);
     *out = b;
     return OK;

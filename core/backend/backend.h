@@ -82,6 +82,8 @@ struct Backend {
     const char *device;  /* "cpu", "cuda:0" */
     const char *kernels; /* name in the CPU's table: stored in checkpoints, forced on resume */
     Dtype dtype;         /* DT_F32 or DT_BF16, of what is stored between operations; likewise */
+    size_t logits_bytes; /* of logits that the head should hold at a time, */
+    int logits_rows;     /* and of how many rows at most: what fits its caches, or fills it */
     Status error;        /* first failure of a kernel; sticky */
 
     /* memory; counts are elements. alloc zeroes, and is a CHECK failure after memory_freeze() */

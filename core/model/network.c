@@ -107,6 +107,13 @@ static Status host_side(Workspace *ws, size_t scores) {
                        ws->plan.tokens);
 }
 
+int network_head_chunk(const Backend *b, int V, int rows) {
+    size_t chunk = b->logits_bytes / ((size_t)V * sizeof(float));
+    if (chunk > (size_t)b->logits_rows) chunk = (size_t)b->logits_rows;
+    if (chunk > (size_t)rows) chunk = (size_t)rows;
+    return chunk ? (int)chunk : 1;
+}
+
 Status workspace_create(Workspace **out, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, size_t *bytes) {
     Sizes z = sizes_of(configs, n);
@@ -116,24 +123,20 @@ Status workspace_create(Workspace **out, Backend *b, const WorkspacePlan *plan,
     ws->b = b;
     ws->plan = *plan;
     ws->L = (int)z.L;
-    /* 256 rows at most and 32 MiB of logits: dW of the head is read and written once per chunk */
-    size_t chunk = z.V ? ((size_t)32 << 20) / (z.V * sizeof(float)) : 1;
-    if (chunk > 256) chunk = 256;
-    if (chunk < 1) chunk = 1;
-    ws->chunk = (int)(chunk < (size_t)plan->tokens ? chunk : (size_t)plan->tokens);
+    ws->chunk = z.V ? network_head_chunk(b, (int)z.V, plan->tokens) : 1;
     ws->x = calloc(z.L + 1, sizeof *ws->x);
     ws->saved = calloc(z.L, sizeof *ws->saved);
     Status s = ws->x && ws->saved ? OK : status_fail(E_MEMORY, "no memory for a workspace");
     Carve c = {0};
     if (s == OK) carve_all(ws, &c, &z);
     if (bytes) *bytes = c.used;
-    if (s == OK && b) {
+    if (s == OK && out) {
         s = b->alloc(b, &ws->arena, DT_F32, c.used / sizeof(float), "activations");
         c = (Carve){ws->arena.ptr, 0};
         if (s == OK) carve_all(ws, &c, &z);
         if (s == OK) s = host_side(ws, z.K);
     }
-    if (s != OK || !b)
+    if (s != OK || !out)
         workspace_release(ws);
     else
         *out = ws;

@@ -37,11 +37,14 @@ typedef struct {
     int recompute;  /* keeps only each layer's input and computes the rest again in the backward */
     int max_length; /* longest sequence: positions that have rotary angles */
 } WorkspacePlan;
-/* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with b = NULL only
+/* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with ws = NULL only
  * that. */
 Status workspace_create(Workspace **ws, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, size_t *bytes);
 void workspace_release(Workspace *ws); /* NULL is fine */
+/* Rows of logits at a time for `rows` asked of a head of V: its weight gradient is read and written
+ * once per chunk. */
+int network_head_chunk(const Backend *b, int V, int rows);
 
 typedef struct Network {
     Backend *b;

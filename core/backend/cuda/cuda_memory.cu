@@ -264,6 +264,8 @@ Status cuda_create(Backend **out, int device, Dtype dtype) {
     b->page.device = b->name;
     b->page.kernels = b->kernels;
     b->page.dtype = dtype;
+    b->page.logits_bytes = (size_t)256 << 20;
+    b->page.logits_rows = 4096;
     cuda_memory_page(&b->page);
     cuda_matmul_page(&b->page);
     cuda_layers_page(&b->page);
