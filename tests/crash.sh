@@ -1,7 +1,8 @@
 #!/bin/sh
 # crash.sh [N] [TRAINER...] - trains a tiny model undisturbed, then N times with kill -9 at random moments
 # (of the resumed runs, too), resumes, and compares every byte that is left: weights, checkpoints, samples,
-# metrics but for the clock. CRASH_SEED=S repeats the moments, KEEP=1 keeps the runs.
+# metrics but for the clock. CRASH_SEED=S repeats the moments, KEEP=1 keeps the runs, RLHF_FLAGS="--device cuda:0"
+# goes to every trainer.
 set -u
 LC_ALL=C
 export LC_ALL
@@ -21,7 +22,7 @@ cd "$WORK" || exit 1
 
 INIT="--init.hidden_size 32 --init.num_hidden_layers 2 --init.num_attention_heads 2
     --init.num_key_value_heads 1 --init.intermediate_size 64 --init.max_position_embeddings 256"
-COMMON="--data.max_length 192 --threads 1 --run.save_every 3 --run.eval_every 6 --run.keep 2"
+COMMON="--data.max_length 192 --threads 1 --run.save_every 3 --run.eval_every 6 --run.keep 2 ${RLHF_FLAGS:-}"
 
 must() {
     "$@" > prepare.log 2>&1 && return

@@ -714,7 +714,9 @@ static int run_all(Dtype t) {
     return failed;
 }
 
-int main(void) {
+/* test_cuda [NAME]: all tests, or one */
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     if (threads_start(0) != OK || backend_create(&cpu, "cpu", "auto") != OK) return 1;
     int failed = run_all(DT_F32) + run_all(DT_BF16);
     backend_release(cpu);
