@@ -344,16 +344,14 @@ static Status dpo_create(Dpo *d) {
                           .train = 1,
                           .recompute = c->recompute,
                           .max_length = stage->data.max_length};
-    size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "policy", &m, 1);
     plan_network(&memory, b, "reference", &r, 0);
-    TRY(workspace_create(NULL, b, &plan, configs, 2, &bytes));
-    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
+    TRY(plan_activations(&memory, b, &plan, configs, 2, 2 * stage->data.max_length));
     if (d->prompts.n)
         plan_add(&memory, rollout_engine_bytes(&m, c->rows, stage->data.max_length),
                  "KV cache (%d rows)", c->rows);
-    plan_print(&memory);
+    TRY(session_plan(&d->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&d->ws, b, &plan, configs, 2, NULL));

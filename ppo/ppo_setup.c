@@ -237,7 +237,6 @@ Status ppo_create(Ppo *p) {
                           .train = 1,
                           .recompute = c->recompute,
                           .max_length = length};
-    size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "actor", &r.actor, 1);
     if (c->ema > 0.0f)
@@ -245,10 +244,9 @@ Status ppo_create(Ppo *p) {
     plan_network(&memory, b, "critic", &r.critic, 1);
     plan_network(&memory, b, "reference", &r.reference, 0);
     if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, 0);
-    TRY(workspace_create(NULL, b, &plan, configs, n, &bytes));
-    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
+    TRY(plan_activations(&memory, b, &plan, configs, n, length));
     plan_add(&memory, rollout_engine_bytes(&r.actor, rows, length), "KV cache (%d rows)", rows);
-    plan_print(&memory);
+    TRY(session_plan(&p->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&p->ws, b, &plan, configs, n, NULL));

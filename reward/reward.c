@@ -66,12 +66,10 @@ static Status reward_create(Reward *r) {
                           .train = 1,
                           .recompute = r->cfg->recompute,
                           .max_length = stage->data.max_length};
-    size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "reward model", &m, 1);
-    TRY(workspace_create(NULL, b, &plan, &config, 1, &bytes));
-    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
-    plan_print(&memory);
+    TRY(plan_activations(&memory, b, &plan, &config, 1, 2 * stage->data.max_length));
+    TRY(session_plan(&r->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&r->ws, b, &plan, &config, 1, NULL));
@@ -85,6 +83,7 @@ static Status reward_create(Reward *r) {
     TRY(memory_alloc((void **)&r->margin, (size_t)r->cfg->batch_size * sizeof(float), "margins"));
     r->state.best = NAN;
     if (!r->session.from) return stage_model_weights(&r->net.w, stage);
+    size_t bytes;
     const void *saved;
     TRY(checkpoint_view(r->session.from, "state", sizeof r->state, &saved, &bytes));
     memcpy(&r->state, saved, sizeof r->state);

@@ -52,11 +52,10 @@ static Status open_workspace(Eval *e, Plan *memory, const ModelConfig *const *co
     int most = e->micro_tokens > rows ? e->micro_tokens : rows;
     WorkspacePlan plan = {
         .tokens = most, .sequences = most, .max_length = e->stage->data.max_length};
-    size_t bytes;
-    TRY(workspace_create(NULL, e->session.b, &plan, configs, n, &bytes));
-    plan_add(memory, bytes, "activations (%d tokens)", plan.tokens);
-    plan_print(memory);
-    if (e->stage->cfg.dry_run) return OK;
+    const StageConfig *c = &e->stage->cfg;
+    TRY(plan_activations(memory, e->session.b, &plan, configs, n, plan.max_length));
+    TRY(session_plan(&e->session, memory, e->stage->verb, c));
+    if (c->dry_run) return OK;
     return workspace_create(&e->ws, e->session.b, &plan, configs, n, NULL);
 }
 

@@ -91,13 +91,11 @@ static Status sft_create(Sft *s) {
                           .train = 1,
                           .recompute = s->cfg->recompute,
                           .max_length = stage->data.max_length};
-    size_t bytes;
     Plan memory = {0};
     plan_network(&memory, b, "model", &m, 1);
     if (with_kl) plan_network(&memory, b, "reference", &r, 0);
-    TRY(workspace_create(NULL, b, &plan, configs, n, &bytes));
-    plan_add(&memory, bytes, "activations (%d tokens)", plan.tokens);
-    plan_print(&memory);
+    TRY(plan_activations(&memory, b, &plan, configs, n, stage->data.max_length));
+    TRY(session_plan(&s->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&s->ws, b, &plan, configs, n, NULL));
@@ -112,6 +110,7 @@ static Status sft_create(Sft *s) {
         TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
     s->state.best = NAN;
     if (!s->session.from) return stage_model_weights(&s->net.w, stage);
+    size_t bytes;
     const void *saved;
     TRY(checkpoint_view(s->session.from, "state", sizeof s->state, &saved, &bytes));
     memcpy(&s->state, saved, sizeof s->state);

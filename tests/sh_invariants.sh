@@ -160,6 +160,28 @@ done
 rlhf $REWARD --threads 1 --run.eval_every 2 --run.best eval/loss --run.dir best
 [ -s best/best/model.safetensors ] || fail "no best model"
 
+# ------------------------------------------------ a run that does not fit is refused with what would fit
+
+for trainer in sft reward dpo ppo; do
+    case $trainer in
+    sft) arguments=$SFT ;;
+    reward) arguments=$REWARD ;;
+    dpo) arguments=$DPO ;;
+    ppo) arguments=$PPO ;;
+    esac
+    # shellcheck disable=SC2086
+    total=$("$RLHF" $arguments --$trainer.micro_tokens 2048 --dry_run 2>&1 | sed -n 's/^ *total *\([0-9]*\).*/\1/p')
+    limit=$((total * 2 / 3))
+    # shellcheck disable=SC2086
+    "$RLHF" $arguments --$trainer.micro_tokens 2048 --memory_limit $limit --run.dir small.$trainer > log 2>&1 &&
+        fail "$trainer: a plan of $total MiB was taken where there are $limit"
+    change=$(sed -n 's/.*: with \(--.*\) it needs .*/\1/p' log)
+    [ -n "$change" ] || fail "$trainer: $(tail -n 1 log)"
+    [ ! -e small.$trainer ] || fail "$trainer left a run directory behind a refused plan"
+    # shellcheck disable=SC2086
+    rlhf $arguments $change --memory_limit $limit --run.dir small.$trainer
+done
+
 # ------------------------------------------------ what is frozen
 
 hash_models > hashes.after

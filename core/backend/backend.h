@@ -89,6 +89,7 @@ struct Backend {
     /* memory; counts are elements. alloc zeroes, and is a CHECK failure after memory_freeze() */
     Status (*alloc)(Backend *b, Buf *out, Dtype dtype, size_t count, const char *what);
     void (*release)(Backend *b, Buf *buf);
+    size_t (*memory_free)(Backend *b); /* bytes that could be allocated now */
     /* host arrays hold f32 for f32 and for bf16 buffers (rounded to nearest even on the way) */
     void (*upload)(Backend *b, Buf to, const void *from, size_t count);
     void (*download)(Backend *b, void *to, Buf from, size_t count);

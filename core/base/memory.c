@@ -118,6 +118,33 @@ Status memory_alloc(void **out, size_t bytes, const char *what) {
 void memory_release(void *p) {
     free(p);
 }
+/* The first number of a one-line file, or behind `key` at the start of a line; SIZE_MAX without. */
+static size_t number_in(const char *path, const char *key) {
+    char line[256];
+    unsigned long long value;
+    size_t found = SIZE_MAX;
+    FILE *f = fopen(path, "r");
+    if (!f) return SIZE_MAX;
+    while (found == SIZE_MAX && fgets(line, sizeof line, f)) {
+        if (strncmp(line, key, strlen(key))) continue;
+        if (sscanf(line + strlen(key), "%llu", &value) == 1) found = (size_t)value;
+    }
+    fclose(f);
+    return found;
+}
+
+size_t memory_available(void) {
+    size_t kib = number_in("/proc/meminfo", "MemAvailable:");
+    size_t available = kib > SIZE_MAX / 1024 ? SIZE_MAX : kib * 1024;
+    size_t most = number_in("/sys/fs/cgroup/memory.max", "");
+    size_t used = number_in("/sys/fs/cgroup/memory.current", "");
+    if (most != SIZE_MAX && used != SIZE_MAX) {
+        size_t left = used < most ? most - used : 0;
+        if (left < available) available = left;
+    }
+    return available;
+}
+
 void memory_freeze(void) {
     frozen = 1;
 }

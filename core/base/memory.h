@@ -32,6 +32,10 @@ Status memory_mul(size_t *out, size_t a, size_t b, const char *what);
 Status memory_alloc(void **out, size_t bytes, const char *what);
 void memory_release(void *p);
 
+/* Bytes that this process could take now: what the system has available, or what its control group
+ * still allows. SIZE_MAX where neither says. */
+size_t memory_available(void);
+
 void memory_freeze(void);
 void memory_thaw(void); /* a stage of a pipeline ended; the next one plans anew */
 int memory_frozen(void);

@@ -37,8 +37,8 @@ typedef struct {
     int recompute;  /* keeps only each layer's input and computes the rest again in the backward */
     int max_length; /* longest sequence: positions that have rotary angles */
 } WorkspacePlan;
-/* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with ws = NULL only
- * that. */
+/* Large enough for each of the n configs. *bytes (may be NULL) is what it takes; with ws = NULL
+ * only that. */
 Status workspace_create(Workspace **ws, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, size_t *bytes);
 void workspace_release(Workspace *ws); /* NULL is fine */

@@ -23,6 +23,8 @@ const Field stage_fields[] = {
     FIELD_OF(StageConfig, dtype, "f32", "f32|bf16",
              "storage of activations and of weights that are read; sums and training in f32"),
     FIELD_IN(StageConfig, threads, FIELD_INT, "0", 0, 1024, "threads; 0 = all cores"),
+    FIELD_IN(StageConfig, memory_limit, FIELD_INT, "0", 0, 1 << 30,
+             "MiB that the run may take; 0 = what the device has free"),
     FIELD(StageConfig, dry_run, FIELD_BOOL, "false", "print the memory plan and stop"),
     FIELD(StageConfig, allow_kernel_change, FIELD_BOOL, "false",
           "resume with other kernels or another dtype than the checkpoint's"),
@@ -100,6 +102,12 @@ Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, co
     return status;
 }
 
+Status session_plan(Session *s, const Plan *plan, const char *verb, const StageConfig *cfg) {
+    Status status = plan_check(plan, s->b, verb, cfg->memory_limit);
+    if (status != OK && !s->from) run_discard(s->run);
+    return status;
+}
+
 void session_close(Session *s) {
     checkpoint_close(s->from);
     run_close(s->run);
@@ -172,40 +180,4 @@ Status session_checkpoint(CheckpointWriter **w, Session *s, int step) {
     TRY(checkpoint_add(*w, "kernels", s->b->kernels, strlen(s->b->kernels)));
     const char *dtype = dtype_name(s->b->dtype);
     return checkpoint_add(*w, "dtype", dtype, strlen(dtype));
-}
-
-void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
-    if (p->n == PLAN_MAX) return;
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(p->row[p->n].name, sizeof p->row[p->n].name, fmt, ap);
-    va_end(ap);
-    p->row[p->n++].bytes = bytes;
-}
-
-void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
-    size_t count = tensors_count(m);
-    size_t packed = (size_t)m->L * (b->packed_count(b, DT_F32, config_qkv_rows(m), m->C) +
-                                    b->packed_count(b, DT_F32, m->C, m->NH * m->HS) +
-                                    b->packed_count(b, DT_F32, 2 * m->FF, m->C) +
-                                    b->packed_count(b, DT_F32, m->C, m->FF)) +
-                    (m->lm_head ? b->packed_count(b, DT_F32, m->V, m->C) : 0);
-    plan_add(p, count * sizeof(float), "%s: weights", name);
-    if (packed) plan_add(p, packed * sizeof(float), "%s: packed weights", name);
-    if (!trainable) return;
-    plan_add(p,
-             count * sizeof(float) +
-                 (m->tied && m->lm_head ? (size_t)m->V * (size_t)m->C * sizeof(float) : 0),
-             "%s: gradients", name);
-    plan_add(p, 2 * count * sizeof(float), "%s: Adam moments", name);
-}
-
-void plan_print(const Plan *p) {
-    size_t total = 0;
-    log_info("memory plan:");
-    for (int i = 0; i < p->n; i++) {
-        total += p->row[i].bytes;
-        log_info("  %-32s %10.1f MiB", p->row[i].name, (double)p->row[i].bytes / (1 << 20));
-    }
-    log_info("  %-32s %10.1f MiB", "total", (double)total / (1 << 20));
 }

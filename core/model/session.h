@@ -4,6 +4,7 @@
 #define SESSION_H
 
 #include "core/model/optim.h"
+#include "core/model/plan.h"
 #include "core/run/run.h"
 
 typedef struct {              /* top-level keys of a stage's recipe */
@@ -12,7 +13,7 @@ typedef struct {              /* top-level keys of a stage's recipe */
     const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
     const char *reference;    /* ppo, dpo, sft with kl_coef: "" = model */
     const char *device, *kernels, *dtype;
-    int threads;
+    int threads, memory_limit;
     int dry_run;
     int allow_kernel_change;
 } StageConfig;
@@ -52,6 +53,8 @@ typedef struct {
 Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
                     const char *recipe);
 void session_close(Session *s);
+/* plan_check; a run that is refused leaves no directory behind. */
+Status session_plan(Session *s, const Plan *plan, const char *verb, const StageConfig *cfg);
 
 /* NAME.weights, NAME.m, NAME.v; optim NULL for a network without one. */
 Status session_save_network(CheckpointWriter *w, const char *name, const Network *net,
@@ -64,18 +67,5 @@ Status session_load_range(const Checkpoint *c, const char *name, const char *wha
                           Buf buf, size_t count);
 /* Begins a checkpoint and notes the kernels and the storage type in it. */
 Status session_checkpoint(CheckpointWriter **w, Session *s, int step);
-
-/* --- the memory plan, printed before the first allocation --- */
-enum { PLAN_MAX = 32 };
-typedef struct {
-    struct {
-        char name[40];
-        size_t bytes;
-    } row[PLAN_MAX];
-    int n;
-} Plan;
-void plan_add(Plan *p, size_t bytes, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, int trainable);
-void plan_print(const Plan *p);
 
 #endif

@@ -197,8 +197,13 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     return s;
 }
 
+void run_discard(Run *run) {
+    if (run) run->discard = run->saved_step < 0;
+}
+
 void run_close(Run *run) {
     if (!run) return;
+    if (run->discard) file_remove_tree(run->dir);
     if (run->metrics >= 0) close(run->metrics);
     if (run->samples >= 0) close(run->samples);
     if (run->lock >= 0) close(run->lock);

@@ -48,6 +48,11 @@ static void release(Backend *b, Buf *buf) {
     buf->ptr = NULL;
 }
 
+static size_t memory_free(Backend *b) {
+    (void)b;
+    return memory_available();
+}
+
 static void upload(Backend *b, Buf to, const void *from, size_t count) {
     (void)b;
     if (count) memcpy(to.ptr, from, count * dtype_bytes(to.dtype));
@@ -124,6 +129,7 @@ static void replay_end(Backend *b) {
 void CPU(memory_page)(Backend *b) {
     b->alloc = alloc;
     b->release = release;
+    b->memory_free = memory_free;
     b->upload = upload;
     b->download = download;
     b->copy = copy;

@@ -59,6 +59,12 @@ static void release(Backend *page, Buf *buf) {
     buf->ptr = NULL;
 }
 
+static size_t memory_free(Backend *page) {
+    size_t free_bytes = 0, total = 0;
+    check(cuda(page), cudaMemGetInfo(&free_bytes, &total), "asking for free memory");
+    return free_bytes;
+}
+
 static size_t host_bytes(Dtype t) { /* of one element on the host's side */
     return t == DT_BF16 ? sizeof(float) : dtype_bytes(t);
 }
@@ -195,6 +201,7 @@ static void replay_end(Backend *page) {
 void cuda_memory_page(Backend *b) {
     b->alloc = alloc;
     b->release = release;
+    b->memory_free = memory_free;
     b->upload = upload;
     b->download = download;
     b->copy = copy;

@@ -1,0 +1,95 @@
+/* plan.c - see plan.h. */
+#include "core/model/plan.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "core/base/log.h"
+
+void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
+    CHECK(p->n < PLAN_ROWS);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(p->row[p->n].name, sizeof p->row[p->n].name, fmt, ap);
+    va_end(ap);
+    p->row[p->n++].bytes = bytes;
+}
+
+void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
+    size_t count = tensors_count(m);
+    size_t packed = (size_t)m->L * (b->packed_count(b, DT_F32, config_qkv_rows(m), m->C) +
+                                    b->packed_count(b, DT_F32, m->C, m->NH * m->HS) +
+                                    b->packed_count(b, DT_F32, 2 * m->FF, m->C) +
+                                    b->packed_count(b, DT_F32, m->C, m->FF)) +
+                    (m->lm_head ? b->packed_count(b, DT_F32, m->V, m->C) : 0);
+    plan_add(p, count * sizeof(float), "%s: weights", name);
+    if (packed) plan_add(p, packed * sizeof(float), "%s: packed weights", name);
+    if (!trainable) return;
+    plan_add(p,
+             count * sizeof(float) +
+                 (m->tied && m->lm_head ? (size_t)m->V * (size_t)m->C * sizeof(float) : 0),
+             "%s: gradients", name);
+    plan_add(p, 2 * count * sizeof(float), "%s: Adam moments", name);
+}
+
+static void add_change(Plan *p, size_t now, size_t then, int micro_tokens, int recompute) {
+    if (then >= now || p->n_changes == PLAN_CHANGES) return;
+    p->change[p->n_changes].micro_tokens = micro_tokens;
+    p->change[p->n_changes].recompute = recompute;
+    p->change[p->n_changes++].saves = now - then;
+}
+
+Status plan_activations(Plan *p, Backend *b, const WorkspacePlan *plan,
+                        const ModelConfig *const *configs, int n, int least) {
+    size_t now, then;
+    TRY(workspace_create(NULL, b, plan, configs, n, &now));
+    plan_add(p, now, "activations (%d tokens)", plan->tokens);
+    for (int recompute = plan->recompute; recompute <= plan->train; recompute++) {
+        for (int tokens = plan->tokens; tokens >= least; tokens /= 2) {
+            WorkspacePlan smaller = *plan;
+            smaller.recompute = recompute;
+            smaller.tokens = tokens;
+            TRY(workspace_create(NULL, b, &smaller, configs, n, &then));
+            add_change(p, now, then, tokens, recompute);
+        }
+    }
+    return OK;
+}
+
+static double mib(size_t bytes) {
+    return (double)bytes / (1 << 20);
+}
+
+/* The sentence of a plan that does not fit: the first change that would, or the least that is. */
+static Status refuse(const Plan *p, const char *device, const char *verb, size_t total,
+                     size_t available) {
+    size_t most = 0;
+    for (int i = 0; i < p->n_changes; i++) {
+        size_t then = total - p->change[i].saves;
+        if (p->change[i].saves > most) most = p->change[i].saves;
+        if (then > available) continue;
+        char recompute[64] = "";
+        if (p->change[i].recompute) snprintf(recompute, sizeof recompute, " --%s.recompute", verb);
+        return status_fail(
+            E_MEMORY,
+            "this run needs %.0f MiB, %s has %.0f MiB: with --%s.micro_tokens %d%s it needs %.0f MiB",
+            mib(total), device, mib(available), verb, p->change[i].micro_tokens, recompute,
+            mib(then));
+    }
+    return status_fail(E_MEMORY,
+                       "this run needs %.0f MiB, %s has %.0f MiB; the smallest micro_tokens with "
+                       "recompute would need %.0f MiB: a smaller model, --dtype bf16 or shorter "
+                       "sequences (data.max_length) may fit",
+                       mib(total), device, mib(available), mib(total - most));
+}
+
+Status plan_check(const Plan *p, Backend *b, const char *verb, int limit_mib) {
+    size_t total = 0, available = limit_mib ? (size_t)limit_mib << 20 : b->memory_free(b);
+    log_info("memory plan:");
+    for (int i = 0; i < p->n; i++) {
+        total += p->row[i].bytes;
+        log_info("  %-32s %10.1f MiB", p->row[i].name, mib(p->row[i].bytes));
+    }
+    log_info("  %-32s %10.1f MiB", "total", mib(total));
+    return total <= available ? OK : refuse(p, b->device, verb, total, available);
+}
