@@ -1,0 +1,547 @@
+/* cuda_layers.cu - embedding, RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
+ * SwiGLU (Shazeer 2020), sums: what stands between the products and is bound by bandwidth. Rows are
+ * read once where they fit into the registers of a team of threads. */
+#include "core/backend/cuda/device.cuh"
+#include "core/backend/cuda/row.cuh"
+
+enum { THREADS = 256 };
+
+/* --- partial sums --- */
+
+enum { COLUMNS = 32, GROUPS = THREADS / COLUMNS };
+
+static __global__ void __launch_bounds__(THREADS)
+    add_partials(float *to, const float *partial, int parts, size_t count) {
+    __shared__ float sums[GROUPS][COLUMNS];
+    int x = threadIdx.x % COLUMNS, group = threadIdx.x / COLUMNS;
+    int each = (parts + GROUPS - 1) / GROUPS, first = group * each, last = min(first + each, parts);
+    size_t c = (size_t)blockIdx.x * COLUMNS + x;
+    float sum = 0.0f;
+    if (c < count) {
+#pragma unroll 8
+        for (int p = first; p < last; p++) sum += partial[(size_t)p * count + c];
+    }
+    sums[group][x] = sum;
+    __syncthreads();
+    if (group == 0 && c < count) {
+        for (int g = 1; g < GROUPS; g++) sum += sums[g][x];
+        to[c] += sum;
+    }
+}
+
+void cuda_add_partials(CudaBackend *b, float *to, int parts, size_t count) {
+    LAUNCH(b, add_partials, blocks_for(count, COLUMNS), THREADS, 0, to, (const float *)b->scratch,
+           parts, count);
+}
+
+/* --- embedding --- */
+
+template <class T, class WT, int W>
+static __global__ void __launch_bounds__(THREADS)
+    embedding_rows(T *x, const WT *emb, const int *ids, int C) {
+    size_t n = blockIdx.x;
+    const WT *from = emb + (size_t)ids[n] * C;
+    for (int c = (int)threadIdx.x * W; c < C; c += (int)blockDim.x * W) {
+        float v[W];
+        load_few(v, from + c);
+        store_few(x + n * C + c, v);
+    }
+}
+
+template <class T, class WT>
+static void embed(CudaBackend *b, Buf x, Buf emb, Buf ids, int N, int C) {
+    constexpr int W = Pack<T>::N;
+    bool wide = wide_rows(C, W, x.ptr, emb.ptr);
+    auto *kernel = wide ? embedding_rows<T, WT, W> : embedding_rows<T, WT, 1>;
+    LAUNCH(b, kernel, N, row_threads(wide ? C / W : C), 0, as<T>(x), as<WT>(emb), as<int>(ids), C);
+}
+
+static void embedding_forward(Backend *page, Buf x, Buf emb, Buf ids, int N, int C) {
+    CudaBackend *b = cuda(page);
+    if (N <= 0) return;
+    if (x.dtype == DT_F32)
+        embed<float, float>(b, x, emb, ids, N, C);
+    else if (emb.dtype == DT_F32)
+        embed<bf16, float>(b, x, emb, ids, N, C);
+    else
+        embed<bf16, bf16>(b, x, emb, ids, N, C);
+}
+
+enum { SCAN_EACH = 16, SCAN = THREADS * SCAN_EACH }; /* ids looked at between two barriers */
+
+/* Is there a token in front of n with the same id? */
+static __device__ bool has_earlier(const int *ids, int n, int *room) {
+    int id = ids[n];
+    for (int end = n; end > 0; end -= SCAN) { /* backwards: frequent ids were seen lately */
+        int found = 0;
+#pragma unroll
+        for (int k = 0; k < SCAN_EACH; k++) {
+            int m = end - 1 - k * THREADS - (int)threadIdx.x;
+            if (m >= 0) found |= ids[m] == id;
+        }
+        if (block_reduce<THREADS>(found, room, [](int a, int c) { return a | c; })) return true;
+    }
+    return false;
+}
+
+/* The tokens of [base, base + SCAN) whose id is `id`, in order, into list; how many. */
+static __device__ int list_equal(int *list, int *room, const int *ids, int N, int base, int id) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, mine = 0, before = 0, all = 0;
+    int first = base + warp * WARP * SCAN_EACH + lane;
+    unsigned equal[SCAN_EACH];
+#pragma unroll
+    for (int k = 0; k < SCAN_EACH; k++) {
+        int m = first + k * WARP;
+        equal[k] = __ballot_sync(ALL_LANES, m < N && ids[m] == id);
+        mine += __popc(equal[k]);
+    }
+    if (lane == 0) room[warp] = mine;
+    __syncthreads();
+    for (int w = 0; w < THREADS / WARP; w++) {
+        before += w < warp ? room[w] : 0;
+        all += room[w];
+    }
+#pragma unroll
+    for (int k = 0; k < SCAN_EACH; k++) {
+        int rank = __popc(equal[k] & ((1u << lane) - 1));
+        if (equal[k] >> lane & 1) list[before + rank] = first + k * WARP;
+        before += __popc(equal[k]);
+    }
+    __syncthreads();
+    return all;
+}
+
+/* A block per token. That of an id's first token adds the rows of all of them, in order. */
+template <class T, int W>
+static __global__ void __launch_bounds__(THREADS)
+    embedding_add(float *demb, const T *dx, const int *ids, int N, int C) {
+    __shared__ int list[SCAN], room[THREADS / WARP];
+    int n = (int)blockIdx.x, id = ids[n];
+    if (has_earlier(ids, n, room)) return;
+    float *row = demb + (size_t)id * C;
+    for (int base = n; base < N; base += SCAN) {
+        int count = list_equal(list, room, ids, N, base, id);
+        for (int c = (int)threadIdx.x * W; count && c < C; c += THREADS * W) {
+            float sum[W], v[W];
+            load_few(sum, row + c);
+#pragma unroll 4
+            for (int i = 0; i < count; i++) {
+                load_few(v, dx + (size_t)list[i] * C + c);
+#pragma unroll
+                for (int j = 0; j < W; j++) sum[j] += v[j];
+            }
+            store_few(row + c, sum);
+        }
+        __syncthreads();
+    }
+}
+
+template <class T> static void embed_add(CudaBackend *b, Buf demb, Buf dx, Buf ids, int N, int C) {
+    constexpr int W = Pack<T>::N;
+    auto *kernel = wide_rows(C, W, demb.ptr, dx.ptr) ? embedding_add<T, W> : embedding_add<T, 1>;
+    LAUNCH(b, kernel, N, THREADS, 0, as<float>(demb), as<T>(dx), as<int>(ids), N, C);
+}
+
+static void embedding_backward(Backend *page, Buf demb, Buf dx, Buf ids, int N, int C) {
+    if (!demb.ptr || N <= 0) return;
+    if (dx.dtype == DT_F32)
+        embed_add<float>(cuda(page), demb, dx, ids, N, C);
+    else
+        embed_add<bf16>(cuda(page), demb, dx, ids, N, C);
+}
+
+/* --- RMSNorm: a team of LANES threads per row, small teams share a block --- */
+
+enum { HELD = 4 };       /* times W: elements of a row that a thread keeps in registers */
+enum { RESIDENT = 512 }; /* threads of the backward that fit on a multiprocessor for sure */
+
+template <int LANES> struct Team {
+    enum { BLOCK = LANES < 128 ? 128 : LANES, TEAMS = BLOCK / LANES };
+};
+
+template <int LANES> static __device__ __forceinline__ float team_sum(float x, float *room) {
+    if constexpr (LANES == WARP)
+        return warp_sum(x);
+    else
+        return block_sum<LANES>(x, room);
+}
+
+/* body(i, c) for each W columns c of this thread. Numbers of i < HELD stay in registers; those of a
+ * row that is too long for that have i = HELD and are read again. */
+template <int STEP, class Body>
+static __device__ __forceinline__ void over_row(int first, int C, Body body) {
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+        if (first + i * STEP < C) body(i, first + i * STEP);
+    for (int c = first + HELD * STEP; c < C; c += STEP) body((int)HELD, c);
+}
+
+template <class T, class WT, int W, int LANES>
+static __global__ void __launch_bounds__(Team<LANES>::BLOCK)
+    norm_forward(T *out, float *rstd, const T *x, const WT *w, int N, int C, float eps) {
+    __shared__ float room[Team<LANES>::BLOCK / WARP];
+    int n = (int)blockIdx.x * Team<LANES>::TEAMS + (int)threadIdx.x / LANES;
+    int first = (int)threadIdx.x % LANES * W;
+    if (n >= N) return; /* a whole team */
+    const T *x_n = x + (size_t)n * C;
+    T *out_n = out + (size_t)n * C;
+    float held[HELD + 1][W], sum = 0.0f;
+    over_row<LANES * W>(first, C, [&](int i, int c) {
+        load_few(held[i], x_n + c);
+#pragma unroll
+        for (int j = 0; j < W; j++) sum = fmaf(held[i][j], held[i][j], sum);
+    });
+    float r = 1.0f / sqrtf(team_sum<LANES>(sum, room) / (float)C + eps);
+    over_row<LANES * W>(first, C, [&](int i, int c) {
+        float w_c[W];
+        load_few(w_c, w + c);
+        if (i == HELD) load_few(held[i], x_n + c);
+#pragma unroll
+        for (int j = 0; j < W; j++) w_c[j] *= held[i][j] * r;
+        store_few(out_n + c, w_c);
+    });
+    if (first == 0) rstd[n] = r;
+}
+
+/* What this block's rows add to dw, into its row of partial sums; columns behind the registers are
+ * there already. */
+template <int W, int LANES>
+static __device__ void store_partial(float *mine, const float (&dw)[HELD + 1][W], int C) {
+    constexpr int TEAMS = Team<LANES>::TEAMS;
+    int team = (int)threadIdx.x / LANES, first = (int)threadIdx.x % LANES * W;
+    if constexpr (TEAMS == 1) {
+        over_row<LANES * W>(first, C, [&](int i, int c) {
+            if (i < HELD) store_few(mine + c, dw[i]);
+        });
+    } else {
+        __shared__ float sum[LANES * HELD * W];
+        for (int t = 0; t < TEAMS; t++) {
+            if (team == t)
+                over_row<LANES * W>(first, C, [&](int i, int c) {
+#pragma unroll
+                    for (int j = 0; j < W; j++) sum[c + j] = t ? sum[c + j] + dw[i][j] : dw[i][j];
+                });
+            __syncthreads();
+        }
+        for (int c = (int)threadIdx.x; c < C; c += Team<LANES>::BLOCK) mine[c] = sum[c];
+    }
+}
+
+/* Each block takes every gridDim-th group of rows, so that the sums for dw stay in registers. dx
+ * may be dout. */
+template <class T, class WT, int W, int LANES>
+static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LANES>::BLOCK)
+    norm_backward(T *dx, float *partial, const T *dout, const T *x, const WT *w, const float *rstd,
+                  int N, int C) {
+    constexpr int STEP = LANES * W, TEAMS = Team<LANES>::TEAMS;
+    __shared__ float room[Team<LANES>::BLOCK / WARP];
+    int first = (int)threadIdx.x % LANES * W;
+    float *mine = partial ? partial + (size_t)blockIdx.x * C : NULL;
+    float x_n[HELD + 1][W], g[HELD + 1][W], dw[HELD + 1][W] = {};
+    if (partial)
+        over_row<STEP>(first, C, [&](int i, int c) {
+            if (i == HELD) store_few(mine + c, dw[i]);
+        });
+    for (int n = (int)blockIdx.x * TEAMS + (int)threadIdx.x / LANES; n < N;
+         n += (int)gridDim.x * TEAMS) {
+        size_t at = (size_t)n * C;
+        float r = rstd[n], dot = 0.0f;
+        over_row<STEP>(first, C, [&](int i, int c) {
+            float w_c[W];
+            load_few(x_n[i], x + at + c);
+            load_few(g[i], dout + at + c);
+            load_few(w_c, w + c);
+#pragma unroll
+            for (int j = 0; j < W; j++) dot = fmaf(g[i][j] * w_c[j], x_n[i][j], dot);
+        });
+        /* x enters its own row's rstd, hence the projection below */
+        float k = team_sum<LANES>(dot, room) * r * r / (float)C;
+        over_row<STEP>(first, C, [&](int i, int c) {
+            float d[W], w_c[W];
+            load_few(w_c, w + c);
+            if (i == HELD) {
+                load_few(x_n[i], x + at + c);
+                load_few(g[i], dout + at + c);
+                if (partial) load_few(dw[i], mine + c);
+            }
+#pragma unroll
+            for (int j = 0; j < W; j++) {
+                d[j] = r * (g[i][j] * w_c[j] - x_n[i][j] * k);
+                dw[i][j] += g[i][j] * x_n[i][j] * r;
+            }
+            store_few(dx + at + c, d);
+            if (i == HELD && partial) store_few(mine + c, dw[i]);
+        });
+    }
+    if (partial) store_partial<W, LANES>(mine, dw, C);
+}
+
+typedef struct {
+    Buf out, rstd, x, w; /* forward */
+    Buf dx, dw, dout;    /* backward */
+    int N, C;
+    float eps;
+} Norm;
+
+template <class T, class WT, int W, int LANES>
+static void norm_teams(CudaBackend *b, const Norm *a, bool backward) {
+    constexpr int TEAMS = Team<LANES>::TEAMS;
+    auto *forward_kernel = norm_forward<T, WT, W, LANES>;
+    auto *backward_kernel = norm_backward<T, WT, W, LANES>;
+    int blocks = blocks_for((size_t)a->N, TEAMS), block = Team<LANES>::BLOCK;
+    if (!backward) {
+        LAUNCH(b, forward_kernel, blocks, block, 0, as<T>(a->out), as<float>(a->rstd), as<T>(a->x),
+               as<WT>(a->w), a->N, a->C, a->eps);
+        return;
+    }
+    float *partial = a->dw.ptr ? (float *)b->scratch : NULL;
+    size_t fit = SCRATCH_BYTES / ((size_t)a->C * sizeof(float));
+    int resident = b->sms * (RESIDENT / Team<LANES>::BLOCK); /* one wave of equal shares */
+    if (blocks > resident) blocks = resident;
+    if (partial && (size_t)blocks > fit) blocks = (int)fit;
+    CHECK(blocks > 0);
+    LAUNCH(b, backward_kernel, blocks, block, 0, as<T>(a->dx), partial, as<T>(a->dout), as<T>(a->x),
+           as<WT>(a->w), as<float>(a->rstd), a->N, a->C);
+    if (partial) cuda_add_partials(b, as<float>(a->dw), blocks, (size_t)a->C);
+}
+
+template <class T, class WT, int W>
+static void norm_width(CudaBackend *b, const Norm *a, bool backward) {
+    if (a->C <= WARP * HELD * W)
+        norm_teams<T, WT, W, WARP>(b, a, backward);
+    else if (a->C <= 128 * HELD * W)
+        norm_teams<T, WT, W, 128>(b, a, backward);
+    else
+        norm_teams<T, WT, W, 512>(b, a, backward);
+}
+
+template <class T, class WT> static void norm_types(CudaBackend *b, const Norm *a, bool backward) {
+    constexpr int W = Pack<T>::N;
+    bool wide = backward ? wide_rows(a->C, W, a->dx.ptr, a->dout.ptr, a->x.ptr, a->w.ptr)
+                         : wide_rows(a->C, W, a->out.ptr, a->x.ptr, a->w.ptr);
+    if (wide)
+        norm_width<T, WT, W>(b, a, backward);
+    else
+        norm_width<T, WT, 1>(b, a, backward);
+}
+
+static void norm(CudaBackend *b, const Norm *a, bool backward) {
+    if (a->N <= 0) return;
+    if (a->x.dtype == DT_F32)
+        norm_types<float, float>(b, a, backward);
+    else if (a->w.dtype == DT_F32)
+        norm_types<bf16, float>(b, a, backward);
+    else
+        norm_types<bf16, bf16>(b, a, backward);
+}
+
+static void rmsnorm_forward(Backend *page, Buf out, Buf rstd, Buf x, Buf w, int N, int C,
+                            float eps) {
+    Norm a = {};
+    a.out = out;
+    a.rstd = rstd;
+    a.x = x;
+    a.w = w;
+    a.N = N;
+    a.C = C;
+    a.eps = eps;
+    norm(cuda(page), &a, false);
+}
+
+static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
+                             int C) {
+    Norm a = {};
+    a.dx = dx;
+    a.dw = dw;
+    a.dout = dout;
+    a.x = x;
+    a.w = w;
+    a.rstd = rstd;
+    a.N = N;
+    a.C = C;
+    norm(cuda(page), &a, true);
+}
+
+/* --- rotary positions --- */
+
+template <class T, int W>
+static __global__ void __launch_bounds__(THREADS)
+    rope_rows(T *qkv, const int *positions, const float *table, int stride, int heads, int HS,
+              float sign) {
+    int half = HS / 2, packs = half / W;
+    const float *cosine = table + (size_t)positions[blockIdx.x] * HS, *sine = cosine + half;
+    for (int i = (int)threadIdx.x; i < heads * packs; i += (int)blockDim.x) {
+        int h = i / packs, at = (i - h * packs) * W;
+        T *x = qkv + (size_t)blockIdx.x * stride + (size_t)h * HS + at, *y = x + half;
+        float a[W], b[W], c[W], s[W], to_x[W], to_y[W];
+        load_few(a, x);
+        load_few(b, y);
+        load_few(c, cosine + at);
+        load_few(s, sine + at);
+#pragma unroll
+        for (int j = 0; j < W; j++) {
+            to_x[j] = a[j] * c[j] - b[j] * (sign * s[j]);
+            to_y[j] = b[j] * c[j] + a[j] * (sign * s[j]);
+        }
+        store_few(x, to_x);
+        store_few(y, to_y);
+    }
+}
+
+template <class T>
+static void rotate(CudaBackend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
+                   int HS, float sign) {
+    constexpr int W = Pack<T>::N;
+    bool wide = wide_rows(HS / 2, W, qkv.ptr, table.ptr) && stride % W == 0;
+    auto *kernel = wide ? rope_rows<T, W> : rope_rows<T, 1>;
+    int items = heads * (HS / 2) / (wide ? W : 1);
+    if (items > 0)
+        LAUNCH(b, kernel, N, row_threads(items), 0, as<T>(qkv), as<int>(positions),
+               as<float>(table), stride, heads, HS, sign);
+}
+
+static void rope(Backend *page, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
+                 int HS, int backward) {
+    float sign = backward ? -1.0f : 1.0f;
+    if (N <= 0) return;
+    if (qkv.dtype == DT_F32)
+        rotate<float>(cuda(page), qkv, positions, table, N, stride, heads, HS, sign);
+    else
+        rotate<bf16>(cuda(page), qkv, positions, table, N, stride, heads, HS, sign);
+}
+
+/* --- SwiGLU --- */
+
+static __device__ __forceinline__ float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+
+template <class T, int W>
+static __global__ void __launch_bounds__(THREADS) swiglu_rows(T *h, const T *gate_up, int FF) {
+    size_t n = blockIdx.x;
+    const T *gate = gate_up + n * 2 * FF, *up = gate + FF;
+    for (int i = (int)threadIdx.x * W; i < FF; i += (int)blockDim.x * W) {
+        float g[W], u[W];
+        load_few(g, gate + i);
+        load_few(u, up + i);
+#pragma unroll
+        for (int j = 0; j < W; j++) u[j] *= g[j] * sigmoid(g[j]);
+        store_few(h + n * FF + i, u);
+    }
+}
+
+/* d silu(g) = sigma(g) (1 + g (1 - sigma(g))) */
+template <class T, int W>
+static __global__ void __launch_bounds__(THREADS)
+    swiglu_drows(T *dgate_up, const T *dh, const T *gate_up, int FF) {
+    size_t n = blockIdx.x;
+    const T *gate = gate_up + n * 2 * FF, *up = gate + FF;
+    T *dgate = dgate_up + n * 2 * FF, *dup = dgate + FF;
+    for (int i = (int)threadIdx.x * W; i < FF; i += (int)blockDim.x * W) {
+        float g[W], u[W], d[W];
+        load_few(g, gate + i);
+        load_few(u, up + i);
+        load_few(d, dh + n * FF + i);
+#pragma unroll
+        for (int j = 0; j < W; j++) {
+            float s = sigmoid(g[j]), d_j = d[j];
+            d[j] = d_j * g[j] * s;
+            u[j] = d_j * u[j] * s * (1.0f + g[j] * (1.0f - s));
+        }
+        store_few(dgate + i, u);
+        store_few(dup + i, d);
+    }
+}
+
+template <class T> static void swiglu(CudaBackend *b, Buf h, Buf gate_up, int N, int FF) {
+    constexpr int W = Pack<T>::N;
+    bool wide = wide_rows(FF, W, h.ptr, gate_up.ptr);
+    auto *kernel = wide ? swiglu_rows<T, W> : swiglu_rows<T, 1>;
+    LAUNCH(b, kernel, N, row_threads(wide ? FF / W : FF), 0, as<T>(h), as<T>(gate_up), FF);
+}
+
+template <class T>
+static void swiglu_gradient(CudaBackend *b, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF) {
+    constexpr int W = Pack<T>::N;
+    bool wide = wide_rows(FF, W, dgate_up.ptr, dh.ptr, gate_up.ptr);
+    auto *kernel = wide ? swiglu_drows<T, W> : swiglu_drows<T, 1>;
+    LAUNCH(b, kernel, N, row_threads(wide ? FF / W : FF), 0, as<T>(dgate_up), as<T>(dh),
+           as<T>(gate_up), FF);
+}
+
+static void swiglu_forward(Backend *page, Buf h, Buf gate_up, int N, int FF) {
+    if (N <= 0) return;
+    if (h.dtype == DT_F32)
+        swiglu<float>(cuda(page), h, gate_up, N, FF);
+    else
+        swiglu<bf16>(cuda(page), h, gate_up, N, FF);
+}
+
+static void swiglu_backward(Backend *page, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF) {
+    if (N <= 0) return;
+    if (dh.dtype == DT_F32)
+        swiglu_gradient<float>(cuda(page), dgate_up, dh, gate_up, N, FF);
+    else
+        swiglu_gradient<bf16>(cuda(page), dgate_up, dh, gate_up, N, FF);
+}
+
+/* --- flat ranges: W elements per thread, the tail one by one --- */
+
+/* Without y it is out += t (x - out), a running average; with y it is out = x + y. */
+template <class T, int W>
+static __device__ __forceinline__ void combine(T *out, const T *x, const T *y, size_t i, float t) {
+    float a[W], c[W];
+    load_few(a, x + i);
+    load_few(c, (y ? y : out) + i);
+#pragma unroll
+    for (int j = 0; j < W; j++) a[j] = y ? a[j] + c[j] : c[j] + t * (a[j] - c[j]);
+    store_few(out + i, a);
+}
+
+template <class T, int W>
+static __global__ void __launch_bounds__(THREADS)
+    combine_range(T *out, const T *x, const T *y, size_t count, float t) {
+    size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * W;
+    if (i + W <= count)
+        combine<T, W>(out, x, y, i, t);
+    else
+        for (; i < count; i++) combine<T, 1>(out, x, y, i, t);
+}
+
+template <class T>
+static void combine_all(CudaBackend *b, Buf out, Buf x, Buf y, size_t count, float t) {
+    constexpr int W = Pack<T>::N;
+    bool wide = wide_rows(0, W, out.ptr, x.ptr, y.ptr);
+    auto *kernel = wide ? combine_range<T, W> : combine_range<T, 1>;
+    LAUNCH(b, kernel, blocks_for(count, THREADS * (wide ? W : 1)), THREADS, 0, as<T>(out), as<T>(x),
+           as<T>(y), count, t);
+}
+
+static void add(Backend *page, Buf out, Buf x, Buf y, size_t count) {
+    if (!count) return;
+    if (out.dtype == DT_F32)
+        combine_all<float>(cuda(page), out, x, y, count, 0.0f);
+    else
+        combine_all<bf16>(cuda(page), out, x, y, count, 0.0f);
+}
+
+static void lerp(Backend *page, Buf out, Buf x, size_t count, float t) {
+    Buf none = {NULL, out.dtype};
+    if (!count) return;
+    if (out.dtype == DT_F32)
+        combine_all<float>(cuda(page), out, x, none, count, t);
+    else
+        combine_all<bf16>(cuda(page), out, x, none, count, t);
+}
+
+void cuda_layers_page(Backend *b) {
+    b->add = add;
+    b->lerp = lerp;
+    b->embedding_forward = embedding_forward;
+    b->embedding_backward = embedding_backward;
+    b->rmsnorm_forward = rmsnorm_forward;
+    b->rmsnorm_backward = rmsnorm_backward;
+    b->rope = rope;
+    b->swiglu_forward = swiglu_forward;
+    b->swiglu_backward = swiglu_backward;
+}
