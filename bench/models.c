@@ -210,7 +210,7 @@ void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int
     for (int i = 0; i < 4; i++) MUST(weights_init(&all[i]->w, 1));
     MUST(optim_create(&actor_optim, &actor, &oc));
     MUST(optim_create(&critic_optim, &critic, &oc));
-    MUST(rollout_engine_create(&engine, b, cfg, NULL, S, T, S));
+    MUST(rollout_engine_create(&engine, b, cfg, NULL, S, T, S, 0));
     MUST(rollout_create(&rollout, S, N));
     int *prompt = calloc((size_t)P, sizeof *prompt);
     for (int t = 0; t < P; t++) prompt[t] = t * 7 % cfg->V;

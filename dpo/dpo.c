@@ -288,8 +288,8 @@ static Status create_eval(Dpo *d, const ModelConfig *m) {
                                .top_p = 1.0f,
                                .rows = c->rows};
     int rows = c->rows < d->prompts.n ? c->rows : d->prompts.n;
-    TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length,
-                              d->prompts.n));
+    TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length, d->prompts.n,
+                              0));
     return policy_eval_create(&d->eval, &d->prompts, 0, d->tokenizer, d->engine, &sampling, length,
                               d->micro_tokens, d->stage->run.seed);
 }
@@ -349,7 +349,7 @@ static Status dpo_create(Dpo *d) {
     plan_network(&memory, b, "reference", &r, 0);
     TRY(plan_activations(&memory, b, &plan, configs, 2, 2 * stage->data.max_length));
     if (d->prompts.n)
-        plan_add(&memory, rollout_engine_bytes(&m, c->rows, stage->data.max_length),
+        plan_add(&memory, rollout_engine_bytes(b, &m, c->rows, stage->data.max_length, 0),
                  "KV cache (%d rows)", c->rows);
     TRY(session_plan(&d->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;

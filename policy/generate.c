@@ -13,7 +13,7 @@
 
 typedef struct {
     const char *prompt, *layout, *system;
-    int greedy, top_k, max_tokens, ignore_eos, samples, rows, logp;
+    int greedy, top_k, max_tokens, ignore_eos, samples, rows, kv_mib, logp;
     float temperature, top_p;
     uint64_t seed;
     StringList stop;
@@ -41,6 +41,8 @@ static const Field generate_fields[] = {
     FIELD(GenerateConfig, logp, FIELD_BOOL, "false",
           "add \"logp\" of the answer's tokens under the distribution sampled from"),
     FIELD_IN(GenerateConfig, rows, FIELD_INT, "32", 1, 1 << 16, "answers decoded at once"),
+    FIELD_IN(GenerateConfig, kv_mib, FIELD_INT, "1024", 1, 1 << 24,
+             "MiB for cached keys and values"),
 };
 
 typedef struct {
@@ -56,7 +58,7 @@ typedef struct {
 
 /* ------------------------------------------------ memory, by what the rows at hand need */
 
-enum { REQUESTS = 256, DRAFT_TOKENS = 1 << 22, KV_BYTES = 1 << 30 };
+enum { REQUESTS = 256, DRAFT_TOKENS = 1 << 22 };
 
 static void release_engine(Generator *g) {
     rollout_engine_release(g->engine);
@@ -70,8 +72,11 @@ static void release_engine(Generator *g) {
 static Status prepare(Generator *g, int requests, int max_length, int longest_prompt) {
     const ModelConfig *cfg = &g->m.net.w.cfg;
     int rows = g->cfg->rows < requests ? g->cfg->rows : requests;
-    while (rows > 1 && kv_bytes(cfg, rows, max_length) > KV_BYTES) rows /= 2;
-    int tokens = stage_micro_tokens(0, longest_prompt);
+    int kv_mib = g->cfg->kv_mib;
+    int scarce = kv_pages(g->m.b, cfg, rows, max_length, kv_mib) <
+                 kv_pages(g->m.b, cfg, rows, max_length, 0);
+    /* where pages can run out, an answer may have to be computed again from its beginning */
+    int tokens = stage_micro_tokens(0, scarce ? max_length : longest_prompt);
     TRY(tool_model_room(&g->m, tokens < rows ? rows : tokens));
     if (g->engine && g->engine_rows >= rows && g->max_length >= max_length &&
         g->max_requests >= requests)
@@ -83,7 +88,7 @@ static Status prepare(Generator *g, int requests, int max_length, int longest_pr
     g->engine_rows = rows;
     g->max_length = max_length;
     g->max_requests = requests;
-    TRY(rollout_engine_create(&g->engine, g->m.b, cfg, g->m.t, rows, max_length, requests));
+    TRY(rollout_engine_create(&g->engine, g->m.b, cfg, g->m.t, rows, max_length, requests, kv_mib));
     TRY(rollout_create(&g->rollout, requests, requests * max_length));
     return memory_alloc((void **)&g->requests, (size_t)requests * sizeof *g->requests, "requests");
 }

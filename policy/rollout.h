@@ -1,5 +1,6 @@
 /* rollout.h - the rollout engine: batched prefill and decoding over a paged KV cache; a finished
- * row is replaced at once (continuous batching, Yu et al. 2022).
+ * row is replaced at once (continuous batching, Yu et al. 2022); prompts that begin alike share
+ * pages, and a row that finds none gives its own up and is computed again later (Kwon et al. 2023).
  *
  * A response is a function of the seed, its place in the run's order of rollouts, its prompt and
  * its sample number alone, never of its neighbours or of the scheduler; the log-probs kept while
@@ -33,6 +34,8 @@ typedef struct {
     float *logp;           /* [N] log mu of response tokens */
     double truncated_mass; /* mean mass that top-k and top-p cut, per sampled token */
     int decode_steps;      /* scheduler's work: rows * steps tells the occupancy */
+    int preempted;         /* rows that gave up their pages and were computed again */
+    long shared_tokens;    /* of prompts, taken from others' pages */
 } Rollout;
 Status rollout_create(Rollout *r, int max_sequences, size_t max_tokens);
 void rollout_release(Rollout *r);
@@ -53,11 +56,13 @@ typedef struct {
 
 typedef struct RolloutEngine RolloutEngine;
 /* max_length: longest prompt + response. Memory for `rows` rows and max_requests requests at a
- * time. */
+ * time; keys and values take at most kv_mib MiB (0: enough for all rows at full length). */
 Status rollout_engine_create(RolloutEngine **e, Backend *b, const ModelConfig *cfg,
-                             const Tokenizer *t, int rows, int max_length, int max_requests);
+                             const Tokenizer *t, int rows, int max_length, int max_requests,
+                             int kv_mib);
 void rollout_engine_release(RolloutEngine *e); /* NULL is fine */
-size_t rollout_engine_bytes(const ModelConfig *cfg, int rows, int max_length);
+size_t rollout_engine_bytes(const Backend *b, const ModelConfig *cfg, int rows, int max_length,
+                            int kv_mib);
 
 /* Answers all requests with the actor; out is cleared first and filled in the order of the
  * requests. `on_token` (may be NULL) sees each token of each request as it is drawn, for streaming.

@@ -8,7 +8,7 @@
 typedef struct {
     OPTIM_MEMBERS; /* of the actor; the critic shares all but the rate */
     STEP_MEMBERS;  /* epochs: passes over each rollout; batch_size: sequences per optimizer step */
-    int minibatches, samples, rows;
+    int minibatches, samples, rows, kv_mib;
     float critic_learning_rate;
     int critic_warmup;
     const char *critic;

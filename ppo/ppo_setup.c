@@ -12,6 +12,8 @@ const Field ppo_fields[] = {
              "optimizer steps per pass; a rollout has batch_size times as many sequences"),
     FIELD_IN(PpoConfig, samples, FIELD_INT, "1", 1, 1024, "responses per prompt"),
     FIELD_IN(PpoConfig, rows, FIELD_INT, "64", 1, 1 << 16, "sequences decoded at once"),
+    FIELD_IN(PpoConfig, kv_mib, FIELD_INT, "0", 0, 1 << 24,
+             "MiB for cached keys and values; 0 = enough for all rows at full length"),
     FIELD_IN(PpoConfig, critic_learning_rate, FIELD_FLOAT, "1e-5", 0, 10,
              "peak learning rate of the critic"),
     FIELD_IN(PpoConfig, critic_warmup, FIELD_INT, "0", 0, 1 << 30,
@@ -245,7 +247,7 @@ Status ppo_create(Ppo *p) {
     plan_network(&memory, b, "reference", &r.reference, 0);
     if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, 0);
     TRY(plan_activations(&memory, b, &plan, configs, n, length));
-    plan_add(&memory, rollout_engine_bytes(&r.actor, rows, length), "KV cache (%d rows)", rows);
+    plan_add(&memory, rollout_engine_bytes(b, &r.actor, rows, length, c->kv_mib), "KV cache (%d rows)", rows);
     TRY(session_plan(&p->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
@@ -259,7 +261,7 @@ Status ppo_create(Ppo *p) {
     TRY(average_create(&p->ema, &p->actor, c->ema));
     oc.learning_rate = c->critic_learning_rate;
     TRY(optim_create(&p->critic_optim, &p->critic, &oc));
-    TRY(rollout_engine_create(&p->engine, b, &r.actor, p->tokenizer, rows, length, questions));
+    TRY(rollout_engine_create(&p->engine, b, &r.actor, p->tokenizer, rows, length, questions, c->kv_mib));
     TRY(create_arrays(p, length));
     if (c->ptx_coef > 0.0f) TRY(ptx_create(&p->ptx, c->ptx_batch, length));
     TRY(policy_eval_create(&p->eval, &p->data.eval, 0, p->tokenizer, p->engine, &p->sampling,

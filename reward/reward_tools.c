@@ -161,7 +161,7 @@ static Status open_roles(Eval *e, PolicyRun *p) {
         configs[n++] = &p->config[i];
         plan_network(&memory, e->session.b, role_names[i], &p->config[i], 0);
         if (i <= BASELINE)
-            plan_add(&memory, rollout_engine_bytes(&p->config[i], p->rows, length),
+            plan_add(&memory, rollout_engine_bytes(e->session.b, &p->config[i], p->rows, length, 0),
                      "%s: KV cache (%d rows)", role_names[i], p->rows);
     }
     TRY(open_workspace(e, &memory, configs, n, p->rows));
@@ -171,7 +171,7 @@ static Status open_roles(Eval *e, PolicyRun *p) {
         TRY(open_network(&p->net[i], e, &p->config[i], p->path[i]));
         if (i <= BASELINE)
             TRY(rollout_engine_create(&p->engine[i], e->session.b, &p->config[i], e->tokenizer,
-                                      p->rows, length, e->data.n));
+                                      p->rows, length, e->data.n, 0));
     }
     return OK;
 }

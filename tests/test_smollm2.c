@@ -153,7 +153,7 @@ static void the_greedy_answer_is_the_same(void **state) {
     RolloutRequest request = {ids.v, ids.n, 0};
     assert_int_equal(tool_model_room(&model, length), OK);
     assert_int_equal(
-        rollout_engine_create(&engine, model.b, &model.net.w.cfg, model.t, 1, length, 1), OK);
+        rollout_engine_create(&engine, model.b, &model.net.w.cfg, model.t, 1, length, 1, 0), OK);
     assert_int_equal(rollout_create(&rollout, 1, length), OK);
     assert_int_equal(
         rollout_generate(&rollout, engine, &model.net, &request, 1, &greedy, 1, NULL, NULL), OK);

@@ -427,6 +427,23 @@ Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows
     return b->sync(b);
 }
 
+Status network_extend(Network *net, KvCache *kv, const int *ids, const int *rows,
+                      const int *positions, int N, const int *last, int M) {
+    Workspace *ws = net->ws;
+    Backend *b = net->b;
+    CHECK(N > 0 && N <= ws->plan.tokens && M > 0 && M <= N);
+    ws->owner = net;
+    ws->N = N;
+    b->upload(b, ws->ids, ids, (size_t)N);
+    b->upload(b, ws->positions, positions, (size_t)N);
+    b->upload(b, ws->kv_rows, rows, (size_t)N);
+    b->upload(b, ws->rows, last, (size_t)M);
+    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, N, net->w.cfg.C);
+    decoder_forward(net, kv, 1);
+    b->gather_rows(b, ws->hr, ws->hidden, ws->rows, M, net->w.cfg.C);
+    return b->sync(b);
+}
+
 Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids,
                       float *logp, float *cut) {
     Workspace *ws = net->ws;

@@ -72,23 +72,40 @@ void network_zero_grads(Network *net);
 
 /* --- decoding, used by policy/ only --- */
 typedef struct {
+    int users;      /* rows whose table names it */
+    const int *ids; /* tokens [n] up to the page's end, when others may find it; borrowed */
+    int n, next;
+    uint64_t hash;
+} KvPage;
+
+typedef struct {
     Backend *b;
     Buf *keys, *values; /* [L] each [pages][NKV][HS * KV_PAGE] */
     Buf table;          /* i32 [rows][max_pages] */
     int *host_table;
     int *free_pages, n_free, n_pages, rows, max_pages, L;
-    int *held; /* [rows] pages held */
+    int *held;    /* [rows] pages held */
+    KvPage *page; /* [n_pages] */
+    int *buckets, n_buckets;
 } KvCache;
 /* rows sequences of up to max_length positions, n_pages pages (0: enough for all rows at full
  * length). */
 Status kv_create(KvCache *kv, Backend *b, const ModelConfig *cfg, int rows, int max_length,
                  int n_pages);
 void kv_release(KvCache *kv);
-size_t kv_bytes(const ModelConfig *cfg, int rows, int max_length);
+/* Pages that fit in mib MiB, at least one whole row's; 0: enough for all rows at full length. */
+int kv_pages(const Backend *b, const ModelConfig *cfg, int rows, int max_length, int mib);
+size_t kv_bytes(const Backend *b, const ModelConfig *cfg, int pages);
 /* Makes room for positions [0, length) of a row; 0 when pages run out. */
 int kv_reserve(KvCache *kv, int row, int length);
-void kv_drop(KvCache *kv, int row); /* the row's pages are free again */
-void kv_flush(KvCache *kv);         /* the device sees the table */
+void kv_drop(KvCache *kv, int row); /* the row's pages are free again, unless others share them */
+/* An empty row takes over the full pages that others have of ids [n]; returns how many positions
+ * they hold, always fewer than n. */
+int kv_share(KvCache *kv, int row, const int *ids, int n);
+/* Others may share the row's full pages of ids [n]; ids are borrowed until the row is dropped by
+ * all who share it. */
+void kv_offer(KvCache *kv, int row, const int *ids, int n);
+void kv_flush(KvCache *kv); /* the device sees the table */
 
 /* Forward of S prompts (batch->ids, starts) whose keys and values go to cache rows rows[S]; leaves
  * each prompt's last hidden state for network_sample in the order of the batch. */
@@ -97,6 +114,11 @@ Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int 
  */
 Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows,
                       const int *positions, int M);
+/* N tokens ids[i] at positions[i] of cache rows rows[i], several of a row in ascending order: what
+ * a prefill computes where the row's pages hold everything before. Leaves the hidden states of the
+ * M tokens last[M]. */
+Status network_extend(Network *net, KvCache *kv, const int *ids, const int *rows,
+                      const int *positions, int N, const int *last, int M);
 /* Draws one token for each of the M hidden states left; host arrays [M]. */
 Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids,
                       float *logp, float *cut);
