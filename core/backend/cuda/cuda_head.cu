@@ -255,48 +255,47 @@ static __global__ void __launch_bounds__(THREADS)
 
 enum { PARTS_MAX = 512 };
 
-template <class T, int W> static void score_weight(CudaBackend *b, const Score *s) {
-    size_t count = (size_t)s->K * s->C, fit = SCRATCH_BYTES / (count * sizeof(float));
-    int items = s->C / W, threads = row_threads(items);
+template <class T, int W> static void score_weight(CudaBackend *b, Score s) {
+    size_t count = (size_t)s.K * s.C, fit = SCRATCH_BYTES / (count * sizeof(float));
+    int items = s.C / W, threads = row_threads(items);
     int most = fit < PARTS_MAX ? (int)fit : PARTS_MAX;
     CHECK(most > 0);
-    int rows = (blocks_for((size_t)s->N, most) + WARP - 1) / WARP * WARP;
-    int parts = blocks_for((size_t)s->N, rows);
+    int rows = (blocks_for((size_t)s.N, most) + WARP - 1) / WARP * WARP;
+    int parts = blocks_for((size_t)s.N, rows);
     auto *kernel = score_dw<T, W>;
     dim3 grid((unsigned)blocks_for((size_t)items, threads), (unsigned)parts);
-    LAUNCH(b, kernel, grid, threads, 0, (float *)b->scratch, as<float>(s->dscore), as<T>(s->h),
-           s->N, s->C, s->K, rows);
-    cuda_add_partials(b, as<float>(s->dw), parts, count);
+    LAUNCH(b, kernel, grid, threads, 0, (float *)b->scratch, as<float>(s.dscore), as<T>(s.h), s.N,
+           s.C, s.K, rows);
+    cuda_add_partials(b, as<float>(s.dw), parts, count);
 }
 
 template <class T, class WT, int W>
-static void score_width(CudaBackend *b, const Score *s, bool backward) {
+static void score_width(CudaBackend *b, Score s, bool backward) {
     auto *forward_kernel = score_rows<T, WT, W>;
     auto *backward_kernel = score_dh<T, WT, W>;
     if (!backward) {
-        LAUNCH(b, forward_kernel, blocks_for((size_t)s->N, THREADS / WARP), THREADS, 0,
-               as<float>(s->score), as<T>(s->h), as<WT>(s->w), s->N, s->C, s->K);
+        LAUNCH(b, forward_kernel, blocks_for((size_t)s.N, THREADS / WARP), THREADS, 0,
+               as<float>(s.score), as<T>(s.h), as<WT>(s.w), s.N, s.C, s.K);
         return;
     }
-    LAUNCH(b, backward_kernel, s->N, row_threads(s->C / W), 0, as<T>(s->dh), as<float>(s->dscore),
-           as<WT>(s->w), s->C, s->K);
-    if (s->dw.ptr) score_weight<T, W>(b, s);
+    LAUNCH(b, backward_kernel, s.N, row_threads(s.C / W), 0, as<T>(s.dh), as<float>(s.dscore),
+           as<WT>(s.w), s.C, s.K);
+    if (s.dw.ptr) score_weight<T, W>(b, s);
 }
 
-template <class T, class WT>
-static void score_types(CudaBackend *b, const Score *s, bool backward) {
+template <class T, class WT> static void score_types(CudaBackend *b, Score s, bool backward) {
     constexpr int W = Pack<T>::N;
-    if (wide_rows(s->C, W, s->h.ptr, s->w.ptr, s->dh.ptr))
+    if (wide_rows(s.C, W, s.h.ptr, s.w.ptr, s.dh.ptr))
         score_width<T, WT, W>(b, s, backward);
     else
         score_width<T, WT, 1>(b, s, backward);
 }
 
-static void score(CudaBackend *b, const Score *s, bool backward) {
-    if (s->N <= 0) return;
-    if (s->h.dtype == DT_F32)
+static void score(CudaBackend *b, Score s, bool backward) {
+    if (s.N <= 0) return;
+    if (s.h.dtype == DT_F32)
         score_types<float, float>(b, s, backward);
-    else if (s->w.dtype == DT_F32)
+    else if (s.w.dtype == DT_F32)
         score_types<bf16, float>(b, s, backward);
     else
         score_types<bf16, bf16>(b, s, backward);
@@ -310,7 +309,7 @@ static void score_forward(Backend *page, Buf to, Buf h, Buf w, int N, int C, int
     s.N = N;
     s.C = C;
     s.K = K;
-    score(cuda(page), &s, false);
+    score(cuda(page), s, false);
 }
 
 static void score_backward(Backend *page, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C,
@@ -324,7 +323,7 @@ static void score_backward(Backend *page, Buf dh, Buf dw, Buf dscore, Buf h, Buf
     s.N = N;
     s.C = C;
     s.K = K;
-    score(cuda(page), &s, true);
+    score(cuda(page), s, true);
 }
 
 void cuda_head_page(Backend *b) {

@@ -284,52 +284,51 @@ typedef struct {
 } Norm;
 
 template <class T, class WT, int W, int LANES>
-static void norm_teams(CudaBackend *b, const Norm *a, bool backward) {
+static void norm_teams(CudaBackend *b, Norm a, bool backward) {
     constexpr int TEAMS = Team<LANES>::TEAMS;
     auto *forward_kernel = norm_forward<T, WT, W, LANES>;
     auto *backward_kernel = norm_backward<T, WT, W, LANES>;
-    int blocks = blocks_for((size_t)a->N, TEAMS), block = Team<LANES>::BLOCK;
+    int blocks = blocks_for((size_t)a.N, TEAMS), block = Team<LANES>::BLOCK;
     if (!backward) {
-        LAUNCH(b, forward_kernel, blocks, block, 0, as<T>(a->out), as<float>(a->rstd), as<T>(a->x),
-               as<WT>(a->w), a->N, a->C, a->eps);
+        LAUNCH(b, forward_kernel, blocks, block, 0, as<T>(a.out), as<float>(a.rstd), as<T>(a.x),
+               as<WT>(a.w), a.N, a.C, a.eps);
         return;
     }
-    float *partial = a->dw.ptr ? (float *)b->scratch : NULL;
-    size_t fit = SCRATCH_BYTES / ((size_t)a->C * sizeof(float));
+    float *partial = a.dw.ptr ? (float *)b->scratch : NULL;
+    size_t fit = SCRATCH_BYTES / ((size_t)a.C * sizeof(float));
     int resident = b->sms * (RESIDENT / Team<LANES>::BLOCK); /* one wave of equal shares */
     if (blocks > resident) blocks = resident;
     if (partial && (size_t)blocks > fit) blocks = (int)fit;
     CHECK(blocks > 0);
-    LAUNCH(b, backward_kernel, blocks, block, 0, as<T>(a->dx), partial, as<T>(a->dout), as<T>(a->x),
-           as<WT>(a->w), as<float>(a->rstd), a->N, a->C);
-    if (partial) cuda_add_partials(b, as<float>(a->dw), blocks, (size_t)a->C);
+    LAUNCH(b, backward_kernel, blocks, block, 0, as<T>(a.dx), partial, as<T>(a.dout), as<T>(a.x),
+           as<WT>(a.w), as<float>(a.rstd), a.N, a.C);
+    if (partial) cuda_add_partials(b, as<float>(a.dw), blocks, (size_t)a.C);
 }
 
-template <class T, class WT, int W>
-static void norm_width(CudaBackend *b, const Norm *a, bool backward) {
-    if (a->C <= WARP * HELD * W)
+template <class T, class WT, int W> static void norm_width(CudaBackend *b, Norm a, bool backward) {
+    if (a.C <= WARP * HELD * W)
         norm_teams<T, WT, W, WARP>(b, a, backward);
-    else if (a->C <= 128 * HELD * W)
+    else if (a.C <= 128 * HELD * W)
         norm_teams<T, WT, W, 128>(b, a, backward);
     else
         norm_teams<T, WT, W, 512>(b, a, backward);
 }
 
-template <class T, class WT> static void norm_types(CudaBackend *b, const Norm *a, bool backward) {
+template <class T, class WT> static void norm_types(CudaBackend *b, Norm a, bool backward) {
     constexpr int W = Pack<T>::N;
-    bool wide = backward ? wide_rows(a->C, W, a->dx.ptr, a->dout.ptr, a->x.ptr, a->w.ptr)
-                         : wide_rows(a->C, W, a->out.ptr, a->x.ptr, a->w.ptr);
+    bool wide = backward ? wide_rows(a.C, W, a.dx.ptr, a.dout.ptr, a.x.ptr, a.w.ptr)
+                         : wide_rows(a.C, W, a.out.ptr, a.x.ptr, a.w.ptr);
     if (wide)
         norm_width<T, WT, W>(b, a, backward);
     else
         norm_width<T, WT, 1>(b, a, backward);
 }
 
-static void norm(CudaBackend *b, const Norm *a, bool backward) {
-    if (a->N <= 0) return;
-    if (a->x.dtype == DT_F32)
+static void norm(CudaBackend *b, Norm a, bool backward) {
+    if (a.N <= 0) return;
+    if (a.x.dtype == DT_F32)
         norm_types<float, float>(b, a, backward);
-    else if (a->w.dtype == DT_F32)
+    else if (a.w.dtype == DT_F32)
         norm_types<bf16, float>(b, a, backward);
     else
         norm_types<bf16, bf16>(b, a, backward);
@@ -345,7 +344,7 @@ static void rmsnorm_forward(Backend *page, Buf out, Buf rstd, Buf x, Buf w, int 
     a.N = N;
     a.C = C;
     a.eps = eps;
-    norm(cuda(page), &a, false);
+    norm(cuda(page), a, false);
 }
 
 static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
@@ -359,7 +358,7 @@ static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dout, Buf x, Buf
     a.rstd = rstd;
     a.N = N;
     a.C = C;
-    norm(cuda(page), &a, true);
+    norm(cuda(page), a, true);
 }
 
 /* --- rotary positions --- */
