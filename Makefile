@@ -2,7 +2,7 @@
 #
 # Every .c under the library's folders is compiled into build/librlhf.a, every tests/test_*.c is a test
 # program, every bench/bench_*.c a benchmark; new files need no change here. The files in
-# core/backend/cpu/ are compiled once per instruction set and chosen at run time.
+# core/backend/cpu/ are compiled once per instruction set and storage type and chosen at run time.
 
 -include config.mk
 CC      ?= cc
@@ -23,9 +23,11 @@ ISAS    := portable
 ifeq ($(ARCH),x86_64)
 ISAS    += avx2 avx512
 endif
+ISAS    += $(ISAS:%=%_bf16)
 FLAGS_portable :=
 FLAGS_avx2     := -mavx2 -mfma
 FLAGS_avx512   := -mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma -mprefer-vector-width=512
+$(foreach i,portable avx2 avx512,$(eval FLAGS_$(i)_bf16 := $(FLAGS_$(i)) -DCPU_BF16))
 
 # CUDA=0 leaves the GPU out where nvcc is; sm_80 and sm_90a as code, the rest from PTX
 CUDA     ?= 0

@@ -101,9 +101,9 @@ static double guard_sum_squares(Backend *b, Buf g, size_t n) {
     return sum;
 }
 
-Backend *guard_create(void) {
+Backend *guard_create(const char *dtype) {
     Backend *b;
-    CHECK(backend_create(&b, "cpu", "auto", "f32") == OK);
+    CHECK(backend_create(&b, "cpu", "auto", dtype) == OK);
     cpu = *b;
     used = 0;
     room = mmap(NULL, ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -5,8 +5,8 @@
 
 #include "core/backend/backend.h"
 
-/* The CPU's page behind locked memory; one at a time. */
-Backend *guard_create(void);
+/* The CPU's page for this storage type behind locked memory; one at a time. */
+Backend *guard_create(const char *dtype);
 void guard_release(Backend *b);
 
 #endif

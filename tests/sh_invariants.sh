@@ -149,6 +149,56 @@ for trainer in sft reward dpo ppo; do
     same_run $trainer $trainer.micro
 done
 
+# ------------------------------------------------ bf16 keeps the promises
+
+# shellcheck disable=SC2086
+rlhf $PPO $LEARN --dtype bf16 --threads 1 --run.dir ppo.bf16
+every ppo.bf16 objective/kl 0 0 1
+every ppo.bf16 eval/kl 0 0 1
+every ppo.bf16 rollout/logp_drift 0 0
+[ "$(numbers ppo.bf16 val/ratio_max | awk '$1 > 1' | wc -l)" -eq 4 ] || fail "ppo in bf16: the ratio stays 1"
+# shellcheck disable=SC2086
+rlhf ${DPO% --dpo.sft_coef*} --dtype bf16 --threads 1 --run.dir dpo.bf16
+every dpo.bf16 loss 0.69314718055994531 1e-12 1
+every dpo.bf16 rewards/margins 0 0 1
+# shellcheck disable=SC2086
+rlhf $PPO $LEARN --dtype bf16 --threads 2 --run.dir ppo.bf16.threads
+same_run ppo.bf16 ppo.bf16.threads
+# weight gradients are one chain of f32 in kernels that widen; where dot products take tokens in pairs they
+# depend on the cuts
+# shellcheck disable=SC2086
+rlhf $PPO $LEARN --dtype bf16 --kernels portable --threads 1 --run.dir ppo.widening
+# shellcheck disable=SC2086
+rlhf $PPO $LEARN --dtype bf16 --kernels portable --threads 1 --ppo.micro_tokens 400 --run.dir ppo.widening.micro
+same_run ppo.widening ppo.widening.micro
+# resumed is never stopped, and nothing but bf16
+# shellcheck disable=SC2086
+rlhf $SFT --dtype bf16 --threads 1 --run.save_every 2 --run.dir sft.bf16
+cp -r sft.bf16 sft.again
+rm -rf sft.again/model sft.again/checkpoints/step-*4
+[ -d sft.again/checkpoints/step-2 ] || fail "no checkpoint to resume from"
+# shellcheck disable=SC2086
+"$RLHF" $SFT --threads 1 --run.save_every 2 --run.dir sft.again --resume > log 2>&1 && fail "a bf16 run went on in f32"
+grep -q 'dtype was "bf16"' log || fail "a bf16 run resumed in f32: $(cat log)"
+# shellcheck disable=SC2086
+rlhf $SFT --dtype bf16 --threads 1 --run.save_every 2 --run.dir sft.again --resume
+same_bytes "sft in bf16, resumed" sft.bf16/model/model.safetensors sft.again/model/model.safetensors
+# the tools
+printf '{"text":"This kettle has a leak."}\n{"text":"What should I do?"}\n' > text.jsonl
+head -n 2 data/sft.jsonl > answers.jsonl
+head -n 2 data/prompts.jsonl > prompts.jsonl
+for tool in "logprobs --model base/model --data text.jsonl" "score --model rm/model --data answers.jsonl" \
+    "generate --model base/model --max_tokens 4 --data prompts.jsonl"; do
+    for dtype in f32 bf16; do
+        # shellcheck disable=SC2086
+        rlhf $tool --dtype $dtype --out out.$dtype
+    done
+    [ "$(wc -l < out.f32)" -eq "$(wc -l < out.bf16)" ] || fail "rlhf $tool in bf16: other rows"
+    case $tool in
+    logprobs*) cmp -s out.f32 out.bf16 && fail "rlhf logprobs gives in bf16 what it gives in f32" ;;
+    esac
+done
+
 # ------------------------------------------------ the best model: only by a metric that is evaluated
 
 for trainer in sft reward dpo ppo; do

@@ -22,18 +22,20 @@
 #include "tests/guard.h"
 
 static const char *const kernels[] = {"portable", "avx2", "avx512"};
+static const char *const bf16_kernels[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
+enum { BF16_KERNELS = sizeof bf16_kernels / sizeof *bf16_kernels };
 
-static Backend *backend(const char *name) {
+static Backend *backend(const char *name, const char *dtype) {
     Backend *b;
-    if (backend_create(&b, "cpu", name, "f32") == OK) return b;
-    printf("%s: not on this processor, skipped\n", name);
+    if (backend_create(&b, "cpu", name, dtype) == OK) return b;
+    printf("%s, %s: not on this processor, skipped\n", name, dtype);
     return NULL;
 }
 
 static void no_pointer_is_missing(void **state) {
     (void)state;
-    for (int k = 0; k < 3; k++) {
-        Backend *b = backend(kernels[k]);
+    for (int k = 0; k < 3 + BF16_KERNELS; k++) {
+        Backend *b = k < 3 ? backend(kernels[k], "f32") : backend(bf16_kernels[k - 3], "bf16");
         if (!b) continue;
         void (*const *first)(void) = (void (*const *)(void))(const void *)&b->alloc;
         size_t n = (sizeof *b - offsetof(Backend, alloc)) / sizeof *first;
@@ -48,14 +50,15 @@ static void unknown_kernels_are_refused(void **state) {
     assert_int_equal(backend_create(&b, "cpu", "avx9", "f32"), E_USAGE);
     assert_non_null(strstr(status_message(), "avx9"));
     assert_int_equal(backend_create(&b, "cuda:0", "auto", "f32"), E_USAGE);
+    assert_int_equal(backend_create(&b, "cpu", "auto", "f16"), E_USAGE);
+    assert_non_null(strstr(status_message(), "f16"));
 }
 
 /* Training, evaluation and decoding over locked memory: nobody above the page may look inside a
  * buffer. */
-static void nothing_above_dereferences_a_buffer(void **state) {
-    (void)state;
+static void whole_step_behind_the_guard(const char *dtype) {
     enum { N = 23 };
-    Backend *b = guard_create();
+    Backend *b = guard_create(dtype);
     const ModelConfig cfg = {.V = 37,
                              .C = 24,
                              .L = 2,
@@ -142,22 +145,37 @@ static void nothing_above_dereferences_a_buffer(void **state) {
     guard_release(b);
 }
 
+static void nothing_above_dereferences_a_buffer(void **state) {
+    (void)state;
+    whole_step_behind_the_guard("f32");
+    whole_step_behind_the_guard("bf16");
+}
+
 /* --- kernels at odd sizes: outputs poisoned before, sentinels behind, instruction sets compared
  * --- */
 
 enum { SENTINELS = 40, BUFFERS = 16 };
-static const float SENTINEL = 12345.0f;
+static const float SENTINEL = 12352.0f; /* in bf16, too */
 typedef struct {
     Backend *b;
+    int rounded; /* inputs are bf16 numbers, whatever they are stored as */
     Buf buf[BUFFERS];
     size_t count[BUFFERS];
     int n, seed;
 } Bench;
 
-static Buf place(Bench *t, size_t count, float *host) {
+static float to_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    u = (u + 0x7fffu + (u >> 16 & 1)) & 0xffff0000u;
+    memcpy(&x, &u, sizeof u);
+    return x;
+}
+
+static Buf place(Bench *t, Dtype dtype, size_t count, float *host) {
     Buf *buf = &t->buf[t->n];
     t->count[t->n++] = count;
-    assert_int_equal(t->b->alloc(t->b, buf, DT_F32, count + SENTINELS, "test"), OK);
+    assert_int_equal(t->b->alloc(t->b, buf, dtype, count + SENTINELS, "test"), OK);
     t->b->upload(t->b, *buf, host, count + SENTINELS);
     free(host);
     return *buf;
@@ -169,16 +187,30 @@ static float *host_array(size_t count) {
     return host;
 }
 
-static Buf input(Bench *t, size_t count) {
+static Buf input_of(Bench *t, Dtype dtype, size_t count) {
     float *host = host_array(count);
     fill_random(host, count, ++t->seed, 1.0f);
-    return place(t, count, host);
+    for (size_t i = 0; t->rounded && i < count; i++) host[i] = to_bf16(host[i]);
+    return place(t, dtype, count, host);
 }
-
-static Buf output(Bench *t, size_t count) { /* NaN everywhere: what is not written shows */
+static Buf output_of(Bench *t, Dtype dtype, size_t count) { /* NaN: what is not written shows */
     float *host = host_array(count);
     for (size_t i = 0; i < count; i++) host[i] = NAN;
-    return place(t, count, host);
+    return place(t, dtype, count, host);
+}
+/* f32 always: weights, their gradients, what the heads give */
+static Buf input(Bench *t, size_t count) {
+    return input_of(t, DT_F32, count);
+}
+static Buf output(Bench *t, size_t count) {
+    return output_of(t, DT_F32, count);
+}
+/* activations and their gradients */
+static Buf act_input(Bench *t, size_t count) {
+    return input_of(t, t->b->dtype, count);
+}
+static Buf act_output(Bench *t, size_t count) {
+    return output_of(t, t->b->dtype, count);
 }
 
 static Buf ints(Bench *t, const int *v, size_t n) {
@@ -190,8 +222,19 @@ static Buf ints(Bench *t, const int *v, size_t n) {
     return b;
 }
 
-static void check_and_free(Bench *t, const char *op, double *sum) {
-    *sum = 0.0;
+typedef struct { /* what a group of kernels left in its buffers, inputs included */
+    float *x[BUFFERS];
+    size_t n[BUFFERS];
+    int count;
+} Left;
+
+static void left_release(Left *l) {
+    for (int i = 0; i < l->count; i++) free(l->x[i]);
+    *l = (Left){0};
+}
+
+static void check_and_free(Bench *t, const char *op, Left *left) {
+    left_release(left);
     for (int i = 0; i < t->n; i++) {
         size_t n = t->count[i];
         float *host = malloc((n + SENTINELS) * sizeof *host);
@@ -199,17 +242,39 @@ static void check_and_free(Bench *t, const char *op, double *sum) {
         for (size_t j = 0; j < n; j++) {
             if (isnan(host[j])) printf("%s: element %zu of buffer %d was not written\n", op, j, i);
             assert_false(isnan(host[j]));
-            *sum += host[j] * (1.0 + 0.001 * (double)(j % 97));
         }
         for (size_t j = n; n && j < n + SENTINELS; j++) {
             if (host[j] != SENTINEL)
                 printf("%s: wrote %zu elements behind buffer %d\n", op, j - n, i);
             assert_true(host[j] == SENTINEL);
         }
-        free(host);
+        left->x[i] = host;
+        left->n[i] = n;
         t->b->release(t->b, &t->buf[i]);
     }
+    left->count = t->n;
     t->n = 0;
+}
+
+static void expect_same_bytes(const Left *a, const Left *b) {
+    for (int i = 0; i < a->count; i++)
+        assert_memory_equal(a->x[i], b->x[i], a->n[i] * sizeof(float));
+}
+
+/* The largest |a - b| / |b| over the buffers, in the Euclidean norm. */
+static double distance(const Left *a, const Left *b) {
+    double worst = 0.0;
+    assert_int_equal(a->count, b->count);
+    for (int i = 0; i < a->count; i++) {
+        double d = 0.0, norm = 0.0;
+        for (size_t j = 0; j < b->n[i]; j++) {
+            d += pow((double)a->x[i][j] - b->x[i][j], 2);
+            norm += pow(b->x[i][j], 2);
+        }
+        double error = sqrt(d) / (sqrt(norm) + 1e-6);
+        if (error > worst) worst = error;
+    }
+    return worst;
 }
 
 typedef struct {
@@ -219,57 +284,119 @@ typedef struct {
 static void run_products(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, O = (size_t)z.O;
-    Buf y = output(t, N * O), x = input(t, N * C), w = input(t, O * C), dx = output(t, N * C),
-        dw = input(t, O * C), dy = input(t, N * O);
-    Buf packed = output(t, b->packed_count(b, DT_F32, z.O, z.C));
+    Buf y = act_output(t, N * O), x = act_input(t, N * C), w = input(t, O * C),
+        dx = act_output(t, N * C), dw = input(t, O * C), dy = act_input(t, N * O);
+    Buf wide = output(t, N * O), dx_wide = act_output(t, N * C), dw_wide = input(t, O * C),
+        dy_wide = input(t, N * O); /* as the head has them */
+    Buf packed = output_of(t, b->dtype, b->packed_count(b, DT_F32, z.O, z.C));
     Mat m = {w, packed, z.O, z.C};
     b->pack(b, m);
     b->matmul_forward(b, y, x, m, z.N);
     b->matmul_backward_input(b, dx, dy, m, z.N);
     b->matmul_backward_weight(b, dw, dy, x, z.N, z.O, z.C);
-    b->release(b, &t->buf[6]); /* padding differs between instruction sets */
-    t->n = 6;
+    b->matmul_forward(b, wide, x, m, z.N);
+    b->matmul_backward_input(b, dx_wide, dy_wide, m, z.N);
+    b->matmul_backward_weight(b, dw_wide, dy_wide, x, z.N, z.O, z.C);
+    b->release(b, &t->buf[--t->n]); /* padding differs between instruction sets */
 }
 
 static void run_layers(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C;
-    Buf out = output(t, N * C), rstd = output(t, N), x = input(t, N * C), w = input(t, C),
-        dx = output(t, N * C), dw = input(t, C), d = input(t, N * C);
+    Buf out = act_output(t, N * C), rstd = output(t, N), x = act_input(t, N * C), w = input(t, C),
+        dx = act_output(t, N * C), dw = input(t, C), d = act_input(t, N * C);
     b->rmsnorm_forward(b, out, rstd, x, w, z.N, z.C, 1e-5f);
     b->rmsnorm_backward(b, dx, dw, d, x, w, rstd, z.N, z.C);
-    Buf gate_up = input(t, 2 * N * C), h = output(t, N * C), dgu = output(t, 2 * N * C),
-        sum = output(t, N * C);
+    Buf gate_up = act_input(t, 2 * N * C), h = act_output(t, N * C), dgu = act_output(t, 2 * N * C),
+        sum = act_output(t, N * C);
     b->swiglu_forward(b, h, gate_up, z.N, z.C);
     b->swiglu_backward(b, dgu, d, gate_up, z.N, z.C);
     b->add(b, sum, x, d, N * C);
 }
 
+static void run_rows(Bench *t, Size z) {
+    Backend *b = t->b;
+    size_t N = (size_t)z.N, C = (size_t)z.C, V = (size_t)z.O;
+    int HS = 2 * ((z.C + 3) / 4), *ids = calloc(3 * N, sizeof *ids); /* two heads of HS in 3 HS */
+    for (int i = 0; i < z.N; i++) {
+        ids[i] = i * 7 % z.O;
+        ids[z.N + i] = i % 5;
+        ids[2 * z.N + i] = 2 * i;
+    }
+    Buf emb = input(t, V * C), x = act_output(t, N * C), demb = input(t, V * C),
+        qkv = act_input(t, N * 3 * (size_t)HS), table = input(t, 5 * (size_t)HS),
+        back = act_input(t, N * 3 * (size_t)HS), picked = act_output(t, N * C),
+        spread = act_output(t, 2 * N * C), copied = act_output(t, N * C);
+    Buf tokens = ints(t, ids, N), positions = ints(t, ids + N, N), rows = ints(t, ids + 2 * N, N);
+    free(ids);
+    b->embedding_forward(b, x, emb, tokens, z.N, z.C);
+    b->embedding_backward(b, demb, x, tokens, z.N, z.C);
+    b->rope(b, qkv, positions, table, z.N, 3 * HS, 2, HS, 0);
+    b->rope(b, back, positions, table, z.N, 3 * HS, 2, HS, 1);
+    b->scatter_rows(b, spread, x, rows, z.N, 2 * z.N, z.C);
+    b->gather_rows(b, picked, spread, rows, z.N, z.C);
+    b->copy(b, copied, picked, N * C);
+}
+
+enum { NH = 4, NKV = 2 };
+static int head_size(Size z) {
+    return z.C % 2 ? z.C + 1 : z.C;
+}
+
 static void run_attention(Bench *t, Size z) {
     Backend *b = t->b;
-    enum { NH = 4, NKV = 2 };
-    int HS = z.C % 2 ? z.C + 1 : z.C, starts[3] = {0, z.N / 2, z.N}, S = z.N > 1 ? 2 : 1,
-        one[2] = {0, z.N};
+    int HS = head_size(z), starts[3] = {0, z.N / 2, z.N}, S = z.N > 1 ? 2 : 1, one[2] = {0, z.N};
     size_t N = (size_t)z.N, Q = (NH + 2 * NKV) * (size_t)HS;
-    Buf qkv = input(t, N * Q), out = output(t, N * NH * (size_t)HS), lse = output(t, 2 * N * NH),
-        d = input(t, N * NH * (size_t)HS), dqkv = output(t, N * Q);
+    Buf qkv = act_input(t, N * Q), out = act_output(t, N * NH * (size_t)HS),
+        lse = output(t, 2 * N * NH), d = act_input(t, N * NH * (size_t)HS),
+        dqkv = act_output(t, N * Q);
     Buf st = ints(t, S == 2 ? starts : one, (size_t)S + 1);
     b->attention_forward(b, out, lse, qkv, st, S, z.N, NH, NKV, HS);
     b->attention_backward(b, dqkv, d, qkv, out, lse, st, S, z.N, NH, NKV, HS);
 }
 
+/* The z.N tokens of one row into the cache, then the last three of them as queries: what attention
+ * over the whole row gives, bit for bit. */
+static void run_decoding(Bench *t, Size z) {
+    Backend *b = t->b;
+    int HS = head_size(z), one[2] = {0, z.N}, pages = (z.N + KV_PAGE - 1) / KV_PAGE;
+    int queries = z.N < 3 ? z.N : 3, table[8], *ids = calloc(2 * (size_t)z.N, sizeof *ids);
+    for (int p = 0; p < pages; p++) table[p] = pages - 1 - p;
+    for (int n = 0; n < z.N; n++) ids[z.N + n] = n;
+    size_t N = (size_t)z.N, Q = (NH + 2 * NKV) * (size_t)HS, A = NH * (size_t)HS,
+           last = N - (size_t)queries, page = NKV * (size_t)HS * KV_PAGE;
+    Buf qkv = act_input(t, N * Q), out = act_output(t, N * A), lse = output(t, 2 * N * NH),
+        decoded = act_output(t, (size_t)queries * A);
+    Buf rows = ints(t, ids, N), positions = ints(t, ids + z.N, N), st = ints(t, one, 2);
+    KvLayer kv = {.table = ints(t, table, (size_t)pages), .max_pages = pages};
+    free(ids);
+    assert_int_equal(b->alloc(b, &kv.keys, b->dtype, (size_t)pages * page, "test"), OK);
+    assert_int_equal(b->alloc(b, &kv.values, b->dtype, (size_t)pages * page, "test"), OK);
+    b->attention_forward(b, out, lse, qkv, st, 1, z.N, NH, NKV, HS);
+    b->kv_write(b, kv, qkv, rows, positions, z.N, NH, NKV, HS);
+    b->attention_decode(b, decoded, buf_at(qkv, last * Q), kv, buf_at(rows, last),
+                        buf_at(positions, last), queries, NH, NKV, HS);
+    float *want = malloc(N * A * sizeof *want), *got = malloc(N * A * sizeof *got);
+    b->download(b, want, buf_at(out, last * A), (size_t)queries * A);
+    b->download(b, got, decoded, (size_t)queries * A);
+    assert_memory_equal(want, got, (size_t)queries * A * sizeof *want);
+    free(want), free(got);
+    b->release(b, &kv.keys);
+    b->release(b, &kv.values);
+}
+
 static void run_heads(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, V = (size_t)z.O;
-    Buf h = input(t, N * C), w = input(t, V * C), dh = output(t, N * C), dw = input(t, V * C),
-        g = input(t, N);
+    Buf h = act_input(t, N * C), w = input(t, V * C), dh = act_output(t, N * C),
+        dw = input(t, V * C), g = input(t, N);
     Buf logp = output(t, N), H = output(t, N), mean = output(t, N), top = output(t, N);
     Buf packed, logits, targets;
     int *ids = calloc(N, sizeof *ids);
     for (size_t i = 0; i < N; i++) ids[i] = (int)(i * 7 % V);
     targets = ints(t, ids, N);
     free(ids);
-    assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, z.O, z.C), "test"),
+    assert_int_equal(b->alloc(b, &packed, b->dtype, b->packed_count(b, DT_F32, z.O, z.C), "test"),
                      OK);
     assert_int_equal(b->alloc(b, &logits, DT_F32, 3 * V, "test"), OK);
     Mat m = {w, packed, z.O, z.C};
@@ -278,7 +405,7 @@ static void run_heads(Bench *t, Size z) {
     b->head_forward(b, out, h, m, targets, logits, 3, z.N, .8f);
     b->head_backward(b, dh, dw, (HeadGrad){g, g, g}, out, h, m, targets, logits, 3, z.N, .8f);
     Buf score = output(t, 2 * N), ws = input(t, 2 * C), ds = input(t, 2 * N), dws = input(t, 2 * C),
-        dhs = output(t, N * C);
+        dhs = act_output(t, N * C);
     b->score_forward(b, score, h, ws, z.N, z.C, 2);
     b->score_backward(b, dhs, dws, ds, h, ws, z.N, z.C, 2);
     b->release(b, &packed);
@@ -333,75 +460,147 @@ static void an_average_moves_by_its_share(void **state) {
     threads_start(1);
 }
 
+static const struct {
+    const char *name;
+    void (*run)(Bench *, Size);
+    double tolerance; /* in bf16: a store rounds by 2^-9, in the norm by 0.0017; gradients go
+                         through several */
+} groups[] = {{"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
+              {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
+              {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
+              {"optimizer", run_optimizer, 1e-6}};
+static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
+                             {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
+enum { GROUPS = sizeof groups / sizeof *groups, SIZES = sizeof sizes / sizeof *sizes };
+
+/* Runs a group on one and on three threads: the same bits. */
+static void run_group(Backend *b, int group, int size, int rounded, Left *left) {
+    Left one = {0};
+    for (int threads = 1; threads <= 3; threads += 2) {
+        Bench t = {.b = b, .rounded = rounded};
+        threads_start(threads);
+        groups[group].run(&t, sizes[size]);
+        check_and_free(&t, groups[group].name, threads == 1 ? &one : left);
+    }
+    threads_start(1);
+    expect_same_bytes(&one, left);
+    left_release(&one);
+}
+
 static void kernels_keep_to_their_outputs_and_agree(void **state) {
     (void)state;
-    static const struct {
-        const char *name;
-        void (*run)(Bench *, Size);
-    } groups[] = {{"products", run_products},
-                  {"layers", run_layers},
-                  {"attention", run_attention},
-                  {"heads", run_heads},
-                  {"optimizer", run_optimizer}};
-    static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
-                                 {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
-    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
-        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-            double sums[3] = {NAN, NAN, NAN};
+    for (int g = 0; g < GROUPS; g++) {
+        for (int s = 0; s < SIZES; s++) {
+            Left portable = {0}, left = {0};
             for (int k = 0; k < 3; k++) {
                 Backend *b;
                 if (backend_create(&b, "cpu", kernels[k], "f32") != OK) continue;
-                for (int threads = 1; threads <= 3; threads += 2) {
-                    double sum;
-                    Bench t = {.b = b};
-                    threads_start(threads);
-                    groups[g].run(&t, sizes[s]);
-                    check_and_free(&t, groups[g].name, &sum);
-                    if (threads > 1)
-                        assert_true(sum == sums[k]); /* the same bits for any number of threads */
-                    sums[k] = sum;
-                }
-                double error = fabs(sums[k] - sums[0]) / (fabs(sums[0]) + 1.0);
+                run_group(b, g, s, 0, k ? &left : &portable);
+                double error = k ? distance(&left, &portable) : 0.0;
                 if (error > 1e-4)
-                    printf("%s, size %zu: %s differs from portable by %.2g\n", groups[g].name, s,
+                    printf("%s, size %d: %s differs from portable by %.2g\n", groups[g].name, s,
                            kernels[k], error);
                 assert_true(error <= 1e-4);
+                left_release(&left);
                 backend_release(b);
             }
+            left_release(&portable);
         }
     }
-    threads_start(1);
 }
 
-/* A product row does not depend on the number of rows, on any kernel. */
+/* The bf16 page beside the f32 page on inputs that are bf16 numbers. */
+static void bf16_is_f32_but_for_rounding(void **state) {
+    (void)state;
+    Backend *wide = backend("portable", "f32");
+    for (int k = 0; k < BF16_KERNELS; k++) {
+        Backend *b = backend(bf16_kernels[k], "bf16");
+        if (!b) continue;
+        for (int g = 0; g < GROUPS; g++) {
+            double worst = 0.0;
+            for (int s = 0; s < SIZES; s++) {
+                Left want = {0}, left = {0};
+                run_group(wide, g, s, 1, &want);
+                run_group(b, g, s, 1, &left);
+                double error = distance(&left, &want);
+                if (error > groups[g].tolerance)
+                    printf("%s, size %d: %s in bf16 differs from f32 by %.2g\n", groups[g].name, s,
+                           bf16_kernels[k], error);
+                assert_true(error <= groups[g].tolerance);
+                if (error > worst) worst = error;
+                left_release(&want), left_release(&left);
+            }
+            printf("%s in bf16, %s: within %.2g of f32\n", bf16_kernels[k], groups[g].name, worst);
+        }
+        backend_release(b);
+    }
+    backend_release(wide);
+}
+
+/* Uploading rounds to nearest even, ties and all; NaN and infinity stay. */
+static void bf16_rounds_to_nearest_even(void **state) {
+    (void)state;
+    enum { MANY = 1003 };
+    static float in[MANY], out[MANY];
+    for (int i = 0; i < MANY; i++) {
+        uint32_t u = (uint32_t)(rng_uniform(3, RNG_TEST, 0, (uint64_t)i) * 4294967296.0);
+        if (i % 3 == 0) u = (u & 0xffff0000u) | 0x8000u; /* exactly between two */
+        memcpy(&in[i], &u, sizeof u);
+        if (i == 5) in[i] = INFINITY;
+        if (i == 6) memcpy(&in[i], &(uint32_t){0x7fffffffu}, sizeof u);
+        if (i == 7) in[i] = 3.4e38f; /* rounds up to infinity */
+    }
+    for (int k = 0; k < 3; k++) {
+        Backend *b = backend(kernels[k], "bf16");
+        Buf buf;
+        if (!b) continue;
+        assert_int_equal(b->alloc(b, &buf, DT_BF16, MANY, "test"), OK);
+        b->upload(b, buf, in, MANY);
+        b->download(b, out, buf, MANY);
+        for (int i = 0; i < MANY; i++)
+            assert_true(isnan(in[i]) ? isnan(out[i]) : out[i] == to_bf16(in[i]));
+        b->release(b, &buf);
+        backend_release(b);
+    }
+}
+
+/* A product row does not depend on the number of rows, on any kernel: bf16 in K of one block and of
+ * several. */
+static void expect_rows_alone(Backend *b, int K) {
+    enum { M = 61, O = 77 };
+    Bench t = {.b = b};
+    size_t k = (size_t)K;
+    Buf x = act_input(&t, M * k), w = input(&t, O * k), y = act_output(&t, M * O),
+        one = act_output(&t, M * O), dx = act_output(&t, M * k), dx_one = act_output(&t, M * k);
+    Buf packed;
+    assert_int_equal(b->alloc(b, &packed, b->dtype, b->packed_count(b, DT_F32, O, K), "test"), OK);
+    Mat m = {w, packed, O, K};
+    b->pack(b, m);
+    b->matmul_forward(b, y, x, m, M);
+    b->matmul_backward_input(b, dx, y, m, M);
+    for (int first = 0, n = 1; first < M; first += n, n = n % 17 + 1) {
+        if (n > M - first) n = M - first;
+        size_t at = (size_t)first;
+        b->matmul_forward(b, buf_at(one, at * O), buf_at(x, at * k), m, n);
+        b->matmul_backward_input(b, buf_at(dx_one, at * k), buf_at(y, at * O), m, n);
+    }
+    Left left = {0};
+    check_and_free(&t, "product", &left);
+    assert_memory_equal(left.x[2], left.x[3], M * O * sizeof(float));
+    assert_memory_equal(left.x[4], left.x[5], M * k * sizeof(float));
+    left_release(&left);
+    b->release(b, &packed);
+}
+
 static void rows_do_not_depend_on_their_number(void **state) {
     (void)state;
-    enum { M = 61, K = 300, O = 77 };
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 3 + BF16_KERNELS; k++) {
         Backend *b;
-        if (backend_create(&b, "cpu", kernels[k], "f32") != OK) continue;
-        Bench t = {.b = b};
-        Buf x = input(&t, M * K), w = input(&t, O * K), y = output(&t, M * O),
-            one = output(&t, M * O);
-        Buf packed;
-        assert_int_equal(b->alloc(b, &packed, DT_F32, b->packed_count(b, DT_F32, O, K), "test"),
-                         OK);
-        Mat m = {w, packed, O, K};
-        b->pack(b, m);
-        b->matmul_forward(b, y, x, m, M);
-        for (int first = 0, n = 1; first < M; first += n, n = n % 17 + 1) {
-            if (n > M - first) n = M - first;
-            b->matmul_forward(b, buf_at(one, (size_t)first * O), buf_at(x, (size_t)first * K), m,
-                              n);
-        }
-        float *a = malloc(M * O * sizeof *a), *c = malloc(M * O * sizeof *c);
-        b->download(b, a, y, M * O);
-        b->download(b, c, one, M * O);
-        assert_memory_equal(a, c, M * O * sizeof *a);
-        free(a), free(c);
-        double sum;
-        check_and_free(&t, "product", &sum);
-        b->release(b, &packed);
+        if (backend_create(&b, "cpu", k < 3 ? kernels[k] : bf16_kernels[k - 3],
+                           k < 3 ? "f32" : "bf16") != OK)
+            continue;
+        expect_rows_alone(b, 300);
+        expect_rows_alone(b, 2101);
         backend_release(b);
     }
 }
@@ -411,7 +610,7 @@ static void sampling_follows_the_distribution(void **state) {
     (void)state;
     enum { V = 6, DRAWS = 20000 };
     static const float logits[V] = {0, 1, 2, -1, 0.5f, -3};
-    Backend *b = backend("auto");
+    Backend *b = backend("auto", "f32");
     Mat w = {.O = V, .K = V};
     Buf h, u, ids, lp, cut, scratch;
     float eye[V * V] = {0};
@@ -487,6 +686,8 @@ int main(void) {
         cmocka_unit_test(unknown_kernels_are_refused),
         cmocka_unit_test(nothing_above_dereferences_a_buffer),
         cmocka_unit_test(kernels_keep_to_their_outputs_and_agree),
+        cmocka_unit_test(bf16_rounds_to_nearest_even),
+        cmocka_unit_test(bf16_is_f32_but_for_rounding),
         cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),

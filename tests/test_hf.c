@@ -85,7 +85,7 @@ static int drop_backend(void **state) {
 
 /* Multiples of 1/64 below 2 are exact in f16 and bf16, too. */
 static void create(Weights *w, ModelConfig cfg) {
-    expect_ok(weights_create(w, backend, &cfg));
+    expect_ok(weights_create(w, backend, &cfg, DT_F32));
     float *host = malloc(w->count * sizeof(*host));
     for (size_t i = 0; i < w->count; i++) host[i] = (float)((int)(i * 37 % 251) - 125) / 64.0f;
     backend->upload(backend, w->flat, host, w->count);
@@ -101,7 +101,7 @@ static uint64_t hash_of(const Weights *w) {
 
 static Status read_model(const char *path, ModelConfig *cfg, uint64_t seed, uint64_t *hash) {
     Weights w = {0};
-    Status s = weights_create(&w, backend, cfg);
+    Status s = weights_create(&w, backend, cfg, DT_F32);
     if (s == OK) s = model_read_weights(&w, path, seed);
     if (s == OK) s = weights_hash(&w, hash);
     weights_release(&w);

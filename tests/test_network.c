@@ -38,10 +38,24 @@ static const int starts[S + 1] = {0, 1, 37, 41};
 static int ids[N];
 static uint8_t wanted[N];
 
-static const char *kernels[] = {"avx512", "avx2", "portable"};
-static Backend *backend(const char *name) {
+static const struct {
+    const char *kernels, *dtype;
+    int pairs; /* a weight gradient's sum takes tokens in pairs or more: it depends on the cuts */
+} kinds[] = {{"avx512", "f32", 0},      {"avx2", "f32", 0},  {"portable", "f32", 0},
+             {"avx512", "bf16", 0},     {"avx2", "bf16", 0}, {"portable", "bf16", 0},
+             {"avx512bf16", "bf16", 1}, {"amx", "bf16", 1}};
+enum { KINDS = sizeof kinds / sizeof *kinds, F32_KINDS = 3 };
+
+static Backend *backend(int kind) {
     Backend *b;
-    return backend_create(&b, "cpu", name, "f32") == OK ? b : NULL;
+    if (backend_create(&b, "cpu", kinds[kind].kernels, kinds[kind].dtype) == OK) return b;
+    printf("%s, %s: not on this processor\n", kinds[kind].kernels, kinds[kind].dtype);
+    return NULL;
+}
+static Backend *backend_auto(const char *dtype) {
+    Backend *b;
+    assert_int_equal(backend_create(&b, "cpu", "auto", dtype), OK);
+    return b;
 }
 
 static Batch batch_all(void) {
@@ -143,8 +157,8 @@ static Status check_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
 static void gradients_of_the_whole_model(void **state) {
     (void)state;
     for (int tied = 0; tied < 2; tied++) {
-        for (int k = 0; k < 3; k++) {
-            Backend *b = backend(kernels[k]);
+        for (int k = 0; k < F32_KINDS; k++) {
+            Backend *b = backend(k);
             if (!b) continue;
             ModelConfig cfg = small;
             cfg.tied = tied;
@@ -162,11 +176,44 @@ static void gradients_of_the_whole_model(void **state) {
     }
 }
 
+static void gradients_in_bf16_are_close_to_those_in_f32(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        ModelConfig cfg = small;
+        cfg.tied = tied;
+        cfg.init_std = 0.1f; /* as a width of 40 asks for: at 0.3 errors grow tenfold */
+        size_t n = tensors_count(&cfg);
+        float *want = NULL;
+        for (int k = F32_KINDS - 1; k < KINDS; k++) { /* from the portable kernels in f32 on */
+            Backend *b = backend(k);
+            if (!b) continue;
+            Model m = model_create(b, cfg, 0);
+            Loss l;
+            loss_fill(&l, &m.net);
+            float *grad = gradient_of(&l);
+            double d = 0.0, norm = 0.0;
+            if (!want) want = grad;
+            for (size_t i = 0; i < n; i++) {
+                d += pow((double)grad[i] - want[i], 2);
+                norm += pow(want[i], 2);
+            }
+            printf("%s, %s: the gradient is off by %.2g of its norm\n", kinds[k].kernels,
+                   kinds[k].dtype, sqrt(d / norm));
+            assert_true(sqrt(d / norm) < 0.015);
+            if (grad != want) free(grad);
+            free(l.host);
+            model_release(&m);
+            backend_release(b);
+        }
+        free(want);
+    }
+}
+
 /* A gradient test that cannot fail proves nothing: a flipped sign, a dropped token, a shifted
  * tensor. */
 static void planted_mistakes_are_seen(void **state) {
     (void)state;
-    Backend *b = backend("auto");
+    Backend *b = backend_auto("f32");
     Model m = model_create(b, small, 0);
     Loss l;
     loss_fill(&l, &m.net);
@@ -198,12 +245,9 @@ static void forward(Network *net, const Batch *batch, Outputs *o) {
 
 static void forward_bits_do_not_depend_on_threads_or_neighbours(void **state) {
     (void)state;
-    for (int k = 0; k < 3; k++) {
-        Backend *b = backend(kernels[k]);
-        if (!b) {
-            printf("%s: not on this processor\n", kernels[k]);
-            continue;
-        }
+    for (int k = 0; k < KINDS; k++) {
+        Backend *b = backend(k);
+        if (!b) continue;
         Model m = model_create(b, small, 0);
         Batch all = batch_all();
         Outputs one, other;
@@ -276,16 +320,20 @@ static void gradient_bits(Backend *b, int tied, int how, float *grad) {
 
 static void gradient_bits_do_not_depend_on_micro_batches(void **state) {
     (void)state;
-    for (int tied = 0; tied < 2; tied++) {
-        Backend *b = backend("auto");
+    for (int i = 0; i < 2 * KINDS; i++) {
+        int tied = i % 2, kind = i / 2;
+        Backend *b = backend(kind);
+        if (!b) continue;
         ModelConfig cfg = small;
         cfg.tied = tied;
         size_t bytes = tensors_count(&cfg) * sizeof(float);
         float *want = malloc(bytes), *got = malloc(bytes);
         gradient_bits(b, tied, 0, want);
-        for (int how = 1; how <= 4; how++) {
+        for (int how = 1 + kinds[kind].pairs; how <= 4; how++) {
             gradient_bits(b, tied, how, got);
-            if (memcmp(want, got, bytes)) printf("tied %d, variant %d differs\n", tied, how);
+            if (memcmp(want, got, bytes))
+                printf("%s, %s, tied %d, variant %d differs\n", b->kernels, dtype_name(b->dtype),
+                       tied, how);
             assert_memory_equal(want, got, bytes);
         }
         free(want);
@@ -298,8 +346,8 @@ static void gradient_bits_do_not_depend_on_micro_batches(void **state) {
 static void decoding_equals_the_full_forward(void **state) {
     (void)state;
     enum { T = 45, PROMPT = 7 };
-    for (int k = 0; k < 3; k++) {
-        Backend *b = backend(kernels[k]);
+    for (int k = 0; k < KINDS; k++) {
+        Backend *b = backend(k);
         if (!b) continue;
         Model m = model_create(b, small, 0);
         KvCache kv;
@@ -338,11 +386,45 @@ static void decoding_equals_the_full_forward(void **state) {
     }
 }
 
+/* A reference model starts as the policy's twin: what is stored rounded gives the bits of what is
+ * rounded where it is read. */
+static void a_frozen_copy_gives_the_same_bits(void **state) {
+    (void)state;
+    for (int k = 0; k < KINDS; k++) {
+        Backend *b = backend(k);
+        if (!b) continue;
+        for (int tied = 0; tied < 2; tied++) {
+            ModelConfig cfg = small;
+            cfg.tied = tied;
+            Model m = model_create(b, cfg, 0);
+            Network frozen;
+            assert_int_equal(network_create(&frozen, b, &cfg, m.ws, 0), OK);
+            assert_int_equal(frozen.w.flat.dtype, b->dtype);
+            float *host = malloc(m.net.w.count * sizeof *host);
+            for (size_t i = 0; i < m.net.w.count; i++) /* norms, too, are not powers of two */
+                host[i] = 0.5f + (float)rng_uniform(8, RNG_TEST, 2, i);
+            b->upload(b, m.net.w.flat, host, m.net.w.count);
+            b->upload(b, frozen.w.flat, host, m.net.w.count);
+            weights_pack(&m.net.w);
+            weights_pack(&frozen.w);
+            free(host);
+            Batch all = batch_all();
+            Outputs one, other;
+            forward(&m.net, &all, &one);
+            forward(&frozen, &all, &other);
+            assert_memory_equal(&one, &other, sizeof one);
+            network_release(&frozen);
+            model_release(&m);
+        }
+        backend_release(b);
+    }
+}
+
 /* w0, then w1 at decay 3/4: w0 + (w1 - w0)/4; its view is the average by name and leaves the
  * network alone */
 static void an_average_follows_the_weights(void **state) {
     (void)state;
-    Backend *b = backend("portable");
+    Backend *b = backend(F32_KINDS - 1);
     Model m = model_create(b, small, 0);
     Average a, off;
     Weights view;
@@ -384,10 +466,12 @@ int main(void) {
     threads_start(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_of_the_whole_model),
+        cmocka_unit_test(gradients_in_bf16_are_close_to_those_in_f32),
         cmocka_unit_test(planted_mistakes_are_seen),
         cmocka_unit_test(forward_bits_do_not_depend_on_threads_or_neighbours),
         cmocka_unit_test(gradient_bits_do_not_depend_on_micro_batches),
         cmocka_unit_test(decoding_equals_the_full_forward),
+        cmocka_unit_test(a_frozen_copy_gives_the_same_bits),
         cmocka_unit_test(an_average_follows_the_weights),
         cmocka_unit_test(a_step_that_no_int_counts_is_refused),
     };

@@ -43,7 +43,7 @@ static void write_model(const char *name, ModelConfig cfg, uint64_t seed) {
     Backend *b;
     Weights w;
     assert_int_equal(backend_create(&b, "cpu", "portable", "f32"), OK);
-    assert_int_equal(weights_create(&w, b, &cfg), OK);
+    assert_int_equal(weights_create(&w, b, &cfg, DT_F32), OK);
     assert_int_equal(weights_init(&w, seed), OK);
     assert_int_equal(model_write(&w, scratch(name)), OK);
     assert_int_equal(tokenizer_save(tokenizer, scratch(name)), OK);

@@ -30,10 +30,10 @@ static int has_avx2(void) {
 
 static const CpuKind kinds[] = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, cpu_page_avx512, NULL},
-    {"avx2", has_avx2, cpu_page_avx2, NULL},
+    {"avx512", has_avx512, cpu_page_avx512, cpu_page_avx512_bf16},
+    {"avx2", has_avx2, cpu_page_avx2, cpu_page_avx2_bf16},
 #endif
-    {"portable", always, cpu_page_portable, NULL},
+    {"portable", always, cpu_page_portable, cpu_page_portable_bf16},
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 

@@ -15,6 +15,7 @@
 typedef struct { /* carves one arena; with base NULL only counts */
     char *base;
     size_t used;
+    Dtype act; /* what activations are stored as */
 } Carve;
 
 static Buf carve(Carve *c, Dtype dtype, size_t count) {
@@ -49,12 +50,12 @@ static Sizes sizes_of(const ModelConfig *const *configs, int n) {
 
 static LayerSaved carve_saved(Carve *c, const Sizes *z, size_t N) {
     return (LayerSaved){.rstd1 = carve(c, DT_F32, N),
-                        .qkv = carve(c, DT_F32, N * z->QKV),
-                        .att = carve(c, DT_F32, N * z->ATT),
+                        .qkv = carve(c, c->act, N * z->QKV),
+                        .att = carve(c, c->act, N * z->ATT),
                         .lse = carve(c, DT_F32, 2 * N * z->NH),
-                        .xm = carve(c, DT_F32, N * z->C),
+                        .xm = carve(c, c->act, N * z->C),
                         .rstd2 = carve(c, DT_F32, N),
-                        .gate_up = carve(c, DT_F32, N * 2 * z->FF)};
+                        .gate_up = carve(c, c->act, N * 2 * z->FF)};
 }
 
 static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
@@ -62,7 +63,7 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     size_t streams = ws->plan.train ? z->L + 1 : 2;
     Buf stream[2];
     for (size_t l = 0; l < streams; l++) {
-        Buf x = carve(c, DT_F32, N * z->C);
+        Buf x = carve(c, c->act, N * z->C);
         if (ws->plan.train)
             ws->x[l] = x;
         else
@@ -76,12 +77,12 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) *ints[i] = carve(c, DT_I32, N);
     ws->starts = carve(c, DT_I32, S + 1);
     ws->uniform = carve(c, DT_F64, N);
-    ws->norm = carve(c, DT_F32, N * z->C);
-    ws->proj = carve(c, DT_F32, N * z->C);
-    ws->h = carve(c, DT_F32, N * z->FF);
-    ws->hidden = carve(c, DT_F32, N * z->C);
+    ws->norm = carve(c, c->act, N * z->C);
+    ws->proj = carve(c, c->act, N * z->C);
+    ws->h = carve(c, c->act, N * z->FF);
+    ws->hidden = carve(c, c->act, N * z->C);
     ws->rstd_final = carve(c, DT_F32, N);
-    ws->hr = carve(c, DT_F32, N * z->C);
+    ws->hr = carve(c, c->act, N * z->C);
     ws->logits = carve(c, DT_F32, (size_t)ws->chunk * z->V);
     for (int i = 0; i < 4; i++) ws->out[i] = carve(c, DT_F32, N);
     for (int i = 0; i < 3; i++) ws->grad[i] = carve(c, DT_F32, N);
@@ -89,11 +90,11 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     if (!ws->plan.train) return;
     ws->dscore = carve(c, DT_F32, N * z->K);
     Buf *wide[] = {&ws->dhidden, &ws->dhr, &ws->dx, &ws->dnorm, &ws->dtmp};
-    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = carve(c, DT_F32, N * z->C);
-    ws->dqkv = carve(c, DT_F32, N * z->QKV);
-    ws->datt = carve(c, DT_F32, N * z->ATT);
-    ws->dgate_up = carve(c, DT_F32, N * 2 * z->FF);
-    ws->dh = carve(c, DT_F32, N * z->FF);
+    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = carve(c, c->act, N * z->C);
+    ws->dqkv = carve(c, c->act, N * z->QKV);
+    ws->datt = carve(c, c->act, N * z->ATT);
+    ws->dgate_up = carve(c, c->act, N * 2 * z->FF);
+    ws->dh = carve(c, c->act, N * z->FF);
 }
 
 static Status host_side(Workspace *ws, size_t scores) {
@@ -127,12 +128,12 @@ Status workspace_create(Workspace **out, Backend *b, const WorkspacePlan *plan,
     ws->x = calloc(z.L + 1, sizeof *ws->x);
     ws->saved = calloc(z.L, sizeof *ws->saved);
     Status s = ws->x && ws->saved ? OK : status_fail(E_MEMORY, "no memory for a workspace");
-    Carve c = {0};
+    Carve c = {.act = b->dtype};
     if (s == OK) carve_all(ws, &c, &z);
     if (bytes) *bytes = c.used;
     if (s == OK && out) {
         s = b->alloc(b, &ws->arena, DT_F32, c.used / sizeof(float), "activations");
-        c = (Carve){ws->arena.ptr, 0};
+        c = (Carve){ws->arena.ptr, 0, b->dtype};
         if (s == OK) carve_all(ws, &c, &z);
         if (s == OK) s = host_side(ws, z.K);
     }
@@ -180,7 +181,7 @@ static Status rope_table(Network *net, int length) {
 Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
                       int trainable) {
     *net = (Network){.b = b, .ws = ws};
-    TRY(weights_create(&net->w, b, cfg));
+    TRY(weights_create(&net->w, b, cfg, trainable ? DT_F32 : b->dtype));
     TRY(rope_table(net, ws->plan.max_length));
     if (!trainable) return OK;
     CHECK(ws->plan.train);

@@ -56,8 +56,8 @@ typedef struct Network {
     Tensors g;           /* slots of grad; NULL Bufs in a frozen network */
 } Network;
 
-/* trainable: gradients are allocated; otherwise nothing can change the weights. Weights are zero.
- */
+/* trainable: gradients are allocated; otherwise nothing can change the weights, and they are stored
+ * in the backend's dtype. Weights are zero. */
 Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
                       int trainable);
 void network_release(Network *net);

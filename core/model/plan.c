@@ -17,13 +17,14 @@ void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
 
 void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
     size_t count = tensors_count(m);
-    size_t packed = (size_t)m->L * (b->packed_count(b, DT_F32, config_qkv_rows(m), m->C) +
-                                    b->packed_count(b, DT_F32, m->C, m->NH * m->HS) +
-                                    b->packed_count(b, DT_F32, 2 * m->FF, m->C) +
-                                    b->packed_count(b, DT_F32, m->C, m->FF)) +
-                    (m->lm_head ? b->packed_count(b, DT_F32, m->V, m->C) : 0);
-    plan_add(p, count * sizeof(float), "%s: weights", name);
-    if (packed) plan_add(p, packed * sizeof(float), "%s: packed weights", name);
+    Dtype w = trainable ? DT_F32 : b->dtype;
+    size_t packed = (size_t)m->L * (b->packed_count(b, w, config_qkv_rows(m), m->C) +
+                                    b->packed_count(b, w, m->C, m->NH * m->HS) +
+                                    b->packed_count(b, w, 2 * m->FF, m->C) +
+                                    b->packed_count(b, w, m->C, m->FF)) +
+                    (m->lm_head ? b->packed_count(b, w, m->V, m->C) : 0);
+    plan_add(p, count * dtype_bytes(w), "%s: weights", name);
+    if (packed) plan_add(p, packed * dtype_bytes(b->dtype), "%s: packed weights", name);
     if (!trainable) return;
     plan_add(p,
              count * sizeof(float) +

@@ -146,16 +146,16 @@ static size_t place_mats(Weights *w) {
     return used;
 }
 
-Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg) {
+Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtype) {
     *w = (Weights){.cfg = *cfg, .b = b, .count = tensors_count(cfg)};
-    TRY(b->alloc(b, &w->flat, DT_F32, w->count, "weights"));
+    TRY(b->alloc(b, &w->flat, dtype, w->count, "weights"));
     TRY(tensors_carve(cfg, &w->t, w->flat));
     w->mats = calloc((size_t)cfg->L, sizeof *w->mats);
     if (!w->mats) return status_fail(E_MEMORY, "no memory for a list of %d layers", cfg->L);
-    w->packed = (Buf){NULL, DT_F32};
+    w->packed = (Buf){NULL, b->dtype};
     size_t packed = place_mats(w);
     if (!packed) return OK;
-    TRY(b->alloc(b, &w->packed, DT_F32, packed, "packed weights"));
+    TRY(b->alloc(b, &w->packed, b->dtype, packed, "packed weights"));
     place_mats(w);
     return OK;
 }

@@ -57,8 +57,9 @@ typedef struct {
     Mat head;
 } Weights;
 
-/* Zeroed weights on the backend. E_MEMORY. */
-Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg);
+/* Zeroed weights on the backend, stored as `dtype`: f32 what is trained or written to files, the
+ * backend's own what is only read. E_MEMORY. */
+Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtype);
 void weights_release(Weights *w);
 /* To be called after the weights changed: renews the packed copies. */
 void weights_pack(Weights *w);

@@ -1,5 +1,5 @@
-/* cpu.h - the CPU's page. Every file of this folder is compiled once per instruction set; CPU(name)
- * gives each copy its own symbols (cpu_name_avx2). */
+/* cpu.h - the CPU's page. Every file of this folder is compiled once per instruction set and
+ * storage type; CPU(name) gives each copy its own symbols (cpu_name_avx2, cpu_name_avx2_bf16). */
 #ifndef CPU_H
 #define CPU_H
 
@@ -8,6 +8,9 @@
 void cpu_page_avx512(Backend *b);
 void cpu_page_avx2(Backend *b);
 void cpu_page_portable(Backend *b);
+void cpu_page_avx512_bf16(Backend *b);
+void cpu_page_avx2_bf16(Backend *b);
+void cpu_page_portable_bf16(Backend *b);
 
 #ifdef CPU_ISA
 #define CPU_PASTE_(name, isa) cpu_##name##_##isa

@@ -4,14 +4,41 @@
  * Both walk the keys in blocks of KV_PAGE aligned to absolute positions and meet a query with a
  * block in the same function, so a decoded row has the bits of the training row. Scores of N x N
  * never exist. */
-#include "core/backend/cpu/cpu.h"
-
 #include <string.h>
 
-#include "core/backend/cpu/vec.h"
+#include "core/backend/cpu/act.h"
 #include "core/base/threads.h"
 
 enum { B = KV_PAGE, BV = B / VW, HS_MAX = 256 };
+enum {
+    HEADS = 8,
+    ROWS = 128
+}; /* query heads, and rows of them, that meet a block of keys in turn:
+      their sums stay in f32 until the last block */
+enum { IN_F32 = sizeof(act) == sizeof(float) };
+
+/* n activations at p as f32: where they are, or widened into `room` */
+static const float *as_f32(float *room, const act *p, int n) {
+    if (IN_F32) return (const float *)(const void *)p;
+    for (int i = 0; i < n; i += VW) vstore_upto(room + i, aload_upto(p + i, n - i), n - i);
+    return room;
+}
+
+typedef struct { /* rows of f32 */
+    const float *at;
+    size_t stride;
+} RowsF32;
+
+static RowsF32 rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
+    if (IN_F32) return (RowsF32){(const float *)(const void *)p, stride};
+    for (int r = 0; r < rows; r++) as_f32(room + r * n, p + r * stride, n);
+    return (RowsF32){room, (size_t)n};
+}
+
+static void store_row(act *to, const float *from, float scale, int n) {
+    for (int i = 0; i < n; i += VW)
+        astore_upto(to + i, vload_upto(from + i, n - i, 0.0f) * vset1(scale), n - i);
+}
 
 /* s[j] = scale * q . k_j for the block's keys; kT is [HS][B] */
 static inline __attribute__((always_inline)) void scores(vf s[BV], const float *q, const float *kT,
@@ -26,8 +53,8 @@ static inline __attribute__((always_inline)) void scores(vf s[BV], const float *
 
 /* One query meets the first `count` keys of one block: o, m, l are its running output, maximum and
  * sum. */
-static void meet_block(float *o, float *m, float *l, const float *q, const float *kT,
-                       const float *v, size_t v_stride, int count, int HS, float scale) {
+static void meet_block(float *o, float *m, float *l, const float *q, const float *kT, RowsF32 v,
+                       int count, int HS, float scale) {
     vf s[BV];
     float p[B];
     scores(s, q, kT, HS, scale);
@@ -53,7 +80,7 @@ static void meet_block(float *o, float *m, float *l, const float *q, const float
         for (int j = 0; j < count; j++) {
             vf w = vset1(p[j]);
             for (int i = 0; i < 4; i++)
-                acc[i] = vfma(w, vload(v + j * v_stride + d + i * VW), acc[i]);
+                acc[i] = vfma(w, vload(v.at + j * v.stride + d + i * VW), acc[i]);
         }
         for (int i = 0; i < 4; i++) vstore(o + d + i * VW, acc[i]);
     }
@@ -61,25 +88,22 @@ static void meet_block(float *o, float *m, float *l, const float *q, const float
         int left = HS - d;
         vf acc = vload_upto(o + d, left, 0.0f) * vset1(keep);
         for (int j = 0; j < count; j++)
-            acc = vfma(vset1(p[j]), vload_upto(v + j * v_stride + d, left, 0.0f), acc);
+            acc = vfma(vset1(p[j]), vload_upto(v.at + j * v.stride + d, left, 0.0f), acc);
         vstore_upto(o + d, acc, left);
     }
 }
 
-static void finish_row(float *o, float l, int HS) {
-    float inv = 1.0f / l;
-    for (int d = 0; d < HS; d++) o[d] *= inv;
-}
-
 /* x[count][HS] with a row stride -> xT[HS][B]; keys that are not there are 0 */
-static void transpose_block(float *xT, const float *x, size_t stride, int count, int HS) {
+static void transpose_block(float *xT, const act *x, size_t stride, int count, int HS) {
     for (int j = 0; j < B; j++)
-        for (int d = 0; d < HS; d++) xT[d * B + j] = j < count ? x[j * stride + d] : 0.0f;
+        for (int d = 0; d < HS; d++) xT[d * B + j] = j < count ? aget(x[j * stride + d]) : 0.0f;
 }
 
 typedef struct {
-    float *out, *lse, *dqkv;
-    const float *qkv, *dout, *saved_out, *saved_lse;
+    act *out, *dqkv;
+    float *lse;
+    const act *qkv, *dout, *saved_out;
+    const float *saved_lse;
     const int *starts;
     int N, NH, NKV, HS;
 } Attention;
@@ -88,45 +112,70 @@ static float scale_of(int HS) {
     return 1.0f / sqrtf((float)HS);
 }
 
-static void forward_item(void *ctx, int item, int thread) {
-    (void)thread;
-    const Attention *a = ctx;
-    int HS = a->HS, group = a->NH / a->NKV, kvh = item % a->NKV;
-    int start = a->starts[item / a->NKV], T = a->starts[item / a->NKV + 1] - start;
-    size_t stride = (size_t)(a->NH + 2 * a->NKV) * HS, out_stride = (size_t)a->NH * HS;
-    const float *qkv = a->qkv + start * stride;
-    const float *k = qkv + (size_t)(a->NH + kvh) * HS,
-                *v = qkv + (size_t)(a->NH + a->NKV + kvh) * HS;
-    float *m = a->lse, *l = a->lse + (size_t)a->N * a->NH;
-    float kT[HS_MAX * B], scale = scale_of(HS);
+typedef struct {               /* one sequence and one key/value head */
+    int start, T, kvh, h0, h1; /* its query heads */
+    size_t stride, out_stride; /* of rows of qkv and out */
+    const act *qkv, *k, *v;    /* from the sequence's first row on */
+    size_t k_at, v_at;         /* of the head within a row */
+} Item;
 
-    for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-        for (int t = 0; t < T; t++) {
-            memset(a->out + (start + t) * out_stride + (size_t)h * HS, 0,
-                   (size_t)HS * sizeof(float));
-            m[(size_t)(start + t) * a->NH + h] = -INFINITY;
-            l[(size_t)(start + t) * a->NH + h] = 0.0f;
-        }
-    }
-    for (int j0 = 0; j0 < T; j0 += B) {
-        int keys = T - j0 < B ? T - j0 : B;
-        transpose_block(kT, k + j0 * stride, stride, keys, HS);
-        for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-            for (int t = j0; t < T; t++) {
-                size_t row = (size_t)(start + t) * a->NH + h;
-                int count = t - j0 + 1 < B ? t - j0 + 1 : B;
-                meet_block(a->out + (start + t) * out_stride + (size_t)h * HS, m + row, l + row,
-                           qkv + t * stride + (size_t)h * HS, kT, v + j0 * stride, stride, count,
-                           HS, scale);
+static Item item_of(const Attention *a, int item) {
+    int group = a->NH / a->NKV, kvh = item % a->NKV, start = a->starts[item / a->NKV];
+    Item i = {.start = start,
+              .T = a->starts[item / a->NKV + 1] - start,
+              .kvh = kvh,
+              .h0 = kvh * group,
+              .h1 = (kvh + 1) * group,
+              .stride = (size_t)(a->NH + 2 * a->NKV) * a->HS,
+              .out_stride = (size_t)a->NH * a->HS,
+              .k_at = (size_t)(a->NH + kvh) * a->HS,
+              .v_at = (size_t)(a->NH + a->NKV + kvh) * a->HS};
+    i.qkv = a->qkv + start * i.stride;
+    i.k = i.qkv + i.k_at;
+    i.v = i.qkv + i.v_at;
+    return i;
+}
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+/* Queries t0..t1 of heads h0..h1 meet all their keys. */
+static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int t0, int t1) {
+    int HS = a->HS, queries = t1 - t0, rows = (h1 - h0) * queries;
+    float o[ROWS * HS_MAX], m[ROWS], l[ROWS], kT[HS_MAX * B], room[B * HS_MAX], q_room[HS_MAX];
+    memset(o, 0, (size_t)rows * HS * sizeof *o);
+    for (int r = 0; r < rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
+    for (int j0 = 0; j0 < t1; j0 += B) {
+        int keys = smaller(i->T - j0, B);
+        transpose_block(kT, i->k + j0 * i->stride, i->stride, keys, HS);
+        RowsF32 v = rows_f32(room, i->v + j0 * i->stride, i->stride, keys, HS);
+        for (int h = h0; h < h1; h++) {
+            for (int t = t0 > j0 ? t0 : j0; t < t1; t++) {
+                int r = (h - h0) * queries + t - t0;
+                const float *q = as_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, HS);
+                meet_block(o + r * HS, m + r, l + r, q, kT, v, smaller(t - j0 + 1, B), HS,
+                           scale_of(HS));
             }
         }
     }
-    for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-        for (int t = 0; t < T; t++) {
-            size_t row = (size_t)(start + t) * a->NH + h;
-            finish_row(a->out + (start + t) * out_stride + (size_t)h * HS, l[row], HS);
-            m[row] += logf(l[row]);
-        }
+    for (int r = 0; r < rows; r++) {
+        int h = h0 + r / queries, t = i->start + t0 + r % queries;
+        size_t row = (size_t)t * a->NH + h;
+        store_row(a->out + t * i->out_stride + (size_t)h * HS, o + r * HS, 1.0f / l[r], HS);
+        a->lse[row] = m[r] + logf(l[r]);
+        a->lse[(size_t)a->N * a->NH + row] = l[r];
+    }
+}
+
+static void forward_item(void *ctx, int item, int thread) {
+    (void)thread;
+    const Attention *a = ctx;
+    Item i = item_of(a, item);
+    for (int h = i.h0; h < i.h1; h += HEADS) {
+        int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h);
+        for (int t = 0; t < i.T; t += queries)
+            forward_tile(a, &i, h, h1, t, smaller(t + queries, i.T));
     }
 }
 
@@ -134,9 +183,9 @@ static void attention_forward(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts,
                               int NH, int NKV, int HS) {
     (void)b;
     CHECK(HS <= HS_MAX);
-    Attention a = {.out = f32(out),
+    Attention a = {.out = acts(out),
                    .lse = f32(lse),
-                   .qkv = f32(qkv),
+                   .qkv = acts(qkv),
                    .starts = i32(starts),
                    .N = N,
                    .NH = NH,
@@ -145,10 +194,9 @@ static void attention_forward(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts,
     threads_run(S * NKV, forward_item, &a);
 }
 
-static inline float dot_row(const float *x, const float *y, int n) {
+static inline float dot_row(const act *x, const act *y, int n) {
     vf s = {0};
-    for (int i = 0; i < n; i += VW)
-        s = vfma(vload_upto(x + i, n - i, 0.0f), vload_upto(y + i, n - i, 0.0f), s);
+    for (int i = 0; i < n; i += VW) s = vfma(aload_upto(x + i, n - i), aload_upto(y + i, n - i), s);
     return vsum(s);
 }
 
@@ -183,60 +231,107 @@ static void add_weighted(float *y, const float *a, size_t a_stride, const float 
     }
 }
 
+/* gradients of one block of keys and values, and in f32 of the queries, whose chains rest in dqkv
+ * between blocks; in bf16 that would round them, they follow in a walk of their own */
+static void backward_block(const Attention *a, const Item *i, int j0) {
+    int HS = a->HS, keys = smaller(i->T - j0, B);
+    size_t block = j0 * i->stride;
+    float kT[HS_MAX * B], vT[HS_MAX * B], dk[B * HS_MAX], dv[B * HS_MAX];
+    float k_room[B * HS_MAX], q_room[GROUP * HS_MAX], d_room[GROUP * HS_MAX];
+    memset(dk, 0, (size_t)keys * HS * sizeof *dk);
+    memset(dv, 0, (size_t)keys * HS * sizeof *dv);
+    transpose_block(kT, i->k + block, i->stride, keys, HS);
+    transpose_block(vT, i->v + block, i->stride, keys, HS);
+    RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
+    for (int h = i->h0; h < i->h1; h++) {
+        for (int t = j0; t < i->T; t += GROUP) {
+            float p[GROUP][B], ds[GROUP][B];
+            int queries = smaller(i->T - t, GROUP);
+            const act *dout_t = a->dout + (i->start + t) * i->out_stride + (size_t)h * HS;
+            RowsF32 q =
+                rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, queries, HS);
+            RowsF32 d = rows_f32(d_room, dout_t, i->out_stride, queries, HS);
+            for (int u = 0; u < queries; u++) {
+                size_t row = (size_t)(i->start + t + u);
+                float D = dot_row(dout_t + u * i->out_stride,
+                                  a->saved_out + row * i->out_stride + (size_t)h * HS, HS);
+                int count = smaller(t + u - j0 + 1, B);
+                block_weights(p[u], ds[u], q.at + u * q.stride, d.at + u * d.stride, kT, vT,
+                              a->saved_lse[row * a->NH + h], D, count, HS, scale_of(HS));
+                if (IN_F32)
+                    add_weighted((float *)(void *)(a->dqkv + row * i->stride + (size_t)h * HS),
+                                 ds[u], 1, k.at, k.stride, count, HS);
+            }
+            for (int j = 0; j < keys; j++) {
+                add_weighted(dk + j * HS, &ds[0][j], B, q.at, q.stride, queries, HS);
+                add_weighted(dv + j * HS, &p[0][j], B, d.at, d.stride, queries, HS);
+            }
+        }
+    }
+    for (int j = 0; j < keys; j++) {
+        act *row = a->dqkv + (size_t)(i->start + j0 + j) * i->stride;
+        store_row(row + i->k_at, dk + j * HS, 1.0f, HS);
+        store_row(row + i->v_at, dv + j * HS, 1.0f, HS);
+    }
+}
+
+/* gradients of queries t0..t1 of heads h0..h1, in one f32 chain each */
+static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int t0, int t1) {
+    int HS = a->HS, queries = t1 - t0, rows = (h1 - h0) * queries;
+    float dq[ROWS * HS_MAX], D[ROWS], p[B], ds[B], kT[HS_MAX * B], vT[HS_MAX * B];
+    float k_room[B * HS_MAX], q_room[HS_MAX], d_room[HS_MAX];
+    memset(dq, 0, (size_t)rows * HS * sizeof *dq);
+    for (int r = 0; r < rows; r++) {
+        size_t at =
+            (size_t)(i->start + t0 + r % queries) * i->out_stride + (size_t)(h0 + r / queries) * HS;
+        D[r] = dot_row(a->dout + at, a->saved_out + at, HS);
+    }
+    for (int j0 = 0; j0 < t1; j0 += B) {
+        int keys = smaller(i->T - j0, B);
+        size_t block = j0 * i->stride;
+        transpose_block(kT, i->k + block, i->stride, keys, HS);
+        transpose_block(vT, i->v + block, i->stride, keys, HS);
+        RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
+        for (int h = h0; h < h1; h++) {
+            for (int t = t0 > j0 ? t0 : j0; t < t1; t++) {
+                int r = (h - h0) * queries + t - t0, count = smaller(t - j0 + 1, B);
+                size_t row = (size_t)(i->start + t), at = row * i->out_stride + (size_t)h * HS;
+                const float *q = as_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, HS);
+                block_weights(p, ds, q, as_f32(d_room, a->dout + at, HS), kT, vT,
+                              a->saved_lse[row * a->NH + h], D[r], count, HS, scale_of(HS));
+                add_weighted(dq + r * HS, ds, 1, k.at, k.stride, count, HS);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        size_t row = (size_t)(i->start + t0 + r % queries);
+        store_row(a->dqkv + row * i->stride + (size_t)(h0 + r / queries) * HS, dq + r * HS, 1.0f,
+                  HS);
+    }
+}
+
 static void backward_item(void *ctx, int item, int thread) {
     (void)thread;
     const Attention *a = ctx;
-    int HS = a->HS, group = a->NH / a->NKV, kvh = item % a->NKV;
-    int start = a->starts[item / a->NKV], T = a->starts[item / a->NKV + 1] - start;
-    size_t stride = (size_t)(a->NH + 2 * a->NKV) * HS, out_stride = (size_t)a->NH * HS;
-    const float *qkv = a->qkv + start * stride;
-    float *dqkv = a->dqkv + start * stride;
-    size_t k_at = (size_t)(a->NH + kvh) * HS, v_at = (size_t)(a->NH + a->NKV + kvh) * HS;
-    float kT[HS_MAX * B], vT[HS_MAX * B], scale = scale_of(HS);
-
-    for (int t = 0; t < T; t++) {
-        memset(dqkv + t * stride + k_at, 0, (size_t)HS * sizeof(float));
-        memset(dqkv + t * stride + v_at, 0, (size_t)HS * sizeof(float));
-        memset(dqkv + t * stride + (size_t)kvh * group * HS, 0, (size_t)group * HS * sizeof(float));
-    }
-    for (int j0 = 0; j0 < T; j0 += B) {
-        int keys = T - j0 < B ? T - j0 : B;
-        transpose_block(kT, qkv + j0 * stride + k_at, stride, keys, HS);
-        transpose_block(vT, qkv + j0 * stride + v_at, stride, keys, HS);
-        for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-            for (int t = j0; t < T; t += GROUP) {
-                float p[GROUP][B], ds[GROUP][B];
-                int queries = T - t < GROUP ? T - t : GROUP;
-                const float *q = qkv + t * stride + (size_t)h * HS;
-                const float *dout = a->dout + (start + t) * out_stride + (size_t)h * HS;
-                for (int u = 0; u < queries; u++) {
-                    size_t row = (size_t)(start + t + u);
-                    float D = dot_row(dout + u * out_stride,
-                                      a->saved_out + row * out_stride + (size_t)h * HS, HS);
-                    int count = t + u - j0 + 1 < B ? t + u - j0 + 1 : B;
-                    block_weights(p[u], ds[u], q + u * stride, dout + u * out_stride, kT, vT,
-                                  a->saved_lse[row * a->NH + h], D, count, HS, scale);
-                    add_weighted(dqkv + (t + u) * stride + (size_t)h * HS, ds[u], 1,
-                                 qkv + j0 * stride + k_at, stride, count, HS);
-                }
-                for (int j = 0; j < keys; j++) {
-                    add_weighted(dqkv + (j0 + j) * stride + k_at, &ds[0][j], B, q, stride, queries,
-                                 HS);
-                    add_weighted(dqkv + (j0 + j) * stride + v_at, &p[0][j], B, dout, out_stride,
-                                 queries, HS);
-                }
-            }
-        }
+    Item i = item_of(a, item);
+    for (int t = 0; IN_F32 && t < i.T; t++)
+        memset(a->dqkv + (i.start + t) * i.stride + (size_t)i.h0 * a->HS, 0,
+               (size_t)(i.h1 - i.h0) * a->HS * sizeof(act));
+    for (int j = 0; j < i.T; j += B) backward_block(a, &i, j);
+    for (int h = i.h0; !IN_F32 && h < i.h1; h += HEADS) {
+        int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h);
+        for (int t = 0; t < i.T; t += queries)
+            backward_tile(a, &i, h, h1, t, smaller(t + queries, i.T));
     }
 }
 
 static void attention_backward(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
                                Buf starts, int S, int N, int NH, int NKV, int HS) {
     (void)b;
-    Attention a = {.dqkv = f32(dqkv),
-                   .dout = f32(dout),
-                   .qkv = f32(qkv),
-                   .saved_out = f32(out),
+    Attention a = {.dqkv = acts(dqkv),
+                   .dout = acts(dout),
+                   .qkv = acts(qkv),
+                   .saved_out = acts(out),
                    .saved_lse = f32(lse),
                    .starts = i32(starts),
                    .N = N,
@@ -247,8 +342,8 @@ static void attention_backward(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out,
 }
 
 typedef struct {
-    float *out;
-    const float *qkv;
+    act *out;
+    const act *qkv;
     KvLayer kv;
     const int *rows, *positions;
     int N, NH, NKV, HS;
@@ -266,11 +361,11 @@ static void write_rows(void *ctx, int first, int last) {
         int slot = d->positions[n] % B;
         for (int kvh = 0; kvh < d->NKV; kvh++) {
             size_t at = page_at(d, n, d->positions[n] / B, kvh);
-            const float *k = d->qkv + n * stride + (size_t)(d->NH + kvh) * d->HS,
-                        *v = k + (size_t)d->NKV * d->HS;
-            float *keys = f32(d->kv.keys) + at, *values = f32(d->kv.values) + at;
+            const act *k = d->qkv + n * stride + (size_t)(d->NH + kvh) * d->HS,
+                      *v = k + (size_t)d->NKV * d->HS;
+            act *keys = acts(d->kv.keys) + at, *values = acts(d->kv.values) + at;
             for (int i = 0; i < d->HS; i++) keys[i * B + slot] = k[i];
-            memcpy(values + (size_t)slot * d->HS, v, (size_t)d->HS * sizeof(float));
+            memcpy(values + (size_t)slot * d->HS, v, (size_t)d->HS * sizeof(act));
         }
     }
 }
@@ -278,33 +373,42 @@ static void write_rows(void *ctx, int first, int last) {
 static void kv_write(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH,
                      int NKV, int HS) {
     (void)b;
-    Decode d = {NULL, f32(qkv), kv, i32(rows), i32(positions), N, NH, NKV, HS};
+    Decode d = {NULL, acts(qkv), kv, i32(rows), i32(positions), N, NH, NKV, HS};
     CPU(parallel)(N, 64, write_rows, &d);
+}
+
+static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
+    int HS = d->HS, T = d->positions[n] + 1;
+    const act *q = d->qkv + (size_t)n * (d->NH + 2 * d->NKV) * HS;
+    float o[HEADS * HS_MAX], m[HEADS], l[HEADS];
+    float k_room[HS_MAX * B], v_room[B * HS_MAX], q_room[HS_MAX];
+    memset(o, 0, (size_t)(h1 - h0) * HS * sizeof *o);
+    for (int i = 0; i < h1 - h0; i++) m[i] = -INFINITY, l[i] = 0.0f;
+    for (int j0 = 0; j0 < T; j0 += B) {
+        size_t at = page_at(d, n, j0 / B, kvh);
+        int count = smaller(T - j0, B);
+        const float *kT = as_f32(k_room, acts(d->kv.keys) + at, HS * B);
+        RowsF32 v = {as_f32(v_room, acts(d->kv.values) + at, count * HS), (size_t)HS};
+        for (int h = h0; h < h1; h++)
+            meet_block(o + (h - h0) * HS, m + h - h0, l + h - h0,
+                       as_f32(q_room, q + (size_t)h * HS, HS), kT, v, count, HS, scale_of(HS));
+    }
+    for (int h = h0; h < h1; h++)
+        store_row(d->out + ((size_t)n * d->NH + h) * HS, o + (h - h0) * HS, 1.0f / l[h - h0], HS);
 }
 
 static void decode_item(void *ctx, int item, int thread) {
     (void)thread;
     const Decode *d = ctx;
-    int HS = d->HS, n = item / d->NKV, kvh = item % d->NKV, group = d->NH / d->NKV,
-        T = d->positions[n] + 1;
-    const float *q = d->qkv + (size_t)n * (d->NH + 2 * d->NKV) * HS;
-    float scale = scale_of(HS);
-    for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-        float *o = d->out + ((size_t)n * d->NH + h) * HS, m = -INFINITY, l = 0.0f;
-        memset(o, 0, (size_t)HS * sizeof(float));
-        for (int j0 = 0; j0 < T; j0 += B) {
-            size_t at = page_at(d, n, j0 / B, kvh);
-            meet_block(o, &m, &l, q + (size_t)h * HS, f32(d->kv.keys) + at, f32(d->kv.values) + at,
-                       (size_t)HS, T - j0 < B ? T - j0 : B, HS, scale);
-        }
-        finish_row(o, l, HS);
-    }
+    int n = item / d->NKV, kvh = item % d->NKV, group = d->NH / d->NKV;
+    for (int h = kvh * group; h < (kvh + 1) * group; h += HEADS)
+        decode_heads(d, n, kvh, h, smaller(h + HEADS, (kvh + 1) * group));
 }
 
 static void attention_decode(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
                              int N, int NH, int NKV, int HS) {
     (void)b;
-    Decode d = {f32(out), f32(qkv), kv, i32(rows), i32(positions), N, NH, NKV, HS};
+    Decode d = {acts(out), acts(qkv), kv, i32(rows), i32(positions), N, NH, NKV, HS};
     threads_run(N * NKV, decode_item, &d);
 }
 

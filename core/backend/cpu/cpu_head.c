@@ -1,10 +1,8 @@
 /* cpu_head.c - the fused head: hidden state -> log-probability and entropy of asked tokens, in
  * chunks of rows, so that [R,V] never exists; sampling from the same numbers; the scalar head. */
-#include "core/backend/cpu/cpu.h"
-
 #include <string.h>
 
-#include "core/backend/cpu/vec.h"
+#include "core/backend/cpu/act.h"
 
 typedef struct { /* of z / temperature over the whole vocabulary */
     float max, lse, entropy, mean_logp;
@@ -127,8 +125,8 @@ static void head_backward(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out
 }
 
 typedef struct {
-    float *out;
-    const float *x;
+    act *out;
+    const act *x;
     const int *rows;
     int C;
 } Gather;
@@ -137,12 +135,12 @@ static void gather_range(void *ctx, int first, int last) {
     const Gather *g = ctx;
     for (int r = first; r < last; r++)
         memcpy(g->out + (size_t)r * g->C, g->x + (size_t)g->rows[r] * g->C,
-               (size_t)g->C * sizeof(float));
+               (size_t)g->C * sizeof(act));
 }
 
 static void gather_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int C) {
     (void)b;
-    Gather g = {f32(out), f32(x), i32(rows), C};
+    Gather g = {acts(out), acts(x), i32(rows), C};
     CPU(parallel)(R, 64, gather_range, &g);
 }
 
@@ -150,30 +148,35 @@ static void scatter_range(void *ctx, int first, int last) {
     const Gather *g = ctx;
     for (int r = first; r < last; r++)
         memcpy(g->out + (size_t)g->rows[r] * g->C, g->x + (size_t)r * g->C,
-               (size_t)g->C * sizeof(float));
+               (size_t)g->C * sizeof(act));
 }
 
 static void scatter_rows(Backend *b, Buf out, Buf x, Buf rows, int R, int N, int C) {
     b->zero(b, out, (size_t)N * C);
-    Gather g = {f32(out), f32(x), i32(rows), C};
+    Gather g = {acts(out), acts(x), i32(rows), C};
     CPU(parallel)(R, 64, scatter_range, &g);
 }
 
 typedef struct {
-    float *score, *dh, *dw;
-    const float *h, *w, *dscore;
+    float *score, *dw;
+    act *dh;
+    const act *h;
+    const float *dscore;
+    Buf w;
     int N, C, K;
 } Score;
 
 static void score_rows(void *ctx, int first, int last) {
     const Score *s = ctx;
     for (int n = first; n < last; n++) {
+        const act *h_n = s->h + (size_t)n * s->C;
         for (int k = 0; k < s->K; k++) {
-            const float *h_n = s->h + (size_t)n * s->C, *w_k = s->w + (size_t)k * s->C;
+            size_t w_k = (size_t)k * s->C;
             vf sum = {0};
-            for (int c = 0; c < s->C; c += VW)
-                sum = vfma(vload_upto(h_n + c, s->C - c, 0.0f), vload_upto(w_k + c, s->C - c, 0.0f),
-                           sum);
+            for (int c = 0; c < s->C; c += VW) {
+                int left = s->C - c;
+                sum = vfma(aload_upto(h_n + c, left), weights_upto(s->w, w_k + c, left), sum);
+            }
             s->score[(size_t)n * s->K + k] = vsum(sum);
         }
     }
@@ -181,18 +184,20 @@ static void score_rows(void *ctx, int first, int last) {
 
 static void score_forward(Backend *b, Buf score, Buf h, Buf w, int N, int C, int K) {
     (void)b;
-    Score s = {.score = f32(score), .h = f32(h), .w = f32(w), .C = C, .K = K};
+    Score s = {.score = f32(score), .h = acts(h), .w = w, .C = C, .K = K};
     CPU(parallel)(N, 64, score_rows, &s);
 }
 
 static void score_dh(void *ctx, int first, int last) {
     const Score *s = ctx;
     for (int n = first; n < last; n++) {
-        for (int c = 0; c < s->C; c++) {
-            float d = 0.0f;
+        const float *dscore_n = s->dscore + (size_t)n * s->K;
+        for (int c = 0; c < s->C; c += VW) {
+            int left = s->C - c;
+            vf d = {0};
             for (int k = 0; k < s->K; k++)
-                d = sfma(s->dscore[(size_t)n * s->K + k], s->w[(size_t)k * s->C + c], d);
-            s->dh[(size_t)n * s->C + c] = d;
+                d = vfma(vset1(dscore_n[k]), weights_upto(s->w, (size_t)k * s->C + c, left), d);
+            astore_upto(s->dh + (size_t)n * s->C + c, d, left);
         }
     }
 }
@@ -200,12 +205,16 @@ static void score_dh(void *ctx, int first, int last) {
 static void score_dw(void *ctx, int first, int last) {
     const Score *s = ctx;
     for (int n = 0; n < s->N; n++) {
+        const act *h_n = s->h + (size_t)n * s->C;
         for (int k = 0; k < s->K; k++) {
-            float d = s->dscore[(size_t)n * s->K + k];
+            float d = s->dscore[(size_t)n * s->K + k], *dw_k = s->dw + (size_t)k * s->C;
             if (d == 0.0f) continue; /* most tokens have no score in a reward model's loss */
-            for (int c = first; c < last; c++)
-                s->dw[(size_t)k * s->C + c] =
-                    sfma(d, s->h[(size_t)n * s->C + c], s->dw[(size_t)k * s->C + c]);
+            for (int c = first; c < last; c += VW) {
+                int left = last - c;
+                vf sum =
+                    vfma(vset1(d), aload_upto(h_n + c, left), vload_upto(dw_k + c, left, 0.0f));
+                vstore_upto(dw_k + c, sum, left);
+            }
         }
     }
 }
@@ -213,11 +222,11 @@ static void score_dw(void *ctx, int first, int last) {
 static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C,
                            int K) {
     (void)b;
-    Score s = {.dh = f32(dh),
+    Score s = {.dh = acts(dh),
                .dw = f32(dw),
                .dscore = f32(dscore),
-               .h = f32(h),
-               .w = f32(w),
+               .h = acts(h),
+               .w = w,
                .N = N,
                .C = C,
                .K = K};

@@ -1,14 +1,15 @@
 /* cpu_matmul.c - matrix products: register tiles over packed panels (Goto & van de Geijn 2008).
  *
  * C[M,N] (+)= A B. Each element is one chain of fused multiply-adds over k ascending, the same for
- * every M, tile and thread: between blocks of k the chain rests in C, which loses nothing in f32.
- * The forward product reads weights packed once, panel by panel of NR columns; the two backward
- * products pack their right side block by block as they go. */
-#include "core/backend/cpu/cpu.h"
-
+ * every M, tile and thread. Between blocks of k the chain rests in C or, where C is bf16, in a
+ * patch of f32, which loses nothing. The forward product reads weights packed once, panel by panel
+ * of NR columns; the two backward products pack their right side block by block as they go.
+ *
+ * In bf16 operands are widened: A and blocks of B when they are packed, packed weights in the
+ * innermost loop. */
 #include <string.h>
 
-#include "core/backend/cpu/vec.h"
+#include "core/backend/cpu/act.h"
 #include "core/base/threads.h"
 
 #if defined(__AVX512F__)
@@ -19,8 +20,12 @@ enum { MR = 6, NR = 2 * VW };
 enum {
     KC = 256,
     ROWS = 504,
-    PANELS = 256 / NR
-}; /* a packed block: KC x 256 floats, half of a small L2 */
+    PANELS = 256 / NR, /* a packed block: KC x 256 floats, half of a small L2 */
+    BLOCK = ROWS * KC, /* floats of a packed block of A */
+    KC_PACKED = 2048,  /* packed bf16 weights: most products are one block of k */
+    PATCH = 1024 * KC  /* floats of C that rest between blocks of k, in bf16 */
+};
+enum { IN_BF16 = sizeof(act) == 2 };
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -29,43 +34,71 @@ enum {
 #endif
 
 typedef struct {
-    float *C;
-    const float *A, *B;  /* B row-major, or NULL when `packed` is given */
-    const float *packed; /* panels [K][NR] */
+    Buf C, A, B;       /* f32 or bf16 each; B row-major, or NULL when `packed` is given */
+    int weights;       /* B is of weights, which are rounded where activations are */
+    const act *packed; /* panels [K][NR] */
     int M, N, K, ldc;
     size_t a_row, a_col; /* A(m,k) = A[m*a_row + k*a_col] */
     int ldb;
-    int add; /* chains start from C instead of from 0 */
-    int row_step, panel_step, row_items;
+    int add; /* chains start from C (f32) instead of from 0 */
+    int kc, row_step, panel_step, row_items;
 } Product;
+
+/* NR columns of a panel at k. A packed panel in bf16 holds column j and column VW + j in the lower
+ * and upper half of word j, so that widening is a shift and a mask. */
+static inline __attribute__((always_inline)) void b_load(vf b[2], const void *panel, size_t k,
+                                                         int narrow) {
+    if (narrow) {
+        vu word = (vu)vload((const float *)panel + k * VW);
+        b[0] = (vf)(word << 16);
+        b[1] = (vf)(word & 0xffff0000u);
+    } else {
+        b[0] = vload((const float *)panel + k * NR);
+        b[1] = vload((const float *)panel + k * NR + VW);
+    }
+}
+
+typedef struct { /* where a tile goes */
+    void *at;
+    size_t ld;
+    int half; /* bf16; then chains do not start from it */
+} Out;
+
+static inline __attribute__((always_inline)) void c_store(Out c, size_t at, vf v) {
+    if (c.half)
+        vstore_bf16((uint16_t *)c.at + at, v);
+    else
+        vstore((float *)c.at + at, v);
+}
 
 /* c[m][NR] (+)= a[kc][m]' b[kc][NR]; m is a constant in each call, so everything stays in registers
  */
-static inline __attribute__((always_inline)) void
-tile(int m, int kc, const float *a, const float *b, float *c, size_t ldc, int add) {
+static inline __attribute__((always_inline)) void tile(int m, int kc, const float *a, const void *b,
+                                                       int narrow, Out c, int add) {
     vf acc[MR][2];
     UNROLL for (int i = 0; i < m; i++) {
-        acc[i][0] = add ? vload(c + i * ldc) : (vf){0};
-        acc[i][1] = add ? vload(c + i * ldc + VW) : (vf){0};
+        acc[i][0] = add ? vload((float *)c.at + i * c.ld) : (vf){0};
+        acc[i][1] = add ? vload((float *)c.at + i * c.ld + VW) : (vf){0};
     }
     for (int k = 0; k < kc; k++) {
-        vf b0 = vload(b + (size_t)k * NR), b1 = vload(b + (size_t)k * NR + VW);
+        vf w[2];
+        b_load(w, b, (size_t)k, narrow);
         UNROLL for (int i = 0; i < m; i++) {
             vf x = vset1(a[(size_t)k * m + i]);
-            acc[i][0] = vfma(x, b0, acc[i][0]);
-            acc[i][1] = vfma(x, b1, acc[i][1]);
+            acc[i][0] = vfma(x, w[0], acc[i][0]);
+            acc[i][1] = vfma(x, w[1], acc[i][1]);
         }
     }
     UNROLL for (int i = 0; i < m; i++) {
-        vstore(c + i * ldc, acc[i][0]);
-        vstore(c + i * ldc + VW, acc[i][1]);
+        c_store(c, i * c.ld, acc[i][0]);
+        c_store(c, i * c.ld + VW, acc[i][1]);
     }
 }
 
 #define TILE_CASE(m)                                                                               \
-    case m: tile(m, kc, a, b, c, ldc, add); break
-static void tile_rows(int m, int kc, const float *a, const float *b, float *c, size_t ldc,
-                      int add) {
+    case m: tile(m, kc, a, b, narrow, c, add); break
+static inline __attribute__((always_inline)) void
+tile_switch(int m, int kc, const float *a, const void *b, int narrow, Out c, int add) {
     switch (m) {
         TILE_CASE(1);
         TILE_CASE(2);
@@ -86,114 +119,206 @@ static void tile_rows(int m, int kc, const float *a, const float *b, float *c, s
     }
 }
 
+/* one copy of the tiles for each way that occurs */
+static void tile_plain(int m, int kc, const float *a, const void *b, Out c, int add) {
+    c.half = 0;
+    tile_switch(m, kc, a, b, 0, c, add);
+}
+static void tile_narrow_f32(int m, int kc, const float *a, const void *b, Out c, int add) {
+    c.half = 0;
+    tile_switch(m, kc, a, b, 1, c, add);
+}
+static void tile_narrow_bf16(int m, int kc, const float *a, const void *b, Out c) {
+    c.half = 1;
+    tile_switch(m, kc, a, b, 1, c, 0);
+}
+static void tile_rows(int m, int kc, const float *a, const void *b, int narrow, Out c, int add) {
+    if (!IN_BF16 || !narrow)
+        tile_plain(m, kc, a, b, c, add);
+    else if (c.half)
+        tile_narrow_bf16(m, kc, a, b, c);
+    else
+        tile_narrow_f32(m, kc, a, b, c, add);
+}
+
+static void store_upto(Out c, size_t at, const float *from, int n) {
+    for (int j = 0; j < n; j += VW) {
+        int left = n - j;
+        if (c.half && left >= VW)
+            vstore_bf16((uint16_t *)c.at + at + j, vload(from + j));
+        else if (c.half)
+            vstore_bf16_n((uint16_t *)c.at + at + j, vload_n(from + j, left, 0.0f), left);
+        else
+            memcpy((float *)c.at + at + j, from + j,
+                   (size_t)(left < VW ? left : VW) * sizeof *from);
+    }
+}
+
 /* the last panel may be narrower than NR: through a small tile of its own */
-static void tile_narrow(int m, int n, int kc, const float *a, const float *b, float *c, size_t ldc,
-                        int add) {
+static void tile_edge(int m, int n, int kc, const float *a, const void *b, int narrow, Out c,
+                      int add) {
     float t[MR * NR];
+    const float *old = c.at;
     for (int i = 0; i < m; i++)
-        for (int j = 0; j < NR; j++) t[i * NR + j] = add && j < n ? c[i * ldc + j] : 0.0f;
-    tile_rows(m, kc, a, b, t, NR, add);
-    for (int i = 0; i < m; i++) memcpy(c + i * ldc, t + i * NR, (size_t)n * sizeof *c);
+        for (int j = 0; j < NR; j++) t[i * NR + j] = add && j < n ? old[i * c.ld + j] : 0.0f;
+    tile_rows(m, kc, a, b, narrow, (Out){t, NR, 0}, add);
+    for (int i = 0; i < m; i++) store_upto(c, i * c.ld, t + i * NR, n);
 }
 
 /* One row against four panels at once, for decoding a single sequence: eight chains hide the
  * latency. */
-static void row_panels(int kc, const float *a, const float *b, size_t panel_stride, float *c,
-                       int add) {
+static inline __attribute__((always_inline)) void
+row_panels(int kc, const float *a, const char *b, size_t panel_bytes, int narrow, Out c, int add) {
     vf acc[8];
-    for (int i = 0; i < 8; i++) acc[i] = add ? vload(c + i * VW) : (vf){0};
+    for (int i = 0; i < 8; i++) acc[i] = add ? vload((float *)c.at + i * VW) : (vf){0};
     for (int k = 0; k < kc; k++) {
         vf x = vset1(a[k]);
         UNROLL for (int p = 0; p < 4; p++) {
-            const float *bp = b + p * panel_stride + (size_t)k * NR;
-            acc[2 * p] = vfma(x, vload(bp), acc[2 * p]);
-            acc[2 * p + 1] = vfma(x, vload(bp + VW), acc[2 * p + 1]);
+            vf w[2];
+            b_load(w, b + p * panel_bytes, (size_t)k, narrow);
+            acc[2 * p] = vfma(x, w[0], acc[2 * p]);
+            acc[2 * p + 1] = vfma(x, w[1], acc[2 * p + 1]);
         }
     }
-    for (int i = 0; i < 8; i++) vstore(c + i * VW, acc[i]);
+    for (int i = 0; i < 8; i++) c_store(c, (size_t)i * VW, acc[i]);
 }
 
-static _Thread_local float a_block[ROWS * KC], b_block[KC * PANELS * NR];
+static void row_of_panels(int kc, const float *a, const void *b, size_t panel_bytes, int narrow,
+                          Out c, int add) {
+    if (IN_BF16 && narrow)
+        row_panels(kc, a, b, panel_bytes, 1, c, add);
+    else
+        row_panels(kc, a, b, panel_bytes, 0, (Out){c.at, c.ld, 0}, add);
+}
+
+static _Thread_local float a_block[BLOCK], b_block[KC * PANELS * NR];
+#if defined(CPU_BF16)
+static _Thread_local float patch[PATCH];
+#else
+static float *const patch = NULL;
+#endif
+
+static inline float float_of(uint16_t x) {
+    return ((union {
+               uint32_t u;
+               float f;
+           }){(uint32_t)x << 16})
+        .f;
+}
 
 /* rows of A side by side: to[k][rows]; `rows` is a constant where it matters */
 static inline __attribute__((always_inline)) void
-pack_tile(float *to, const float *from, size_t row, size_t col, int rows, int kc) {
-    for (int k = 0; k < kc; k++, to += rows, from += col)
-        for (int i = 0; i < rows; i++) to[i] = from[i * row];
+pack_tile(float *to, const void *from_, int half, size_t row, size_t col, int rows, int kc) {
+    const uint16_t *narrow = from_;
+    const float *from = from_;
+    for (int k = 0; k < kc; k++, to += rows, from += col, narrow += col)
+        for (int i = 0; i < rows; i++) to[i] = half ? float_of(narrow[i * row]) : from[i * row];
 }
 
-static void pack_rows(const Product *p, int m0, int m1, int k0, int kc) {
+static inline __attribute__((always_inline)) void pack_rows(const Product *p, int half, int m0,
+                                                            int m1, int k0, int kc) {
     float *to = a_block;
     for (int m = m0; m < m1; m += MR) {
         int rows = m1 - m < MR ? m1 - m : MR;
-        const float *from = p->A + (size_t)m * p->a_row + (size_t)k0 * p->a_col;
+        const void *from = buf_at(p->A, (size_t)m * p->a_row + (size_t)k0 * p->a_col).ptr;
         if (rows < MR)
-            pack_tile(to, from, p->a_row, p->a_col, rows, kc);
+            pack_tile(to, from, half, p->a_row, p->a_col, rows, kc);
         else if (p->a_col == 1)
-            pack_tile(to, from, p->a_row, 1, MR, kc);
+            pack_tile(to, from, half, p->a_row, 1, MR, kc);
         else
-            pack_tile(to, from, 1, p->a_col, MR, kc); /* A transposed: a_row is 1 */
+            pack_tile(to, from, half, 1, p->a_col, MR, kc); /* A transposed: a_row is 1 */
         to += rows * kc;
     }
+}
+
+static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
+    if (IN_BF16 && p->A.dtype == DT_BF16)
+        pack_rows(p, 1, m0, m1, k0, kc);
+    else
+        pack_rows(p, 0, m0, m1, k0, kc);
 }
 
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
     for (int panel = panel0; panel < panel1; panel++) {
         float *to = b_block + (size_t)(panel - panel0) * kc * NR;
         int n0 = panel * NR, n = p->N - n0 < NR ? p->N - n0 : NR;
-        const float *from = p->B + (size_t)k0 * p->ldb + n0;
+        size_t from = (size_t)k0 * p->ldb + n0;
         for (int k = 0; k < kc; k++, to += NR, from += p->ldb) {
-            memcpy(to, from, (size_t)n * sizeof *to);
-            for (int j = n; j < NR; j++) to[j] = 0.0f;
+            for (int j = 0; j < NR; j += VW) {
+                int left = n - j < 0 ? 0 : n - j;
+                vstore(to + j, p->weights ? weights_upto(p->B, from + j, left)
+                                          : any_upto(p->B, from + j, left));
+            }
         }
     }
 }
 
-static void block(const Product *p, int m0, int m1, int panel0, int panel1, int k0, int kc,
+static void block(const Product *p, Out c0, int m0, int m1, int panel0, int panel1, int k0, int kc,
                   int add) {
-    const float *b0 = b_block;
-    size_t stride = (size_t)kc * NR;
+    int narrow = IN_BF16 && p->packed;
+    const char *b0 = (const char *)b_block;
+    size_t panel_bytes = (size_t)kc * NR * sizeof(float);
     if (p->packed) {
-        stride = (size_t)p->K * NR;
-        b0 = p->packed + panel0 * stride + (size_t)k0 * NR;
+        panel_bytes = (size_t)p->K * NR * sizeof(act);
+        b0 = (const char *)(p->packed + ((size_t)panel0 * p->K + (size_t)k0) * NR);
     }
     const float *a = a_block;
+    size_t element = c0.half ? 2 : 4;
     for (int m = m0; m < m1; m += MR) {
         int rows = m1 - m < MR ? m1 - m : MR;
         for (int panel = panel0; panel < panel1; panel++) {
-            int n0 = panel * NR, n = p->N - n0;
-            const float *b = b0 + (size_t)(panel - panel0) * stride;
-            float *c = p->C + (size_t)m * p->ldc + n0;
+            int n = p->N - panel * NR;
+            const char *b = b0 + (size_t)(panel - panel0) * panel_bytes;
+            Out c = {(char *)c0.at + ((m - m0) * c0.ld + (size_t)(panel - panel0) * NR) * element,
+                     c0.ld, c0.half};
             if (rows == 1 && panel + 4 <= panel1 && n >= 4 * NR) {
-                row_panels(kc, a, b, stride, c, add);
+                row_of_panels(kc, a, b, panel_bytes, narrow, c, add);
                 panel += 3;
             } else if (n >= NR) {
-                tile_rows(rows, kc, a, b, c, (size_t)p->ldc, add);
+                tile_rows(rows, kc, a, b, narrow, c, add);
             } else {
-                tile_narrow(rows, n, kc, a, b, c, (size_t)p->ldc, add);
+                tile_edge(rows, n, kc, a, b, narrow, c, add);
             }
         }
         a += rows * kc;
     }
 }
 
+/* The item's part of C from the patch, rounded. */
+static void store_patch(const Product *p, int m0, int m1, int first, int last) {
+    int n0 = first * NR, n = (last * NR < p->N ? last * NR : p->N) - n0;
+    size_t ld = (size_t)(last - first) * NR;
+    for (int m = m0; m < m1; m++)
+        store_upto((Out){p->C.ptr, 0, 1}, (size_t)m * p->ldc + n0, patch + (m - m0) * ld, n);
+}
+
+/* bf16 results of several blocks of k, or of tiles that only write f32 */
+static int in_patch(const Product *p) {
+    return IN_BF16 && p->C.dtype == DT_BF16 && (!p->packed || p->K > p->kc);
+}
+
 static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
-    int all = (p->N + NR - 1) / NR;
+    int all = (p->N + NR - 1) / NR, patched = in_patch(p);
     int m0 = item % p->row_items * p->row_step,
         m1 = m0 + p->row_step < p->M ? m0 + p->row_step : p->M;
     int first = item / p->row_items * p->panel_step;
     int last = first + p->panel_step < all ? first + p->panel_step : all;
-    for (int k0 = 0; k0 < p->K; k0 += KC) {
-        int kc = p->K - k0 < KC ? p->K - k0 : KC;
-        pack_rows(p, m0, m1, k0, kc);
+    for (int k0 = 0; k0 < p->K; k0 += p->kc) {
+        int kc = p->K - k0 < p->kc ? p->K - k0 : p->kc;
+        pack_a(p, m0, m1, k0, kc);
         for (int panel = first; panel < last; panel += PANELS) {
             int end = panel + PANELS < last ? panel + PANELS : last;
+            Out c = {buf_at(p->C, (size_t)m0 * p->ldc + (size_t)panel * NR).ptr, (size_t)p->ldc,
+                     IN_BF16 && p->C.dtype == DT_BF16};
+            if (patched)
+                c = (Out){patch + (size_t)(panel - first) * NR, (size_t)(last - first) * NR, 0};
             if (!p->packed) pack_panels(p, panel, end, k0, kc);
-            block(p, m0, m1, panel, end, k0, kc, p->add || k0 > 0);
+            block(p, c, m0, m1, panel, end, k0, kc, p->add || k0 > 0);
         }
     }
+    if (patched) store_patch(p, m0, m1, first, last);
 }
 
 static int ceil_div(int a, int b) {
@@ -205,7 +330,7 @@ static int ceil_div(int a, int b) {
  * splits the one that packs least. */
 static void split(Product *p, int want) {
     int panels = ceil_div(p->N, NR), tiles = ceil_div(p->M, MR),
-        least = ceil_div(p->M, ROWS / MR * MR);
+        least = ceil_div(p->M, BLOCK / p->kc / MR * MR);
     double best = INFINITY;
     for (int rows = least; rows <= least + want; rows++) {
         int row_step = ceil_div(tiles, rows) * MR, row_items = ceil_div(p->M, row_step);
@@ -218,10 +343,13 @@ static void split(Product *p, int want) {
         p->row_items = row_items;
         p->panel_step = ceil_div(panels, columns);
     }
+    int room = PATCH / NR / p->row_step;
+    if (in_patch(p) && p->panel_step > room) p->panel_step = room;
 }
 
 static void product(Product *p) {
     if (p->M == 0 || p->N == 0) return;
+    p->kc = IN_BF16 && p->packed ? KC_PACKED : KC;
     int threads = threads_count();
     double flops = 2.0 * p->M * p->N * p->K;
     int want = threads == 1 || flops < 1e6 ? 1 : flops < 2e7 ? threads : 3 * threads;
@@ -242,13 +370,18 @@ static size_t packed_count(Backend *b, Dtype w, int O, int K) {
 
 static void pack_range(void *ctx, int first, int last) {
     const Mat *m = ctx;
-    const float *w = f32(m->w);
     for (int panel = first; panel < last; panel++) {
-        float *to = f32(m->packed) + (size_t)panel * NR * m->K;
+        act *to = acts(m->packed) + (size_t)panel * NR * m->K;
         for (int j = 0; j < NR; j++) {
-            int o = panel * NR + j;
-            const float *from = w + (size_t)o * m->K;
-            for (int k = 0; k < m->K; k++) to[(size_t)k * NR + j] = o < m->O ? from[k] : 0.0f;
+            /* in bf16 column j and column VW + j share a word, see b_load */
+            int o = panel * NR + j, at = IN_BF16 ? j % VW * 2 + j / VW : j;
+            size_t row = (size_t)o * m->K;
+            for (int k = 0; k < m->K; k += VW) {
+                int n = m->K - k < VW ? m->K - k : VW;
+                act column[VW];
+                astore(column, o < m->O ? weights_upto(m->w, row + k, n) : (vf){0});
+                for (int i = 0; i < n; i++) to[(size_t)(k + i) * NR + at] = column[i];
+            }
         }
     }
 }
@@ -260,9 +393,9 @@ static void pack(Backend *b, Mat m) {
 
 static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
     (void)b;
-    Product p = {.C = f32(y),
-                 .A = f32(x),
-                 .packed = f32(w.packed),
+    Product p = {.C = y,
+                 .A = x,
+                 .packed = acts(w.packed),
                  .M = N,
                  .N = w.O,
                  .K = w.K,
@@ -274,9 +407,10 @@ static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
 
 static void matmul_backward_input(Backend *b, Buf dx, Buf dy, Mat w, int N) {
     (void)b;
-    Product p = {.C = f32(dx),
-                 .A = f32(dy),
-                 .B = f32(w.w),
+    Product p = {.C = dx,
+                 .A = dy,
+                 .B = w.w,
+                 .weights = 1,
                  .M = N,
                  .N = w.K,
                  .K = w.O,
@@ -289,9 +423,9 @@ static void matmul_backward_input(Backend *b, Buf dx, Buf dy, Mat w, int N) {
 
 static void matmul_backward_weight(Backend *b, Buf dw, Buf dy, Buf x, int N, int O, int K) {
     (void)b;
-    Product p = {.C = f32(dw),
-                 .A = f32(dy),
-                 .B = f32(x),
+    Product p = {.C = dw,
+                 .A = dy,
+                 .B = x,
                  .M = O,
                  .N = K,
                  .K = N,

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "core/backend/cpu/vec.h"
+#include "core/backend/cpu/act.h"
 #include "core/base/memory.h"
 #include "core/base/threads.h"
 
@@ -53,18 +53,62 @@ static size_t memory_free(Backend *b) {
     return memory_available();
 }
 
+enum { CHUNK = 4096 };
+
+static int chunks(size_t count) {
+    return (int)((count + CHUNK - 1) / CHUNK);
+}
+static size_t chunk_end(int last, size_t count) {
+    return (size_t)last * CHUNK < count ? (size_t)last * CHUNK : count;
+}
+static int upto(size_t left) { /* for the loads and stores that take at most a vector */
+    return left < VW ? (int)left : VW;
+}
+
+typedef struct { /* between the host's f32 and bf16 */
+    float *host;
+    uint16_t *buf;
+    size_t count;
+} Convert;
+
+static void narrow_range(void *ctx, int first, int last) {
+    const Convert *c = ctx;
+    size_t end = chunk_end(last, c->count), i = (size_t)first * CHUNK;
+    for (; i + VW <= end; i += VW) vstore_bf16(c->buf + i, vload(c->host + i));
+    if (i < end)
+        vstore_bf16_n(c->buf + i, vload_n(c->host + i, upto(end - i), 0.0f), upto(end - i));
+}
+
+static void widen_range(void *ctx, int first, int last) {
+    const Convert *c = ctx;
+    size_t end = chunk_end(last, c->count), i = (size_t)first * CHUNK;
+    for (; i + VW <= end; i += VW) vstore(c->host + i, vload_bf16(c->buf + i));
+    if (i < end) vstore_n(c->host + i, vload_bf16_n(c->buf + i, upto(end - i)), upto(end - i));
+}
+
 static void upload(Backend *b, Buf to, const void *from, size_t count) {
     (void)b;
-    if (count) memcpy(to.ptr, from, count * dtype_bytes(to.dtype));
+    if (to.dtype == DT_BF16) {
+        Convert c = {(float *)from, bf16(to), count};
+        CPU(parallel)(chunks(count), 8, narrow_range, &c);
+    } else if (count) {
+        memcpy(to.ptr, from, count * dtype_bytes(to.dtype));
+    }
 }
 
 static void download(Backend *b, void *to, Buf from, size_t count) {
     (void)b;
-    if (count) memcpy(to, from.ptr, count * dtype_bytes(from.dtype));
+    if (from.dtype == DT_BF16) {
+        Convert c = {to, bf16(from), count};
+        CPU(parallel)(chunks(count), 8, widen_range, &c);
+    } else if (count) {
+        memcpy(to, from.ptr, count * dtype_bytes(from.dtype));
+    }
 }
 
 static void copy(Backend *b, Buf to, Buf from, size_t count) {
     (void)b;
+    CHECK(to.dtype == from.dtype);
     if (count) memmove(to.ptr, from.ptr, count * dtype_bytes(to.dtype));
 }
 
@@ -74,22 +118,29 @@ static void zero(Backend *b, Buf to, size_t count) {
 }
 
 typedef struct {
-    float *out;
-    const float *x, *y;
+    Buf out, x, y; /* of one type */
     size_t count;
 } Add;
-enum { ADD_CHUNK = 4096 };
 
 static void add_range(void *ctx, int first, int last) {
     const Add *a = ctx;
-    size_t end = (size_t)last * ADD_CHUNK < a->count ? (size_t)last * ADD_CHUNK : a->count;
-    for (size_t i = (size_t)first * ADD_CHUNK; i < end; i++) a->out[i] = a->x[i] + a->y[i];
+    size_t end = chunk_end(last, a->count), i = (size_t)first * CHUNK;
+    if (a->out.dtype == DT_BF16) {
+        uint16_t *out = bf16(a->out), *x = bf16(a->x), *y = bf16(a->y);
+        for (; i + VW <= end; i += VW) vstore_bf16(out + i, vload_bf16(x + i) + vload_bf16(y + i));
+        int n = upto(end - i);
+        if (n) vstore_bf16_n(out + i, vload_bf16_n(x + i, n) + vload_bf16_n(y + i, n), n);
+    } else {
+        float *out = f32(a->out), *x = f32(a->x), *y = f32(a->y);
+        for (; i < end; i++) out[i] = x[i] + y[i];
+    }
 }
 
 static void add(Backend *b, Buf out, Buf x, Buf y, size_t count) {
     (void)b;
-    Add a = {f32(out), f32(x), f32(y), count};
-    CPU(parallel)((int)((count + ADD_CHUNK - 1) / ADD_CHUNK), 8, add_range, &a);
+    CHECK(out.dtype == x.dtype && out.dtype == y.dtype);
+    Add a = {out, x, y, count};
+    CPU(parallel)(chunks(count), 8, add_range, &a);
 }
 
 typedef struct {
@@ -101,15 +152,14 @@ typedef struct {
 
 static void lerp_range(void *ctx, int first, int last) {
     const Lerp *l = ctx;
-    size_t end = (size_t)last * ADD_CHUNK < l->count ? (size_t)last * ADD_CHUNK : l->count;
-    for (size_t i = (size_t)first * ADD_CHUNK; i < end; i++)
-        l->out[i] += l->t * (l->x[i] - l->out[i]);
+    size_t end = chunk_end(last, l->count);
+    for (size_t i = (size_t)first * CHUNK; i < end; i++) l->out[i] += l->t * (l->x[i] - l->out[i]);
 }
 
 static void lerp(Backend *b, Buf out, Buf x, size_t count, float t) {
     (void)b;
     Lerp l = {f32(out), f32(x), count, t};
-    CPU(parallel)((int)((count + ADD_CHUNK - 1) / ADD_CHUNK), 8, lerp_range, &l);
+    CPU(parallel)(chunks(count), 8, lerp_range, &l);
 }
 
 static Status sync(Backend *b) {

@@ -100,6 +100,43 @@ static inline void vstore_upto(float *p, vf v, int n) {
         vstore_n(p, v, n);
 }
 
+/* bf16 is the upper half of a float. Widening is exact; narrowing rounds to nearest even and keeps
+ * NaN. */
+typedef uint16_t vh __attribute__((vector_size(VW * 2)));
+typedef uint32_t vu __attribute__((vector_size(VW * 4)));
+typedef uint16_t vh_mem __attribute__((vector_size(VW * 2), aligned(2), may_alias));
+
+static inline vf vwiden(vh h) {
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+static inline vu vround_bits(vf x) { /* the bf16 in the upper halves, zeros below */
+    vu u = (vu)x, up = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+    vu nan = (vu)(x != x);
+    return (up & ~nan) | (nan & 0x7fc00000u);
+}
+static inline vf vround(vf x) {
+    return (vf)vround_bits(x);
+}
+static inline vh vnarrow(vf x) {
+    return __builtin_convertvector(vround_bits(x) >> 16, vh);
+}
+static inline vf vload_bf16(const uint16_t *p) {
+    return vwiden(*(const vh_mem *)p);
+}
+static inline void vstore_bf16(uint16_t *p, vf v) {
+    *(vh_mem *)p = vnarrow(v);
+}
+static inline vf vload_bf16_n(const uint16_t *p, int n) { /* 0 in the lanes from n on */
+    uint16_t t[VW];
+    for (int i = 0; i < VW; i++) t[i] = i < n ? p[i] : 0;
+    return vload_bf16(t);
+}
+static inline void vstore_bf16_n(uint16_t *p, vf v, int n) {
+    uint16_t t[VW];
+    vstore_bf16(t, v);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+
 static inline float vsum(vf v) { /* pairwise, in a fixed order */
     float t[VW];
     vstore(t, v);
