@@ -25,18 +25,17 @@ struct Attention {
 template <class T> struct Rows {
     const T *q, *k, *v, *dout;
     T *out, *dq, *dk, *dv;
-    size_t stride, out_stride;
+    int stride, out_stride;
 };
 
 template <class T>
 static __device__ __forceinline__ Rows<T> rows_of(const Attention &a, int first, int head,
                                                   int kvh) {
     Rows<T> r;
-    size_t HS = (size_t)a.HS;
-    r.stride = (size_t)(a.NH + 2 * a.NKV) * HS;
-    r.out_stride = (size_t)a.NH * HS;
-    size_t at = (size_t)first * r.stride, out_at = (size_t)first * r.out_stride + head * HS;
-    size_t q_at = at + head * HS, k_at = at + (a.NH + kvh) * HS, v_at = k_at + a.NKV * HS;
+    r.stride = (a.NH + 2 * a.NKV) * a.HS;
+    r.out_stride = a.NH * a.HS;
+    size_t at = (size_t)first * r.stride, out_at = (size_t)first * r.out_stride + head * a.HS;
+    size_t q_at = at + head * a.HS, k_at = at + (a.NH + kvh) * a.HS, v_at = k_at + a.NKV * a.HS;
     const T *qkv = (const T *)a.qkv;
     T *dqkv = (T *)a.dqkv;
     r.q = qkv + q_at;
@@ -80,28 +79,30 @@ static int slots_for(const Attention &a, int rows) {
 /* --- tensor cores --- */
 
 static constexpr int THREADS = 128, WARPS = THREADS / WARP;
+static constexpr size_t SHARED_LIMIT = 99 << 10; /* of a block on sm_86 and sm_89 */
 
-/* Rows of HS bf16 in shared memory, laid out so that eight rows of the same 16-byte chunk fall into
- * different banks: chunks change places where a row fills whole sets of banks, otherwise rows are
- * an odd number of chunks apart. */
+/* Rows of HS bf16 in shared memory, an odd number of 16-byte chunks apart: eight rows of the same
+ * chunk, which is what load_tiles reads at a time, lie in different banks. */
 template <int HS> struct Tile {
-    enum { CHUNKS = HS / 8, PITCH = HS % 64 ? HS + 8 : HS };
-    static __device__ __forceinline__ int at(int row, int chunk) {
-        return row * PITCH + 8 * (HS % 64 ? chunk : chunk ^ (row & 7));
-    }
+    static constexpr int CHUNKS = HS / 8, PITCH = HS + 8;
+    static_assert(HS % 16 == 0, "whole fragments");
+    static __device__ __forceinline__ int at(int row, int chunk) { return row * PITCH + chunk * 8; }
 };
-
 /* rows [row, row + ROWS) of x, zeros from `end` on; asynchronous, by the whole block */
 template <int HS, int ROWS>
-static __device__ __forceinline__ void tile_fetch(bf16 *tile, const bf16 *x, size_t stride, int row,
+static __device__ __forceinline__ void tile_fetch(bf16 *tile, const bf16 *x, int stride, int row,
                                                   int end) {
-    enum { CHUNKS = Tile<HS>::CHUNKS };
-    static_assert(ROWS * CHUNKS % THREADS == 0, "every thread copies as many chunks");
+    /* a thread keeps its chunk and walks down the rows: one address each on both sides */
+    constexpr int CHUNKS = Tile<HS>::CHUNKS, STEP = THREADS / CHUNKS / 8 * 8, PASSES = ROWS / STEP;
+    static_assert(ROWS % STEP == 0, "every pass copies STEP rows");
+    int r = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    if (r >= STEP) return;
+    const bf16 *from = x + (size_t)(row + r) * stride + chunk * 8;
+    bf16 *to = tile + Tile<HS>::at(r, chunk);
 #pragma unroll
-    for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-        int item = i * THREADS + (int)threadIdx.x, r = item / CHUNKS, chunk = item % CHUNKS;
-        copy_async(tile + Tile<HS>::at(r, chunk), x + (size_t)(row + r) * stride + chunk * 8,
-                   row + r < end);
+    for (int i = 0; i < PASSES; i++) {
+        copy_async(to + i * STEP * Tile<HS>::PITCH, from, row + r + i * STEP < end);
+        from += STEP * stride;
     }
 }
 
@@ -114,7 +115,7 @@ static __device__ __forceinline__ void multiply_rows(float s[MT][NT][4], const b
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int n = 0; n < NT; n++) s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
-#pragma unroll
+#pragma unroll 2
     for (int k = 0; k < HS / 16; k++) {
         uint32_t left[MT][4], right[4];
 #pragma unroll
@@ -176,9 +177,9 @@ template <int HS, int MT> static __device__ __forceinline__ void clear(float o[M
  * rows of a tile that only this warp reads: so that stores are of 16 bytes. */
 template <int HS, int MT>
 static __device__ __forceinline__ void
-rows_store(bf16 *x, size_t stride, int row, int count, bf16 *tile, int tile_row,
+rows_store(bf16 *x, int stride, int row, int count, bf16 *tile, int tile_row,
            const float o[MT][HS / 8][4], const float factor[MT][2]) {
-    enum { CHUNKS = Tile<HS>::CHUNKS };
+    constexpr int CHUNKS = Tile<HS>::CHUNKS;
     int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int m = 0; m < MT; m++)
@@ -198,58 +199,69 @@ rows_store(bf16 *x, size_t stride, int row, int count, bf16 *tile, int tile_row,
     }
 }
 
-/* Keys met so far: the maximum of a row's scores and this lane's part of the sum of 2^(s - max). */
+/* Keys met so far: m, the reference of a row's exponents, and l, this lane's part of the sum of
+ * 2^(s scale2 - m). m is the maximum when it is set, and stays while no score exceeds it by more
+ * than SLACK: sums are right either way, and almost every tile goes without rescaling o, which
+ * costs as much as the exponentials. */
 template <int HS, int MT, int NT>
 static __device__ __forceinline__ void softmax_step(float o[MT][HS / 8][4], float m[MT][2],
                                                     float l[MT][2], float s[MT][NT][4],
                                                     float scale2) {
+    const float SLACK = 8.0f;
+    float keep[MT][2];
+    bool moved = false;
 #pragma unroll
     for (int i = 0; i < MT; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float top = m[i][half];
+            float top = s[i][0][2 * half];
 #pragma unroll
             for (int n = 0; n < NT; n++)
                 top = fmaxf(top, fmaxf(s[i][n][2 * half], s[i][n][2 * half + 1]));
             top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 1));
-            top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2));
-            float keep = exp2_for<bf16>((m[i][half] - top) * scale2), sum = 0.0f;
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int j = 2 * half; j < 2 * half + 2; j++) {
-                    s[i][n][j] = exp2_for<bf16>(fmaf(s[i][n][j], scale2, -top * scale2));
-                    sum += s[i][n][j];
-                }
-#pragma unroll
-            for (int n = 0; n < HS / 8; n++) {
-                o[i][n][2 * half] *= keep;
-                o[i][n][2 * half + 1] *= keep;
-            }
-            m[i][half] = top;
-            l[i][half] = fmaf(l[i][half], keep, sum);
+            top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2)) * scale2;
+            bool move = top - m[i][half] > SLACK;
+            keep[i][half] = move ? exp2_for<bf16>(m[i][half] - top) : 1.0f;
+            if (move) m[i][half] = top;
+            moved = moved || move;
         }
+    if (__any_sync(ALL_LANES, moved)) {
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+#pragma unroll
+                for (int n = 0; n < HS / 8; n++) o[i][n][j] *= keep[i][j / 2];
+                if (j % 2) l[i][j / 2] *= keep[i][j / 2];
+            }
+    }
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                s[i][n][j] = exp2_for<bf16>(fmaf(s[i][n][j], scale2, -m[i][j / 2]));
+                l[i][j / 2] += s[i][n][j];
+            }
 }
 
+/* Rows of a block and what it walks over. A warp has one or two tiles of 16 rows: with two, what is
+ * walked over is read from shared memory half as often, as far as registers go. */
 template <int HS> struct ForwardShape {
-    enum {
-        MT = 2,
-        ROWS = 16 * MT * WARPS,
-        KEYS = 64
-    }; /* two tiles of rows: keys are read half as
-          often from shared memory */
+    static constexpr int MT = 2, ROWS = 16 * MT * WARPS, KEYS = HS < 128 ? 64 : 32;
     static constexpr size_t shared = (ROWS + 4 * KEYS) * Tile<HS>::PITCH * sizeof(bf16);
+    static_assert(shared <= SHARED_LIMIT, "fits");
 };
-
 template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Attention a) {
     enum {
         MT = ForwardShape<HS>::MT,
         ROWS = ForwardShape<HS>::ROWS,
         KEYS = ForwardShape<HS>::KEYS
     };
-    enum { NT = KEYS / 8, KEYS_TILE = KEYS * Tile<HS>::PITCH };
+    enum { NT = KEYS / 8, TILE = KEYS * Tile<HS>::PITCH };
     SHARED(shared);
-    bf16 *q = (bf16 *)shared, *k = q + ROWS * Tile<HS>::PITCH, *v = k + 2 * KEYS_TILE;
+    bf16 *q = (bf16 *)shared, *k = q + ROWS * Tile<HS>::PITCH, *v = k + 2 * TILE;
 
     /* late tiles see the most keys: they start first */
     int head = blockIdx.x % a.NH, slot = (int)(gridDim.x - 1 - blockIdx.x) / a.NH;
@@ -274,7 +286,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
         copy_wait<0>();
         __syncthreads(); /* this tile is there, and nobody reads the one before it any more */
         if (tile + 1 < tiles) {
-            int next = (1 - stage) * KEYS_TILE;
+            int next = (1 - stage) * TILE;
             tile_fetch<HS, KEYS>(k + next, x.k, x.stride, k0 + KEYS, at.length);
             tile_fetch<HS, KEYS>(v + next, x.v, x.stride, k0 + KEYS, at.length);
             copy_commit();
@@ -282,7 +294,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
         if (row >= at.length || k0 >= row + 16 * MT) continue; /* nothing here for this warp */
 
         float s[MT][NT][4];
-        multiply_rows<HS, MT, NT>(s, q, warp * 16 * MT, k + stage * KEYS_TILE);
+        multiply_rows<HS, MT, NT>(s, q, warp * 16 * MT, k + stage * TILE);
         if (k0 + KEYS - 1 > row) { /* some keys come after some queries */
 #pragma unroll
             for (int i = 0; i < MT; i++)
@@ -296,7 +308,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
         softmax_step<HS, MT, NT>(o, m, l, s, scale2);
         uint32_t p[MT][NT / 2][4];
         as_left<MT, NT>(p, s);
-        add_weighted<HS, MT, NT / 2>(o, p, v + stage * KEYS_TILE);
+        add_weighted<HS, MT, NT / 2>(o, p, v + stage * TILE);
     }
 
     float inverse[MT][2];
@@ -310,7 +322,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
             inverse[i][half] = 1.0f / sum;
             int r = row + 16 * i + 8 * half + g;
             if (t == 0 && r < at.length)
-                a.lse[(size_t)(at.first + r) * a.NH + head] = fmaf(m[i][half], a.scale, logf(sum));
+                a.lse[(size_t)(at.first + r) * a.NH + head] = m[i][half] / LOG2E + logf(sum);
         }
     rows_store<HS, MT>(x.out, x.out_stride, row, at.length - row, q, warp * 16 * MT, o, inverse);
 }
@@ -336,14 +348,16 @@ template <class T> __global__ void __launch_bounds__(THREADS) backward_sums(Atte
 /* dk and dv of a tile of keys. Products are turned round, keys are rows: S^T = K Q^T, dV += P^T dO,
  * dP^T = V dO^T, dK += dS^T Q, with the keys' rows never leaving their warp. */
 template <int HS> struct KeysShape {
-    enum { MT = HS <= 64 ? 2 : 1, ROWS = 16 * MT * WARPS, QUERIES = HS <= 64 ? 32 : 64 };
+    static constexpr int MT = HS <= 64 ? 2 : 1, ROWS = 16 * MT * WARPS;
+    static constexpr int QUERIES = HS <= 64 || HS == 128 ? 32 : 64;
     static constexpr size_t shared =
         (2 * ROWS + 4 * QUERIES) * Tile<HS>::PITCH * sizeof(bf16) + 4 * QUERIES * sizeof(float);
+    static_assert(shared <= SHARED_LIMIT, "fits");
 };
-
 template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tensor(Attention a) {
-    enum { MT = KeysShape<HS>::MT, ROWS = KeysShape<HS>::ROWS, QUERIES = KeysShape<HS>::QUERIES };
-    enum { NT = QUERIES / 8, TILE = QUERIES * Tile<HS>::PITCH };
+    typedef KeysShape<HS> Shape;
+    constexpr int MT = Shape::MT, ROWS = Shape::ROWS, QUERIES = Shape::QUERIES, NT = QUERIES / 8;
+    constexpr int TILE = QUERIES * Tile<HS>::PITCH;
     SHARED(shared);
     bf16 *k = (bf16 *)shared, *v = k + ROWS * Tile<HS>::PITCH, *q = v + ROWS * Tile<HS>::PITCH;
     bf16 *dout = q + 2 * TILE;
@@ -430,17 +444,15 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tenso
 
 /* dq of a tile of queries */
 template <int HS> struct QueriesShape {
-    enum { MT = HS <= 64 ? 2 : 1, ROWS = 16 * MT * WARPS, KEYS = HS <= 64 ? 32 : 64 };
+    static constexpr int MT = HS <= 64 ? 2 : 1, ROWS = 16 * MT * WARPS;
+    static constexpr int KEYS = HS <= 64 || HS == 128 ? 32 : 64;
     static constexpr size_t shared = (2 * ROWS + 4 * KEYS) * Tile<HS>::PITCH * sizeof(bf16);
+    static_assert(shared <= SHARED_LIMIT, "fits");
 };
-
 template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_tensor(Attention a) {
-    enum {
-        MT = QueriesShape<HS>::MT,
-        ROWS = QueriesShape<HS>::ROWS,
-        KEYS = QueriesShape<HS>::KEYS
-    };
-    enum { NT = KEYS / 8, TILE = KEYS * Tile<HS>::PITCH };
+    typedef QueriesShape<HS> Shape;
+    constexpr int MT = Shape::MT, ROWS = Shape::ROWS, KEYS = Shape::KEYS, NT = KEYS / 8;
+    constexpr int TILE = KEYS * Tile<HS>::PITCH;
     SHARED(shared);
     bf16 *q = (bf16 *)shared, *dout = q + ROWS * Tile<HS>::PITCH;
     bf16 *k = dout + ROWS * Tile<HS>::PITCH, *v = k + 2 * TILE;
@@ -516,7 +528,7 @@ template <int W> struct General {
 };
 
 template <class T, int W>
-static __device__ __forceinline__ void general_load(float *tile, const T *x, size_t stride, int row,
+static __device__ __forceinline__ void general_load(float *tile, const T *x, int stride, int row,
                                                     int end, int HS) {
     typedef General<W> G;
     for (int i = threadIdx.x; i < G::ROWS * 8 * W; i += G::BLOCK) {
@@ -556,7 +568,7 @@ static __device__ __forceinline__ void general_store(T *x, const float o[], floa
 }
 
 template <class T, int W>
-__global__ void __launch_bounds__(General<W>::BLOCK) forward_general(Attention a) {
+__global__ void __launch_bounds__(General<W>::BLOCK, 1) forward_general(Attention a) {
     typedef General<W> G;
     SHARED(shared);
     float *q = (float *)shared, *k = q + G::TILE, *v = k + G::TILE, *weights = v + G::TILE;
@@ -602,7 +614,7 @@ __global__ void __launch_bounds__(General<W>::BLOCK) forward_general(Attention a
 }
 
 template <class T, int W>
-__global__ void __launch_bounds__(General<W>::BLOCK) backward_keys_general(Attention a) {
+__global__ void __launch_bounds__(General<W>::BLOCK, 1) backward_keys_general(Attention a) {
     typedef General<W> G;
     SHARED(shared);
     float *k = (float *)shared, *v = k + G::TILE, *q = v + G::TILE, *dout = q + G::TILE;
@@ -645,7 +657,7 @@ __global__ void __launch_bounds__(General<W>::BLOCK) backward_keys_general(Atten
 }
 
 template <class T, int W>
-__global__ void __launch_bounds__(General<W>::BLOCK) backward_queries_general(Attention a) {
+__global__ void __launch_bounds__(General<W>::BLOCK, 1) backward_queries_general(Attention a) {
     typedef General<W> G;
     SHARED(shared);
     float *q = (float *)shared, *dout = q + G::TILE, *k = dout + G::TILE, *v = k + G::TILE;
