@@ -114,23 +114,27 @@ static Two ints(const int *x, size_t n) {
     return t;
 }
 
+static void sentinels_stand(const char *what, Two t) {
+    float g[BEHIND];
+    gpu->download(gpu, g, buf_at(t.g, t.n), BEHIND);
+    for (int i = 0; i < BEHIND; i++)
+        if (g[i] != (t.g.dtype == DT_BF16 ? rounded(sentinel) : sentinel))
+            fail_msg("%s writes behind its output, %d after %zu", what, i, t.n);
+}
+
 /* Largest difference in units of |reference| + its root mean square; sentinels must stand. */
 static double difference(const char *what, Two t) {
-    size_t all = t.n + BEHIND;
-    float *c = host_floats(all), *g = host_floats(all);
+    float *c = host_floats(t.n), *g = host_floats(t.n);
     double squares = 0.0, worst = 0.0;
-    cpu->download(cpu, c, t.c, all);
-    gpu->download(gpu, g, t.g, all);
+    cpu->download(cpu, c, t.c, t.n);
+    gpu->download(gpu, g, t.g, t.n);
     assert_int_equal(gpu->sync(gpu), OK);
-    for (size_t i = t.n; i < all; i++) {
-        if (g[i] == (t.g.dtype == DT_BF16 ? rounded(sentinel) : sentinel)) continue;
-        fail_msg("%s writes behind its output, at %zu of %zu", what, i, t.n);
-    }
+    sentinels_stand(what, t);
     for (size_t i = 0; i < t.n; i++) squares += (double)c[i] * c[i];
     double rms = sqrt(squares / (double)t.n);
     for (size_t i = 0; i < t.n; i++) {
         double d = fabs((double)c[i] - g[i]) / (fabs((double)c[i]) + rms + 1e-30);
-        if (isnan(g[i]) && !isnan(c[i])) fail_msg("%s leaves NaN at %zu of %zu", what, i, t.n);
+        if (isnan(g[i])) fail_msg("%s leaves NaN at %zu of %zu", what, i, t.n);
         if (!(d <= worst)) worst = d;
     }
     free(c);
@@ -333,7 +337,7 @@ static void attention_case(const int *lengths, int S, int NH, int NKV, int HS) {
     free(g);
     cpu->attention_backward(cpu, dqkv.c, dout.c, qkv.c, out.c, lse.c, at.c, S, N, NH, NKV, HS);
     gpu->attention_backward(gpu, dqkv.g, dout.g, qkv.g, out.g, lse.g, at.g, S, N, NH, NKV, HS);
-    close_to("attention_backward", dqkv, 5e-5, .03);
+    close_to("attention_backward", dqkv, 5e-5, .05);
     release_all();
 }
 
@@ -378,7 +382,8 @@ static void decoding_case(int NH, int NKV, int HS, const int *lengths, int rows)
     cpu->attention_decode(cpu, out.c, q.c, c, rr.c, pp.c, rows, NH, NKV, HS);
     gpu->attention_decode(gpu, out.g, q.g, g, rr.g, pp.g, rows, NH, NKV, HS);
     close_to("attention_decode", out, 2e-5, .01);
-    difference("kv_write (keys)", (Two){keys.c, keys.g, 0});
+    sentinels_stand("kv_write, keys", keys);
+    sentinels_stand("kv_write, values", values);
     release_all();
 }
 
@@ -457,7 +462,7 @@ static void head_case(int R, int V, int C, int chunk, float temperature) {
                            chunk, R, temperature);
         close_to("head_backward without dw", dh, 5e-5, .02);
     }
-    difference("the head's logits", (Two){logits.c, logits.g, 0});
+    sentinels_stand("the head's logits", logits);
     release_all();
 }
 
@@ -717,7 +722,7 @@ static int run_all(Dtype t) {
 /* test_cuda [NAME]: all tests, or one */
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
-    if (threads_start(0) != OK || backend_create(&cpu, "cpu", "auto") != OK) return 1;
+    if (threads_start(0) != OK || backend_create(&cpu, "cpu", "auto", "f32") != OK) return 1;
     int failed = run_all(DT_F32) + run_all(DT_BF16);
     backend_release(cpu);
     return failed != 0;

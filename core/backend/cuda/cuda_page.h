@@ -3,11 +3,11 @@
 #ifndef CUDA_PAGE_H
 #define CUDA_PAGE_H
 
-#include "core/backend/backend.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "core/backend/backend.h"
 
 /* Whether this build has CUDA at all. */
 int cuda_is_built(void);
