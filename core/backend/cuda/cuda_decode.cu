@@ -76,32 +76,34 @@ static __host__ __device__ __forceinline__ int value_chunks(int HS, int per) {
     return HS / per;
 }
 
-/* The scaled scores of a page's slots for G heads: those of slot `lane`. Each lane sums its
- * dimensions for PER slots, then lanes of the same slots exchange halves until each has one. */
-template <class T, int G>
-static __device__ __forceinline__ Heads<G> page_scores(const T *keys, const Heads<G> *q, int HS) {
-    enum { PER = Share<T>::PER, CHUNKS = Share<T>::CHUNKS };
+/* The scaled scores of a page's slots for FEW of the G heads from `first` on: those of one slot,
+ * chunk * PER + depth. Each lane sums its dimensions for PER slots, then lanes of the same slots
+ * exchange halves until each has one. */
+template <class T, int G, int FEW>
+static __device__ __forceinline__ void page_scores(Heads<G> &mine, int first, const T *keys,
+                                                   const Heads<G> *q, int HS) {
+    constexpr int PER = Share<T>::PER, CHUNKS = Share<T>::CHUNKS;
     int lane = threadIdx.x % WARP, chunk = lane % CHUNKS, depth = lane / CHUNKS;
-    float s[G][PER];
+    float s[FEW][PER];
 #pragma unroll
-    for (int g = 0; g < G; g++)
+    for (int g = 0; g < FEW; g++)
 #pragma unroll
         for (int i = 0; i < PER; i++) s[g][i] = 0.0f;
 #pragma unroll 4
     for (int x = depth; x < HS; x += PER) {
-        Pack<T> k = pack_load(keys + x * KV_PAGE + chunk * PER);
+        Pack<T> k = pack_load(keys + x * PAGE + chunk * PER);
         Heads<G> of = q[x];
 #pragma unroll
         for (int i = 0; i < PER; i++) {
             float key = to_f32(k.v[i]);
 #pragma unroll
-            for (int g = 0; g < G; g++) s[g][i] = fmaf(of.v[g], key, s[g][i]);
+            for (int g = 0; g < FEW; g++) s[g][i] = fmaf(of.v[first + g], key, s[g][i]);
         }
     }
 #pragma unroll
     for (int half = PER / 2, with = WARP / 2; half; half /= 2, with /= 2)
 #pragma unroll
-        for (int g = 0; g < G; g++)
+        for (int g = 0; g < FEW; g++)
 #pragma unroll
             for (int i = 0; i < half; i++) {
                 bool upper = (lane & with) != 0;
@@ -109,41 +111,41 @@ static __device__ __forceinline__ Heads<G> page_scores(const T *keys, const Head
                 float keep = upper ? s[g][i + half] : s[g][i];
                 s[g][i] = keep + __shfl_xor_sync(ALL_LANES, give, with);
             }
-    Heads<G> mine; /* slot chunk * PER + depth */
 #pragma unroll
-    for (int g = 0; g < G; g++) mine.v[g] = s[g][0];
-    return mine;
+    for (int g = 0; g < FEW; g++) mine.v[first + g] = s[g][0];
 }
 
-/* o += p V over the page's first `count` slots; what is behind them was never written */
+/* What is in flight decides the speed: the first values of a page are asked for before its scores
+ * are worked out, the number of the next page before this one; heads that fill the registers go
+ * without the former. */
+template <class T, int G> struct Shape {
+    static constexpr int AHEAD = G > 4 ? 0 : 4, BLOCKS = G > 2 ? 3 : G > 1 ? 4 : 5;
+};
+
+/* o += weight * v for G heads */
 template <class T, int G>
-static __device__ __forceinline__ void page_values(float o[G][Share<T>::PER], const T *values,
-                                                   const Heads<G> *p, int count, int HS, int chunk,
-                                                   int slot, int slots) {
-    enum { PER = Share<T>::PER };
-#pragma unroll 4
-    for (; slot < count; slot += slots) {
-        Pack<T> v = pack_load(values + (size_t)slot * HS + chunk * PER);
-        Heads<G> of = p[slot];
+static __device__ __forceinline__ void add_value(float o[G][Share<T>::PER], const Pack<T> &v,
+                                                 const Heads<G> &weight) {
 #pragma unroll
-        for (int i = 0; i < PER; i++) {
-            float value = to_f32(v.v[i]);
+    for (int i = 0; i < Share<T>::PER; i++) {
+        float value = to_f32(v.v[i]);
 #pragma unroll
-            for (int g = 0; g < G; g++) o[g][i] = fmaf(of.v[g], value, o[g][i]);
-        }
+        for (int g = 0; g < G; g++) o[g][i] = fmaf(weight.v[g], value, o[g][i]);
     }
 }
 
 /* one split of one row and kv head, for G of the group's query heads; each warp takes every
  * WARPS-th page, sums of warps are added at the end in their order */
-template <class T, int G> __global__ void __launch_bounds__(THREADS) decode_pages(Decode d) {
-    enum { PER = Share<T>::PER, CHUNKS = Share<T>::CHUNKS };
+template <class T, int G>
+__global__ void __launch_bounds__(THREADS, Shape<T, G>::BLOCKS) decode_pages(Decode d) {
+    constexpr int PER = Share<T>::PER, CHUNKS = Share<T>::CHUNKS;
+    constexpr int AHEAD = Shape<T, G>::AHEAD, FEW = G > 4 ? 4 : G;
     SHARED(shared);
     int group = d.NH / d.NKV, parts = (group + G - 1) / G, HS = d.HS;
     int chunks = value_chunks(HS, PER), slots = WARP / chunks; /* values: lanes by chunk and slot */
     Heads<G> *q = (Heads<G> *)shared;                          /* [HS] */
-    Heads<G> *p = q + HS;                                      /* [WARPS][KV_PAGE] */
-    float *tops = (float *)(p + WARPS * KV_PAGE);              /* [WARPS][G], then sums alike */
+    Heads<G> *p = q + HS;                                      /* [WARPS][PAGE] */
+    float *tops = (float *)(p + WARPS * PAGE);                 /* [WARPS][G], then sums alike */
     float *sums = tops + WARPS * G;
     float *outs = sums + WARPS * G; /* [WARPS * slots][G][HS] */
 
@@ -170,12 +172,24 @@ template <class T, int G> __global__ void __launch_bounds__(THREADS) decode_page
     }
     __syncthreads();
 
-    int chunk = lane % chunks, slot = lane < slots * chunks ? lane / chunks : KV_PAGE;
+    int chunk = lane % chunks, slot = lane < slots * chunks ? lane / chunks : PAGE;
+    int mine = lane % CHUNKS * PER + lane / CHUNKS; /* this lane's slot after page_scores */
+    Heads<G> *p_warp = p + warp * PAGE;
+    size_t next = first + warp < last ? page_at(d, n, first + warp, kvh) : 0;
     for (int page = first + warp; page < last; page += WARPS) {
-        size_t at = page_at(d, n, page, kvh);
-        int count = min(T_n - page * KV_PAGE, PAGE);
-        int mine = lane % CHUNKS * PER + lane / CHUNKS;
-        Heads<G> s = page_scores<T, G>((const T *)d.keys + at, q, HS);
+        const T *keys = (const T *)d.keys + next, *values = (const T *)d.values + next;
+        int count = min(T_n - page * PAGE, PAGE); /* slots behind them were never written */
+        if (page + WARPS < last) next = page_at(d, n, page + WARPS, kvh);
+        values += chunk * PER;
+        Pack<T> ahead[AHEAD + 1];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            int at = slot + i * slots;
+            if (at < count) ahead[i] = pack_load(values + (size_t)at * HS);
+        }
+        Heads<G> s; /* more than four heads at once do not fit: the keys come from L1 again */
+#pragma unroll
+        for (int g = 0; g < G; g += FEW) page_scores<T, G, FEW>(s, g, keys, q, HS);
 #pragma unroll
         for (int g = 0; g < G; g++) {
             float score = mine < count ? s.v[g] : -INFINITY;
@@ -186,10 +200,14 @@ template <class T, int G> __global__ void __launch_bounds__(THREADS) decode_page
 #pragma unroll
             for (int i = 0; i < PER; i++) o[g][i] *= keep;
         }
-        p[warp * KV_PAGE + mine] = s;
+        p_warp[mine] = s;
         __syncwarp();
-        page_values<T, G>(o, (const T *)d.values + at, p + warp * KV_PAGE, count, HS, chunk, slot,
-                          slots);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (slot + i * slots < count) add_value<T, G>(o, ahead[i], p_warp[slot + i * slots]);
+#pragma unroll 4
+        for (int at = slot + AHEAD * slots; at < count; at += slots)
+            add_value<T, G>(o, pack_load(values + (size_t)at * HS), p_warp[at]);
         __syncwarp();
     }
 
@@ -200,7 +218,7 @@ template <class T, int G> __global__ void __launch_bounds__(THREADS) decode_page
             tops[warp * G + g] = m[g];
             sums[warp * G + g] = sum;
         }
-        if (slot < KV_PAGE)
+        if (slot < PAGE)
 #pragma unroll
             for (int i = 0; i < PER; i++)
                 outs[((warp * slots + slot) * G + g) * HS + chunk * PER + i] = o[g][i];
@@ -303,7 +321,7 @@ static int splits_for(const CudaBackend *b, const Decode &d, int blocks) {
 template <class T, int G> static void decode_fast(CudaBackend *b, Decode d) {
     int parts = (d.NH / d.NKV + G - 1) / G, blocks = d.N * d.NKV * parts;
     int slots = WARP / value_chunks(d.HS, Share<T>::PER);
-    size_t floats = (size_t)G * (d.HS + WARPS * KV_PAGE + 2 * WARPS + WARPS * slots * d.HS);
+    size_t floats = (size_t)G * (d.HS + WARPS * PAGE + 2 * WARPS + WARPS * slots * d.HS);
     auto *kernel = decode_pages<T, G>;
     auto *combine = combine_splits<T>;
     d.splits = splits_for(b, d, blocks);
