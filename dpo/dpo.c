@@ -345,8 +345,8 @@ static Status dpo_create(Dpo *d) {
                           .recompute = c->recompute,
                           .max_length = stage->data.max_length};
     Plan memory = {0};
-    plan_network(&memory, b, "policy", &m, 1);
-    plan_network(&memory, b, "reference", &r, 0);
+    plan_network(&memory, b, "policy", &m, OPTIM_PLAN(c));
+    plan_network(&memory, b, "reference", &r, PLAN_FROZEN);
     TRY(plan_activations(&memory, b, &plan, configs, 2, 2 * stage->data.max_length));
     if (d->prompts.n)
         plan_add(&memory, rollout_engine_bytes(b, &m, c->rows, stage->data.max_length, 0),

@@ -240,14 +240,15 @@ Status ppo_create(Ppo *p) {
                           .recompute = c->recompute,
                           .max_length = length};
     Plan memory = {0};
-    plan_network(&memory, b, "actor", &r.actor, 1);
+    plan_network(&memory, b, "actor", &r.actor, OPTIM_PLAN(c));
     if (c->ema > 0.0f)
         plan_add(&memory, tensors_count(&r.actor) * sizeof(float), "actor: average of weights");
-    plan_network(&memory, b, "critic", &r.critic, 1);
-    plan_network(&memory, b, "reference", &r.reference, 0);
-    if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, 0);
+    plan_network(&memory, b, "critic", &r.critic, OPTIM_PLAN(c));
+    plan_network(&memory, b, "reference", &r.reference, PLAN_FROZEN);
+    if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, PLAN_FROZEN);
     TRY(plan_activations(&memory, b, &plan, configs, n, length));
-    plan_add(&memory, rollout_engine_bytes(b, &r.actor, rows, length, c->kv_mib), "KV cache (%d rows)", rows);
+    plan_add(&memory, rollout_engine_bytes(b, &r.actor, rows, length, c->kv_mib),
+             "KV cache (%d rows)", rows);
     TRY(session_plan(&p->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
@@ -261,7 +262,8 @@ Status ppo_create(Ppo *p) {
     TRY(average_create(&p->ema, &p->actor, c->ema));
     oc.learning_rate = c->critic_learning_rate;
     TRY(optim_create(&p->critic_optim, &p->critic, &oc));
-    TRY(rollout_engine_create(&p->engine, b, &r.actor, p->tokenizer, rows, length, questions, c->kv_mib));
+    TRY(rollout_engine_create(&p->engine, b, &r.actor, p->tokenizer, rows, length, questions,
+                              c->kv_mib));
     TRY(create_arrays(p, length));
     if (c->ptx_coef > 0.0f) TRY(ptx_create(&p->ptx, c->ptx_batch, length));
     TRY(policy_eval_create(&p->eval, &p->data.eval, 0, p->tokenizer, p->engine, &p->sampling,

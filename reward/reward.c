@@ -67,7 +67,7 @@ static Status reward_create(Reward *r) {
                           .recompute = r->cfg->recompute,
                           .max_length = stage->data.max_length};
     Plan memory = {0};
-    plan_network(&memory, b, "reward model", &m, 1);
+    plan_network(&memory, b, "reward model", &m, OPTIM_PLAN(r->cfg));
     TRY(plan_activations(&memory, b, &plan, &config, 1, 2 * stage->data.max_length));
     TRY(session_plan(&r->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;

@@ -98,7 +98,7 @@ static Status evaluate_pairs(Eval *e, ModelConfig *m) {
                            stage->cfg.model, m->scores);
     TRY(open_data(e, ROWS_PAIRS));
     TRY(open_session(e));
-    plan_network(&memory, e->session.b, "reward model", m, 0);
+    plan_network(&memory, e->session.b, "reward model", m, PLAN_FROZEN);
     TRY(open_workspace(e, &memory, &config, 1, 0));
     if (stage->cfg.dry_run) return OK;
     Status s = score_pairs(e, &p, m);
@@ -159,7 +159,7 @@ static Status open_roles(Eval *e, PolicyRun *p) {
     for (int i = 0; i < ROLES; i++) {
         if (!p->path[i][0]) continue;
         configs[n++] = &p->config[i];
-        plan_network(&memory, e->session.b, role_names[i], &p->config[i], 0);
+        plan_network(&memory, e->session.b, role_names[i], &p->config[i], PLAN_FROZEN);
         if (i <= BASELINE)
             plan_add(&memory, rollout_engine_bytes(e->session.b, &p->config[i], p->rows, length, 0),
                      "%s: KV cache (%d rows)", role_names[i], p->rows);

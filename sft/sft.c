@@ -92,8 +92,8 @@ static Status sft_create(Sft *s) {
                           .recompute = s->cfg->recompute,
                           .max_length = stage->data.max_length};
     Plan memory = {0};
-    plan_network(&memory, b, "model", &m, 1);
-    if (with_kl) plan_network(&memory, b, "reference", &r, 0);
+    plan_network(&memory, b, "model", &m, OPTIM_PLAN(s->cfg));
+    if (with_kl) plan_network(&memory, b, "reference", &r, PLAN_FROZEN);
     TRY(plan_activations(&memory, b, &plan, configs, n, stage->data.max_length));
     TRY(session_plan(&s->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;

@@ -88,6 +88,8 @@ struct Backend {
 
     /* memory; counts are elements. alloc zeroes, and is a CHECK failure after memory_freeze() */
     Status (*alloc)(Backend *b, Buf *out, Dtype dtype, size_t count, const char *what);
+    /* the same in memory of the host that kernels can use, slowly: for what is read once a step */
+    Status (*alloc_host)(Backend *b, Buf *out, Dtype dtype, size_t count, const char *what);
     void (*release)(Backend *b, Buf *buf);
     size_t (*memory_free)(Backend *b); /* bytes that could be allocated now */
     /* host arrays hold f32 for f32 and for bf16 buffers (rounded to nearest even on the way) */

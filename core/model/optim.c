@@ -7,8 +7,11 @@
 Status optim_create(Optim *o, Network *net, const OptimConfig *cfg) {
     CHECK(net->grad.ptr);
     *o = (Optim){.net = net, .cfg = *cfg};
-    TRY(net->b->alloc(net->b, &o->m, DT_F32, net->w.count, "first moments"));
-    return net->b->alloc(net->b, &o->v, DT_F32, net->w.count, "second moments");
+    int host = cfg->optimizer_device && !strcmp(cfg->optimizer_device, "host");
+    Status (*alloc)(Backend *, Buf *, Dtype, size_t, const char *) =
+        host ? net->b->alloc_host : net->b->alloc;
+    TRY(alloc(net->b, &o->m, DT_F32, net->w.count, "first moments"));
+    return alloc(net->b, &o->v, DT_F32, net->w.count, "second moments");
 }
 
 void optim_release(Optim *o) {

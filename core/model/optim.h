@@ -9,8 +9,9 @@
 
 typedef struct {
     float learning_rate, beta1, beta2, eps, weight_decay, grad_clip;
-    float warmup;         /* steps, or a fraction of all steps below 1 */
-    const char *schedule; /* cosine|linear|constant */
+    float warmup;                 /* steps, or a fraction of all steps below 1 */
+    const char *schedule;         /* cosine|linear|constant */
+    const char *optimizer_device; /* device|host: where the moments are; NULL = device */
 } OptimConfig;
 
 typedef struct {
@@ -42,10 +43,12 @@ Status optim_step(Optim *o, float rate, double *norm);
         FIELD_IN(S, beta2, FIELD_FLOAT, "0.999", 0, 1, "Adam: decay of the second moment"),        \
         FIELD_IN(S, eps, FIELD_FLOAT, "1e-8", 0, 1, "Adam: added to the denominator"),             \
         FIELD_IN(S, weight_decay, FIELD_FLOAT, "0", 0, 10, "decoupled weight decay of matrices"),  \
-        FIELD_IN(S, grad_clip, FIELD_FLOAT, "1", 0, 1e9, "largest global gradient norm, 0 = off")
+        FIELD_IN(S, grad_clip, FIELD_FLOAT, "1", 0, 1e9, "largest global gradient norm, 0 = off"), \
+        FIELD_OF(S, optimizer_device, "device", "device|host",                                     \
+                 "memory that holds the moments: host frees 8 bytes per weight of a GPU")
 #define OPTIM_MEMBERS                                                                              \
     float learning_rate, beta1, beta2, eps, weight_decay, grad_clip, warmup;                       \
-    const char *schedule
+    const char *schedule, *optimizer_device
 #define OPTIM_CONFIG(c)                                                                            \
     ((OptimConfig){.learning_rate = (c)->learning_rate,                                            \
                    .beta1 = (c)->beta1,                                                            \
@@ -54,6 +57,9 @@ Status optim_step(Optim *o, float rate, double *norm);
                    .weight_decay = (c)->weight_decay,                                              \
                    .grad_clip = (c)->grad_clip,                                                    \
                    .warmup = (c)->warmup,                                                          \
-                   .schedule = (c)->schedule})
+                   .schedule = (c)->schedule,                                                      \
+                   .optimizer_device = (c)->optimizer_device})
+/* what plan_network is told of a trained network */
+#define OPTIM_PLAN(c) (strcmp((c)->optimizer_device, "host") ? PLAN_TRAINED : PLAN_MOMENTS_ON_HOST)
 
 #endif

@@ -15,9 +15,9 @@ void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
     p->row[p->n++].bytes = bytes;
 }
 
-void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, int trainable) {
+void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, PlanKind kind) {
     size_t count = tensors_count(m);
-    Dtype w = trainable ? DT_F32 : b->dtype;
+    Dtype w = kind == PLAN_FROZEN ? b->dtype : DT_F32;
     size_t packed = (size_t)m->L * (b->packed_count(b, w, config_qkv_rows(m), m->C) +
                                     b->packed_count(b, w, m->C, m->NH * m->HS) +
                                     b->packed_count(b, w, 2 * m->FF, m->C) +
@@ -25,12 +25,12 @@ void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, i
                     (m->lm_head ? b->packed_count(b, w, m->V, m->C) : 0);
     plan_add(p, count * dtype_bytes(w), "%s: weights", name);
     if (packed) plan_add(p, packed * dtype_bytes(b->dtype), "%s: packed weights", name);
-    if (!trainable) return;
+    if (kind == PLAN_FROZEN) return;
     plan_add(p,
              count * sizeof(float) +
                  (m->tied && m->lm_head ? (size_t)m->V * (size_t)m->C * sizeof(float) : 0),
              "%s: gradients", name);
-    plan_add(p, 2 * count * sizeof(float), "%s: Adam moments", name);
+    if (kind == PLAN_TRAINED) plan_add(p, 2 * count * sizeof(float), "%s: Adam moments", name);
 }
 
 static void add_change(Plan *p, size_t now, size_t then, int micro_tokens, int recompute) {

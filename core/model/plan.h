@@ -21,7 +21,8 @@ typedef struct {
 
 /* CHECKs that there is room for the row. */
 void plan_add(Plan *p, size_t bytes, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, int trainable);
+typedef enum { PLAN_FROZEN, PLAN_TRAINED, PLAN_MOMENTS_ON_HOST } PlanKind;
+void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, PlanKind kind);
 /* The workspace of n configs, and the changes to it: never fewer than `least` tokens. */
 Status plan_activations(Plan *p, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, int least);

@@ -178,6 +178,7 @@ static void replay_end(Backend *b) {
 
 void CPU(memory_page)(Backend *b) {
     b->alloc = alloc;
+    b->alloc_host = alloc;
     b->release = release;
     b->memory_free = memory_free;
     b->upload = upload;

@@ -17,7 +17,12 @@ extern "C" {
 
 struct Product; /* cuda_product.h */
 
-enum { SCRATCH_BYTES = 64 << 20, STAGING_BYTES = 8 << 20, RECORDINGS_MAX = 256 };
+enum {
+    SCRATCH_BYTES = 64 << 20,
+    STAGING_BYTES = 8 << 20,
+    RECORDINGS_MAX = 256,
+    HOST_ALLOCATIONS_MAX = 64
+};
 
 typedef struct {
     Backend page; /* first: a Backend * is a CudaBackend * */
@@ -33,6 +38,8 @@ typedef struct {
         cudaGraphExec_t graph;
     } recordings[RECORDINGS_MAX];
     int n_recordings;
+    void *host_memory[HOST_ALLOCATIONS_MAX]; /* of alloc_host */
+    int n_host_memory;
     int capturing;              /* a piece of work is being recorded: nothing may touch the host */
     char name[16], kernels[16]; /* "cuda:0"; "cuda-sm90": bits are promised per kind of GPU */
 } CudaBackend;

@@ -50,12 +50,42 @@ static Status alloc(Backend *page, Buf *out, Dtype dtype, size_t count, const ch
     return b->page.error;
 }
 
+static Status alloc_host(Backend *page, Buf *out, Dtype dtype, size_t count, const char *what) {
+    CudaBackend *b = cuda(page);
+    size_t bytes;
+    *out = Buf{NULL, dtype};
+    CHECK(!memory_frozen() && b->n_host_memory < HOST_ALLOCATIONS_MAX);
+    TRY(memory_mul(&bytes, count, dtype_bytes(dtype), what));
+    if (cudaMallocHost(&out->ptr, bytes ? bytes : 1) != cudaSuccess) {
+        cudaGetLastError();
+        out->ptr = NULL;
+        return status_fail(E_MEMORY, "no pinned memory of the host for %s: %.1f MiB are needed",
+                           what, (double)bytes / (1 << 20));
+    }
+    memset(out->ptr, 0, bytes);
+    b->host_memory[b->n_host_memory++] = out->ptr;
+    return OK;
+}
+
+/* Forgets a pointer of alloc_host; 0 when it is none. */
+static int was_host_memory(CudaBackend *b, const void *p) {
+    for (int i = 0; i < b->n_host_memory; i++) {
+        if (b->host_memory[i] != p) continue;
+        b->host_memory[i] = b->host_memory[--b->n_host_memory];
+        return 1;
+    }
+    return 0;
+}
+
 static void release(Backend *page, Buf *buf) {
     CudaBackend *b = cuda(page);
     if (!buf->ptr) return;
     cuda_forget_recordings(b);
     check(b, cudaStreamSynchronize(b->stream), "waiting");
-    cudaFree(buf->ptr);
+    if (was_host_memory(b, buf->ptr))
+        cudaFreeHost(buf->ptr);
+    else
+        cudaFree(buf->ptr);
     buf->ptr = NULL;
 }
 
@@ -115,8 +145,7 @@ static void upload(Backend *page, Buf to, const void *from, size_t count) {
         size_t n = count - at < PIECE ? count - at : PIECE, bytes = n * dtype_bytes(to.dtype);
         char *host = stage(b, bytes);
         to_device_layout(host, (const char *)from + at * host_bytes(to.dtype), n, to.dtype);
-        check(b,
-              cudaMemcpyAsync(buf_at(to, at).ptr, host, bytes, cudaMemcpyHostToDevice, b->stream),
+        check(b, cudaMemcpyAsync(buf_at(to, at).ptr, host, bytes, cudaMemcpyDefault, b->stream),
               "an upload");
     }
 }
@@ -127,8 +156,7 @@ static void download(Backend *page, void *to, Buf from, size_t count) {
     for (size_t at = 0; at < count; at += PIECE) {
         size_t n = count - at < PIECE ? count - at : PIECE, bytes = n * dtype_bytes(from.dtype);
         char *host = stage(b, bytes);
-        check(b,
-              cudaMemcpyAsync(host, buf_at(from, at).ptr, bytes, cudaMemcpyDeviceToHost, b->stream),
+        check(b, cudaMemcpyAsync(host, buf_at(from, at).ptr, bytes, cudaMemcpyDefault, b->stream),
               "a download");
         check(b, cudaStreamSynchronize(b->stream), "waiting for a download");
         to_host_layout((char *)to + at * host_bytes(from.dtype), host, n, from.dtype);
@@ -139,8 +167,8 @@ static void copy(Backend *page, Buf to, Buf from, size_t count) {
     CudaBackend *b = cuda(page);
     if (count)
         check(b,
-              cudaMemcpyAsync(to.ptr, from.ptr, count * dtype_bytes(to.dtype),
-                              cudaMemcpyDeviceToDevice, b->stream),
+              cudaMemcpyAsync(to.ptr, from.ptr, count * dtype_bytes(to.dtype), cudaMemcpyDefault,
+                              b->stream),
               "a copy");
 }
 
@@ -200,6 +228,7 @@ static void replay_end(Backend *page) {
 
 void cuda_memory_page(Backend *b) {
     b->alloc = alloc;
+    b->alloc_host = alloc_host;
     b->release = release;
     b->memory_free = memory_free;
     b->upload = upload;
