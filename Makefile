@@ -17,7 +17,8 @@ SEED    ?= 1
 
 DIRS    := core/base core/run core/model core/backend policy reward sft dpo ppo datasets
 SRC     := $(foreach d,$(DIRS),$(wildcard $(d)/*.c))
-CPU_SRC := $(wildcard core/backend/cpu/*.c)
+DOT_SRC := core/backend/cpu/cpu_matmul_dot.c
+CPU_SRC := $(filter-out $(DOT_SRC),$(wildcard core/backend/cpu/*.c))
 ARCH    := $(shell uname -m)
 ISAS    := portable
 ifeq ($(ARCH),x86_64)
@@ -28,6 +29,16 @@ FLAGS_portable :=
 FLAGS_avx2     := -mavx2 -mfma
 FLAGS_avx512   := -mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma -mprefer-vector-width=512
 $(foreach i,portable avx2 avx512,$(eval FLAGS_$(i)_bf16 := $(FLAGS_$(i)) -DCPU_BF16))
+# products by bf16 instructions over a page of the above, and the same in plain C for the tests (which gcc 12
+# vectorizes wrongly at -O3)
+DOTS    := amx_plain avx512bf16_plain
+ifeq ($(ARCH),x86_64)
+DOTS    += amx avx512bf16
+endif
+FLAGS_amx              := $(FLAGS_avx512_bf16) -mamx-tile -mamx-bf16 -O3 -DCPU_ISA=avx512_bf16 -DCPU_DOT_AMX
+FLAGS_avx512bf16       := $(FLAGS_avx512_bf16) -mavx512bf16 -O3 -DCPU_ISA=avx512_bf16
+FLAGS_amx_plain        := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_DOT_AMX -DCPU_DOT_PLAIN
+FLAGS_avx512bf16_plain := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_DOT_PLAIN
 
 # CUDA=0 leaves the GPU out where nvcc is; sm_80 and sm_90a as code, the rest from PTX
 CUDA     ?= 0
@@ -47,7 +58,8 @@ EMULATED := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(filter-out %/cuda_product.cu
 CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off -Itests/cuda_emulator -I. -MMD -MP \
             $(EXTRA_CFLAGS)
 
-OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o))
+OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o)) \
+           $(foreach i,$(DOTS),$(DOT_SRC:%.c=$(BUILD)/%.$(i).o))
 LIB     := $(BUILD)/librlhf.a
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 BENCH_SUPPORT := $(filter-out bench/bench_%.c,$(wildcard bench/*.c))
@@ -75,6 +87,12 @@ $(BUILD)/core/backend/cpu/%.$(1).o: core/backend/cpu/%.c
 	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -O3 -DCPU_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+define dot_rule
+$(DOT_SRC:%.c=$(BUILD)/%.$(1).o): $(DOT_SRC)
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -DCPU_DOT_PAGE=cpu_page_$(1) -c -o $$@ $$<
+endef
+$(foreach i,$(DOTS),$(eval $(call dot_rule,$(i))))
 $(BUILD)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -c -o $@ $<

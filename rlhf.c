@@ -352,11 +352,12 @@ static Status env_main(int argc, char **argv) {
     TRY(backend_create(&b, "auto", "auto", "f32"));
     printf("rlhf.c %s, %s, built %s\n", RLHF_VERSION, __VERSION__, __DATE__);
     printf("device %s, kernels %s, %d threads\n", b->device, b->kernels, threads_count());
-    static const char *const kernels[] = {"avx512", "avx2", "portable"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const kernels[] = {"amx", "avx512bf16", "avx512", "avx2", "portable"};
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
         Backend *k;
-        int has = backend_create(&k, "cpu", kernels[i], "f32") == OK;
-        printf("  %-9s %s\n", kernels[i], has ? "usable" : "not on this processor");
+        int has = backend_create(&k, "cpu", kernels[i], "bf16") == OK; /* the longer list */
+        printf("  %-10s %s%s\n", kernels[i], has ? "usable" : "not on this processor",
+               has && i < 2 ? ", in bf16" : "");
         if (has) backend_release(k);
     }
     backend_release(b);

@@ -17,7 +17,7 @@ const Field tool_fields[] = {
           "JSONL file to write (.zst and .gz, too); - is standard output"),
     FIELD(ToolConfig, device, FIELD_STRING, "auto",
           "auto (a GPU where there is one), cpu, or cuda:0"),
-    FIELD_OF(ToolConfig, kernels, "auto", "auto|avx512|avx2|portable",
+    FIELD_OF(ToolConfig, kernels, "auto", "auto|amx|avx512bf16|avx512|avx2|portable",
              "instruction set of the CPU kernels"),
     FIELD_OF(ToolConfig, dtype, "f32", "f32|bf16",
              "storage of activations and weights; sums in f32"),

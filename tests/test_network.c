@@ -9,6 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "core/backend/cpu/cpu.h"
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/base/threads.h"
@@ -41,14 +42,21 @@ static uint8_t wanted[N];
 static const struct {
     const char *kernels, *dtype;
     int pairs; /* a weight gradient's sum takes tokens in pairs or more: it depends on the cuts */
-} kinds[] = {{"avx512", "f32", 0},      {"avx2", "f32", 0},  {"portable", "f32", 0},
-             {"avx512", "bf16", 0},     {"avx2", "bf16", 0}, {"portable", "bf16", 0},
-             {"avx512bf16", "bf16", 1}, {"amx", "bf16", 1}};
+} kinds[] = {{"avx512", "f32", 0},          {"avx2", "f32", 0},  {"portable", "f32", 0},
+             {"avx512", "bf16", 0},         {"avx2", "bf16", 0}, {"portable", "bf16", 0},
+             {"avx512bf16", "bf16", 1},     {"amx", "bf16", 1},  {"amx in C", "bf16", 1},
+             {"avx512bf16 in C", "bf16", 1}};
 enum { KINDS = sizeof kinds / sizeof *kinds, F32_KINDS = 3 };
 
 static Backend *backend(int kind) {
     Backend *b;
-    if (backend_create(&b, "cpu", kinds[kind].kernels, kinds[kind].dtype) == OK) return b;
+    int in_c = strchr(kinds[kind].kernels, ' ') != NULL; /* bf16 instructions, written out */
+    if (backend_create(&b, "cpu", in_c ? "portable" : kinds[kind].kernels, kinds[kind].dtype) ==
+        OK) {
+        if (in_c)
+            (kinds[kind].kernels[1] == 'm' ? cpu_page_amx_plain : cpu_page_avx512bf16_plain)(b);
+        return b;
+    }
     printf("%s, %s: not on this processor\n", kinds[kind].kernels, kinds[kind].dtype);
     return NULL;
 }

@@ -4,6 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "core/backend/cpu/cpu.h"
 #include "core/backend/cuda/cuda_page.h"
@@ -12,6 +17,7 @@
 typedef struct {
     const char *name;
     int (*usable)(void);
+    int (*chosen)(void); /* by "auto"; NULL: where it is usable */
     void (*fill_f32)(Backend *b), (*fill_bf16)(Backend *b); /* NULL: not in this storage type */
 } CpuKind;
 
@@ -26,14 +32,41 @@ static int has_avx512(void) {
 static int has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
+
+/* What compilers of 2022 have no names for. */
+static int has_avx512bf16(void) {
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 5 & 1;
+}
+/* On Intel the dot products run at half the rate of f32, and AMX is there instead. */
+static int is_amd(void) {
+    return __builtin_cpu_is("amd");
+}
+
+/* The kernel keeps the tiles' state only for a process that asked. */
+static int has_amx(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d, low, high;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low >> 17 & 3) != 3) return 0;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
 #endif
 
+_Thread_local _Alignas(64) unsigned char cpu_scratch[CPU_SCRATCH];
+
+/* "auto" takes the first that fits. */
 static const CpuKind kinds[] = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, cpu_page_avx512, cpu_page_avx512_bf16},
-    {"avx2", has_avx2, cpu_page_avx2, cpu_page_avx2_bf16},
+    {"amx", has_amx, NULL, NULL, cpu_page_amx},
+    {"avx512bf16", has_avx512bf16, is_amd, NULL, cpu_page_avx512bf16},
+    {"avx512", has_avx512, NULL, cpu_page_avx512, cpu_page_avx512_bf16},
+    {"avx2", has_avx2, NULL, cpu_page_avx2, cpu_page_avx2_bf16},
 #endif
-    {"portable", always, cpu_page_portable, cpu_page_portable_bf16},
+    {"portable", always, NULL, cpu_page_portable, cpu_page_portable_bf16},
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -43,10 +76,14 @@ static Fill fill_of(const CpuKind *kind, Dtype dtype) {
     return dtype == DT_BF16 ? kind->fill_bf16 : kind->fill_f32;
 }
 
+static int is_choice(const CpuKind *k, Dtype dtype) {
+    return fill_of(k, dtype) && k->usable() && (!k->chosen || k->chosen());
+}
+
 static Status find_kind(const CpuKind **out, const char *kernels, Dtype dtype) {
+    int any = !strcmp(kernels, "auto");
     for (const CpuKind *k = kinds; k < kinds + N_KINDS; k++) {
-        if (strcmp(kernels, "auto") ? strcmp(kernels, k->name) : !fill_of(k, dtype) || !k->usable())
-            continue;
+        if (any ? !is_choice(k, dtype) : strcmp(kernels, k->name) != 0) continue;
         if (!fill_of(k, dtype))
             return status_fail(E_USAGE, "the %s kernels do not compute in %s", kernels,
                                dtype_name(dtype));
@@ -55,8 +92,9 @@ static Status find_kind(const CpuKind **out, const char *kernels, Dtype dtype) {
         *out = k;
         return OK;
     }
-    return status_fail(E_USAGE, "kernels \"%s\" are not known: avx512, avx2, portable or auto",
-                       kernels);
+    return status_fail(
+        E_USAGE, "kernels \"%s\" are not known: amx, avx512bf16, avx512, avx2, portable or auto",
+        kernels);
 }
 
 static Status cpu_create(Backend **out, const char *kernels, Dtype dtype) {

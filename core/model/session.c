@@ -18,7 +18,7 @@ const Field stage_fields[] = {
     FIELD(StageConfig, reference, FIELD_STRING, "", "reference model; empty: the model itself"),
     FIELD(StageConfig, device, FIELD_STRING, "auto",
           "auto (a GPU where there is one), cpu, or cuda:0"),
-    FIELD_OF(StageConfig, kernels, "auto", "auto|avx512|avx2|portable",
+    FIELD_OF(StageConfig, kernels, "auto", "auto|amx|avx512bf16|avx512|avx2|portable",
              "instruction set of the CPU kernels"),
     FIELD_OF(StageConfig, dtype, "f32", "f32|bf16",
              "storage of activations and of weights that are read; sums and training in f32"),

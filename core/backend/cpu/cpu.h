@@ -11,6 +11,16 @@ void cpu_page_portable(Backend *b);
 void cpu_page_avx512_bf16(Backend *b);
 void cpu_page_avx2_bf16(Backend *b);
 void cpu_page_portable_bf16(Backend *b);
+/* avx512_bf16 with the products of cpu_matmul_dot.c; plain: portable_bf16 with the same in C, for
+ * tests */
+void cpu_page_amx(Backend *b);
+void cpu_page_avx512bf16(Backend *b);
+void cpu_page_amx_plain(Backend *b);
+void cpu_page_avx512bf16_plain(Backend *b);
+
+/* Room of a thread for packed blocks: one for all pages, since a thread's stack holds it. */
+enum { CPU_SCRATCH = 2 << 20 };
+extern _Thread_local unsigned char cpu_scratch[CPU_SCRATCH];
 
 #ifdef CPU_ISA
 #define CPU_PASTE_(name, isa) cpu_##name##_##isa
@@ -27,6 +37,7 @@ static inline double *f64(Buf b) {
     return (double *)b.ptr;
 }
 
+void CPU(page)(Backend *b);
 /* each file of operations puts its own into the page */
 void CPU(memory_page)(Backend *b);
 void CPU(matmul_page)(Backend *b);

@@ -7,10 +7,9 @@
  *
  * In bf16 operands are widened: A and blocks of B when they are packed, packed weights in the
  * innermost loop. */
-#include <string.h>
+#include "core/backend/cpu/product.h"
 
-#include "core/backend/cpu/act.h"
-#include "core/base/threads.h"
+#include <string.h>
 
 #if defined(__AVX512F__)
 enum { MR = 14, NR = 2 * VW };
@@ -25,24 +24,11 @@ enum {
     KC_PACKED = 2048,  /* packed bf16 weights: most products are one block of k */
     PATCH = 1024 * KC  /* floats of C that rest between blocks of k, in bf16 */
 };
-enum { IN_BF16 = sizeof(act) == 2 };
-
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-
-typedef struct {
-    Buf C, A, B;       /* f32 or bf16 each; B row-major, or NULL when `packed` is given */
-    int weights;       /* B is of weights, which are rounded where activations are */
-    const act *packed; /* panels [K][NR] */
-    int M, N, K, ldc;
-    size_t a_row, a_col; /* A(m,k) = A[m*a_row + k*a_col] */
-    int ldb;
-    int add; /* chains start from C (f32) instead of from 0 */
-    int kc, row_step, panel_step, row_items;
-} Product;
 
 /* NR columns of a panel at k. A packed panel in bf16 holds column j and column VW + j in the lower
  * and upper half of word j, so that widening is a shift and a mask. */
@@ -191,12 +177,17 @@ static void row_of_panels(int kc, const float *a, const void *b, size_t panel_by
         row_panels(kc, a, b, panel_bytes, 0, (Out){c.at, c.ld, 0}, add);
 }
 
-static _Thread_local float a_block[BLOCK], b_block[KC * PANELS * NR];
-#if defined(CPU_BF16)
-static _Thread_local float patch[PATCH];
-#else
-static float *const patch = NULL;
-#endif
+/* in the thread's scratch: a block of A, a block of B, the patch */
+static inline float *a_block(void) {
+    return (float *)(void *)cpu_scratch;
+}
+static inline float *b_block(void) {
+    return a_block() + BLOCK;
+}
+static inline float *patch(void) {
+    return b_block() + KC * PANELS * NR;
+}
+_Static_assert((BLOCK + KC * PANELS * NR + PATCH) * sizeof(float) <= CPU_SCRATCH, "scratch");
 
 static inline float float_of(uint16_t x) {
     return ((union {
@@ -217,7 +208,7 @@ pack_tile(float *to, const void *from_, int half, size_t row, size_t col, int ro
 
 static inline __attribute__((always_inline)) void pack_rows(const Product *p, int half, int m0,
                                                             int m1, int k0, int kc) {
-    float *to = a_block;
+    float *to = a_block();
     for (int m = m0; m < m1; m += MR) {
         int rows = m1 - m < MR ? m1 - m : MR;
         const void *from = buf_at(p->A, (size_t)m * p->a_row + (size_t)k0 * p->a_col).ptr;
@@ -240,7 +231,7 @@ static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
 
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
     for (int panel = panel0; panel < panel1; panel++) {
-        float *to = b_block + (size_t)(panel - panel0) * kc * NR;
+        float *to = b_block() + (size_t)(panel - panel0) * kc * NR;
         int n0 = panel * NR, n = p->N - n0 < NR ? p->N - n0 : NR;
         size_t from = (size_t)k0 * p->ldb + n0;
         for (int k = 0; k < kc; k++, to += NR, from += p->ldb) {
@@ -256,13 +247,13 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
 static void block(const Product *p, Out c0, int m0, int m1, int panel0, int panel1, int k0, int kc,
                   int add) {
     int narrow = IN_BF16 && p->packed;
-    const char *b0 = (const char *)b_block;
+    const char *b0 = (const char *)b_block();
     size_t panel_bytes = (size_t)kc * NR * sizeof(float);
     if (p->packed) {
         panel_bytes = (size_t)p->K * NR * sizeof(act);
         b0 = (const char *)(p->packed + ((size_t)panel0 * p->K + (size_t)k0) * NR);
     }
-    const float *a = a_block;
+    const float *a = a_block();
     size_t element = c0.half ? 2 : 4;
     for (int m = m0; m < m1; m += MR) {
         int rows = m1 - m < MR ? m1 - m : MR;
@@ -289,22 +280,14 @@ static void store_patch(const Product *p, int m0, int m1, int first, int last) {
     int n0 = first * NR, n = (last * NR < p->N ? last * NR : p->N) - n0;
     size_t ld = (size_t)(last - first) * NR;
     for (int m = m0; m < m1; m++)
-        store_upto((Out){p->C.ptr, 0, 1}, (size_t)m * p->ldc + n0, patch + (m - m0) * ld, n);
-}
-
-/* bf16 results of several blocks of k, or of tiles that only write f32 */
-static int in_patch(const Product *p) {
-    return IN_BF16 && p->C.dtype == DT_BF16 && (!p->packed || p->K > p->kc);
+        store_upto((Out){p->C.ptr, 0, 1}, (size_t)m * p->ldc + n0, patch() + (m - m0) * ld, n);
 }
 
 static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
-    int all = (p->N + NR - 1) / NR, patched = in_patch(p);
-    int m0 = item % p->row_items * p->row_step,
-        m1 = m0 + p->row_step < p->M ? m0 + p->row_step : p->M;
-    int first = item / p->row_items * p->panel_step;
-    int last = first + p->panel_step < all ? first + p->panel_step : all;
+    int m0, m1, first, last, patched = in_patch(p);
+    product_part(p, item, &m0, &m1, &first, &last);
     for (int k0 = 0; k0 < p->K; k0 += p->kc) {
         int kc = p->K - k0 < p->kc ? p->K - k0 : p->kc;
         pack_a(p, m0, m1, k0, kc);
@@ -313,7 +296,7 @@ static void product_item(void *ctx, int item, int thread) {
             Out c = {buf_at(p->C, (size_t)m0 * p->ldc + (size_t)panel * NR).ptr, (size_t)p->ldc,
                      IN_BF16 && p->C.dtype == DT_BF16};
             if (patched)
-                c = (Out){patch + (size_t)(panel - first) * NR, (size_t)(last - first) * NR, 0};
+                c = (Out){patch() + (size_t)(panel - first) * NR, (size_t)(last - first) * NR, 0};
             if (!p->packed) pack_panels(p, panel, end, k0, kc);
             block(p, c, m0, m1, panel, end, k0, kc, p->add || k0 > 0);
         }
@@ -321,45 +304,13 @@ static void product_item(void *ctx, int item, int thread) {
     if (patched) store_patch(p, m0, m1, first, last);
 }
 
-static int ceil_div(int a, int b) {
-    return (a + b - 1) / b;
-}
-
-/* Splits C into about `want` items, rows by multiples of MR and columns by whole panels. Each item
- * packs its own rows of A, and its own columns of B where they are not packed already: of all
- * splits the one that packs least. */
-static void split(Product *p, int want) {
-    int panels = ceil_div(p->N, NR), tiles = ceil_div(p->M, MR),
-        least = ceil_div(p->M, BLOCK / p->kc / MR * MR);
-    double best = INFINITY;
-    for (int rows = least; rows <= least + want; rows++) {
-        int row_step = ceil_div(tiles, rows) * MR, row_items = ceil_div(p->M, row_step);
-        int columns = ceil_div(want, row_items) < panels ? ceil_div(want, row_items) : panels;
-        double packing = (double)p->M * columns + (p->packed ? 0.0 : (double)p->N * row_items);
-        if (row_items * columns < want) packing *= 2; /* idle threads cost more than packing */
-        if (packing >= best) continue;
-        best = packing;
-        p->row_step = row_step;
-        p->row_items = row_items;
-        p->panel_step = ceil_div(panels, columns);
-    }
-    int room = PATCH / NR / p->row_step;
-    if (in_patch(p) && p->panel_step > room) p->panel_step = room;
-}
-
-static void product(Product *p) {
-    if (p->M == 0 || p->N == 0) return;
+static void product_sizes(Product *p) {
+    p->mr = MR;
+    p->nr = NR;
     p->kc = IN_BF16 && p->packed ? KC_PACKED : KC;
-    int threads = threads_count();
-    double flops = 2.0 * p->M * p->N * p->K;
-    int want = threads == 1 || flops < 1e6 ? 1 : flops < 2e7 ? threads : 3 * threads;
-    split(p, want);
-    int items = p->row_items * ceil_div(ceil_div(p->N, NR), p->panel_step);
-    if (want == 1) {
-        for (int i = 0; i < items; i++) product_item(p, i, 0);
-    } else {
-        threads_run(items, product_item, p);
-    }
+    p->a_room = BLOCK;
+    p->patch_room = PATCH;
+    p->tiles_f32 = !p->packed;
 }
 
 static size_t packed_count(Backend *b, Dtype w, int O, int K) {
@@ -389,52 +340,6 @@ static void pack_range(void *ctx, int first, int last) {
 static void pack(Backend *b, Mat m) {
     (void)b;
     CPU(parallel)((m.O + NR - 1) / NR, 4, pack_range, &m);
-}
-
-static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
-    (void)b;
-    Product p = {.C = y,
-                 .A = x,
-                 .packed = acts(w.packed),
-                 .M = N,
-                 .N = w.O,
-                 .K = w.K,
-                 .ldc = w.O,
-                 .a_row = (size_t)w.K,
-                 .a_col = 1};
-    product(&p);
-}
-
-static void matmul_backward_input(Backend *b, Buf dx, Buf dy, Mat w, int N) {
-    (void)b;
-    Product p = {.C = dx,
-                 .A = dy,
-                 .B = w.w,
-                 .weights = 1,
-                 .M = N,
-                 .N = w.K,
-                 .K = w.O,
-                 .ldc = w.K,
-                 .a_row = (size_t)w.O,
-                 .a_col = 1,
-                 .ldb = w.K};
-    product(&p);
-}
-
-static void matmul_backward_weight(Backend *b, Buf dw, Buf dy, Buf x, int N, int O, int K) {
-    (void)b;
-    Product p = {.C = dw,
-                 .A = dy,
-                 .B = x,
-                 .M = O,
-                 .N = K,
-                 .K = N,
-                 .ldc = K,
-                 .a_row = 1,
-                 .a_col = (size_t)O,
-                 .ldb = K,
-                 .add = 1};
-    product(&p);
 }
 
 void CPU(matmul_page)(Backend *b) {

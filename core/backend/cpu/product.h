@@ -1,0 +1,141 @@
+/* product.h - what the files of matrix products share: the three products of the page as one shape,
+ * and its split into items for the threads. Included by one file per page.
+ *
+ * C[M,N] (+)= A B. An item computes rows of C by whole panels of columns, block after block of k.
+ * Between blocks chains rest in C where it is f32, else in a patch of f32 per thread, so that a
+ * block's end rounds nothing. */
+#ifndef PRODUCT_H
+#define PRODUCT_H
+
+#include "core/backend/cpu/act.h"
+#include "core/base/threads.h"
+
+enum { IN_BF16 = sizeof(act) == 2 };
+
+typedef struct {
+    Buf C, A, B;       /* f32 or bf16 each; B row-major, or NULL when `packed` is given */
+    int weights;       /* B is of weights, which are rounded where activations are */
+    const act *packed; /* panels of nr columns, as the file orders them */
+    int M, N, K, ldc;
+    size_t a_row, a_col; /* A(m,k) = A[m*a_row + k*a_col] */
+    int ldb;
+    int add; /* chains start from C (f32) instead of from 0 */
+    /* of the kernel: rows of its tile, columns of a panel, longest block of k, elements of a packed
+     * block of A and of the patch, whether unpacked tiles are written as f32 only */
+    int mr, nr, kc, a_room, patch_room, tiles_f32;
+    int row_step, panel_step, row_items; /* of an item */
+} Product;
+
+static int ceil_div(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* The file that includes this gives both. */
+static void product_sizes(Product *p);
+static void product_item(void *ctx, int item, int thread);
+
+/* Rows of A that an item packs at most. A product with packed weights may be one short block of k.
+ */
+static inline int most_rows(const Product *p) {
+    int k = IN_BF16 && p->packed && p->K < p->kc ? ceil_div(p->K, 32) * 32 : p->kc;
+    return p->a_room / k / p->mr * p->mr;
+}
+
+/* C is bf16 and its chains end in several blocks of k, or come from tiles that only write f32 */
+static inline int in_patch(const Product *p) {
+    return IN_BF16 && p->C.dtype == DT_BF16 && (p->tiles_f32 || p->K > p->kc);
+}
+
+static inline void product_part(const Product *p, int item, int *m0, int *m1, int *first,
+                                int *last) {
+    int all = ceil_div(p->N, p->nr);
+    *m0 = item % p->row_items * p->row_step;
+    *m1 = *m0 + p->row_step < p->M ? *m0 + p->row_step : p->M;
+    *first = item / p->row_items * p->panel_step;
+    *last = *first + p->panel_step < all ? *first + p->panel_step : all;
+}
+
+/* Splits C into about `want` items, rows by multiples of mr and columns by whole panels. Each item
+ * packs its own rows of A, and its own columns of B where they are not packed already: of all
+ * splits the one that packs least. */
+static void split(Product *p, int want) {
+    int panels = ceil_div(p->N, p->nr), tiles = ceil_div(p->M, p->mr),
+        least = ceil_div(p->M, most_rows(p));
+    double best = INFINITY;
+    for (int rows = least; rows <= least + want; rows++) {
+        int row_step = ceil_div(tiles, rows) * p->mr, row_items = ceil_div(p->M, row_step);
+        int columns = ceil_div(want, row_items) < panels ? ceil_div(want, row_items) : panels;
+        double packing = (double)p->M * columns + (p->packed ? 0.0 : (double)p->N * row_items);
+        if (row_items * columns < want) packing *= 2; /* idle threads cost more than packing */
+        if (packing >= best) continue;
+        best = packing;
+        p->row_step = row_step;
+        p->row_items = row_items;
+        p->panel_step = ceil_div(panels, columns);
+    }
+    int room = p->patch_room / p->nr / p->row_step;
+    if (in_patch(p) && p->panel_step > room) p->panel_step = room;
+}
+
+static void product(Product *p) {
+    if (p->M == 0 || p->N == 0) return;
+    product_sizes(p);
+    int threads = threads_count();
+    double flops = 2.0 * p->M * p->N * p->K;
+    int want = threads == 1 || flops < 1e6 ? 1 : flops < 2e7 ? threads : 3 * threads;
+    split(p, want);
+    int items = p->row_items * ceil_div(ceil_div(p->N, p->nr), p->panel_step);
+    if (want == 1) {
+        for (int i = 0; i < items; i++) product_item(p, i, 0);
+    } else {
+        threads_run(items, product_item, p);
+    }
+}
+
+static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
+    (void)b;
+    Product p = {.C = y,
+                 .A = x,
+                 .packed = acts(w.packed),
+                 .M = N,
+                 .N = w.O,
+                 .K = w.K,
+                 .ldc = w.O,
+                 .a_row = (size_t)w.K,
+                 .a_col = 1};
+    product(&p);
+}
+
+static void matmul_backward_input(Backend *b, Buf dx, Buf dy, Mat w, int N) {
+    (void)b;
+    Product p = {.C = dx,
+                 .A = dy,
+                 .B = w.w,
+                 .weights = 1,
+                 .M = N,
+                 .N = w.K,
+                 .K = w.O,
+                 .ldc = w.K,
+                 .a_row = (size_t)w.O,
+                 .a_col = 1,
+                 .ldb = w.K};
+    product(&p);
+}
+
+static void matmul_backward_weight(Backend *b, Buf dw, Buf dy, Buf x, int N, int O, int K) {
+    (void)b;
+    Product p = {.C = dw,
+                 .A = dy,
+                 .B = x,
+                 .M = O,
+                 .N = K,
+                 .K = N,
+                 .ldc = K,
+                 .a_row = 1,
+                 .a_col = (size_t)O,
+                 .ldb = K,
+                 .add = 1};
+    product(&p);
+}
+
+#endif
