@@ -13,6 +13,21 @@
 
 /* ---------------------------------------------------------------- the algorithm */
 
+/* Where decoding and training round differently, log pi_old is the training forward's, so that the
+ * first ratio is about the policy alone. */
+static Status recompute_old(Ppo *p) {
+    float *logp = p->rollout.logp;
+    TRY(packed_forward(&p->rollout.seq, &p->actor, p->micro_tokens, p->cfg->temperature,
+                       &(TokenOutputs){.logp = p->m_logp}));
+    p->drift = 0.0;
+    for (int n = 0; n < p->rollout.seq.N; n++) {
+        if (!p->rollout.seq.wanted[n]) continue;
+        p->drift = fmax(p->drift, fabs((double)p->m_logp[n] - logp[n]));
+        logp[n] = p->m_logp[n];
+    }
+    return OK;
+}
+
 /* 1. act: y ~ mu(.|x), keeping log mu, and V as it was */
 static Status act(Ppo *p) {
     int k = p->cfg->samples;
@@ -26,6 +41,7 @@ static Status act(Ppo *p) {
     p->state.position += (uint64_t)(p->S / k);
     TRY(rollout_generate(&p->rollout, p->engine, &p->actor, p->requests, p->S, &p->sampling,
                          p->stage->run.seed, NULL, NULL));
+    if (!p->session.b->exact_decode) TRY(recompute_old(p));
     return packed_forward(&p->rollout.seq, &p->critic, p->micro_tokens, 1.0f,
                           &(TokenOutputs){.score = p->value});
 }
@@ -199,7 +215,8 @@ static Status improve(Ppo *p, Metrics *m) {
     }
     put_improve_metrics(m, &all, &values, norms);
     if (p->ptx.tokens) metrics_set(m, "loss/ptx", p->ptx.nll / (double)p->ptx.tokens);
-    metrics_set(m, "rollout/logp_drift", first_deviation);
+    metrics_set(m, "rollout/logp_drift",
+                p->session.b->exact_decode ? first_deviation : p->drift);
     metrics_set(m, "optimizer_steps", updates);
     p->state.first_deviation = fmax(p->state.first_deviation, first_deviation);
     return OK;

@@ -44,6 +44,7 @@ typedef struct {
     RolloutRequest *requests;
     const Row **rows;
     float *logp_ref, *value, *reward_at, *adv, *ret;
+    double drift; /* largest difference of the sampler's log-probs from the training forward's */
     float *raw_score, *score; /* [S] */
     uint8_t *state_mask, *whitened;
 

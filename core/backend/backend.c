@@ -107,6 +107,7 @@ static Status cpu_create(Backend **out, const char *kernels, Dtype dtype) {
     b->dtype = dtype;
     b->logits_bytes = (size_t)32 << 20;
     b->logits_rows = 256;
+    b->exact_decode = 1;
     fill_of(kind, dtype)(b);
     *out = b;
     return OK;

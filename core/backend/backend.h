@@ -82,6 +82,7 @@ struct Backend {
     const char *device;  /* "cpu", "cuda:0" */
     const char *kernels; /* name in the CPU's table: stored in checkpoints, forced on resume */
     Dtype dtype;         /* DT_F32 or DT_BF16, of what is stored between operations; likewise */
+    int exact_decode;    /* a decoded row has the bits of the training forward's */
     size_t logits_bytes; /* of logits that the head should hold at a time, */
     int logits_rows;     /* and of how many rows at most: what fits its caches, or fills it */
     Status error;        /* first failure of a kernel; sticky */
