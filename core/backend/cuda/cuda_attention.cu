@@ -88,6 +88,7 @@ template <int HS> struct Tile {
     static_assert(HS % 16 == 0, "whole fragments");
     static __device__ __forceinline__ int at(int row, int chunk) { return row * PITCH + chunk * 8; }
 };
+
 /* rows [row, row + ROWS) of x, zeros from `end` on; asynchronous, by the whole block */
 template <int HS, int ROWS>
 static __device__ __forceinline__ void tile_fetch(bf16 *tile, const bf16 *x, int stride, int row,
@@ -253,13 +254,11 @@ template <int HS> struct ForwardShape {
     static constexpr size_t shared = (ROWS + 4 * KEYS) * Tile<HS>::PITCH * sizeof(bf16);
     static_assert(shared <= SHARED_LIMIT, "fits");
 };
+
 template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Attention a) {
-    enum {
-        MT = ForwardShape<HS>::MT,
-        ROWS = ForwardShape<HS>::ROWS,
-        KEYS = ForwardShape<HS>::KEYS
-    };
-    enum { NT = KEYS / 8, TILE = KEYS * Tile<HS>::PITCH };
+    typedef ForwardShape<HS> Shape;
+    constexpr int MT = Shape::MT, ROWS = Shape::ROWS, KEYS = Shape::KEYS, NT = KEYS / 8;
+    constexpr int TILE = KEYS * Tile<HS>::PITCH;
     SHARED(shared);
     bf16 *q = (bf16 *)shared, *k = q + ROWS * Tile<HS>::PITCH, *v = k + 2 * TILE;
 
@@ -354,6 +353,7 @@ template <int HS> struct KeysShape {
         (2 * ROWS + 4 * QUERIES) * Tile<HS>::PITCH * sizeof(bf16) + 4 * QUERIES * sizeof(float);
     static_assert(shared <= SHARED_LIMIT, "fits");
 };
+
 template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tensor(Attention a) {
     typedef KeysShape<HS> Shape;
     constexpr int MT = Shape::MT, ROWS = Shape::ROWS, QUERIES = Shape::QUERIES, NT = QUERIES / 8;
@@ -449,6 +449,7 @@ template <int HS> struct QueriesShape {
     static constexpr size_t shared = (2 * ROWS + 4 * KEYS) * Tile<HS>::PITCH * sizeof(bf16);
     static_assert(shared <= SHARED_LIMIT, "fits");
 };
+
 template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_tensor(Attention a) {
     typedef QueriesShape<HS> Shape;
     constexpr int MT = Shape::MT, ROWS = Shape::ROWS, KEYS = Shape::KEYS, NT = KEYS / 8;
