@@ -53,22 +53,28 @@ static void embedding_backward(Backend *b, Buf demb, Buf dx, Buf ids, int N, int
     CPU(parallel)(C, 64, embedding_columns, &r);
 }
 
+/* Each loop over columns has a step of its own, for whole vectors and once for the tail: with
+ * `left` a constant nothing is left of its branches. */
+#define STEP static inline __attribute__((always_inline)) void
+
+STEP norm_step(const Rows *r, act *out_n, const act *x_n, float rstd, int c, int left) {
+    vf v = aload_upto(x_n + c, left) * vset1(rstd);
+    astore_upto(out_n + c, v * weights_upto(r->w, (size_t)c, left), left);
+}
+
 static void rmsnorm_rows(void *ctx, int first, int last) {
     const Rows *r = ctx;
     for (int n = first; n < last; n++) {
         const act *x_n = r->x + (size_t)n * r->C;
         act *out_n = r->out + (size_t)n * r->C;
         vf sum = {0};
-        for (int c = 0; c < r->C; c += VW) {
-            vf v = aload_upto(x_n + c, r->C - c);
-            sum = vfma(v, v, sum);
-        }
+        int c = 0;
+        for (; c + VW <= r->C; c += VW) sum = vfma(aload(x_n + c), aload(x_n + c), sum);
+        if (c < r->C) sum = vfma(aload_n(x_n + c, r->C - c), aload_n(x_n + c, r->C - c), sum);
         float rstd = 1.0f / sqrtf(vsum(sum) / (float)r->C + r->eps);
-        for (int c = 0; c < r->C; c += VW) {
-            int left = r->C - c;
-            vf v = aload_upto(x_n + c, left) * vset1(rstd);
-            astore_upto(out_n + c, v * weights_upto(r->w, c, left), left);
-        }
+        c = 0;
+        for (; c + VW <= r->C; c += VW) norm_step(r, out_n, x_n, rstd, c, VW);
+        if (c < r->C) norm_step(r, out_n, x_n, rstd, c, r->C - c);
         r->rstd[n] = rstd;
     }
 }
@@ -77,6 +83,17 @@ static void rmsnorm_forward(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, 
     (void)b;
     Rows r = {.out = acts(out), .rstd = f32(rstd), .x = acts(x), .w = w, .C = C, .eps = eps};
     CPU(parallel)(N, GRAIN, rmsnorm_rows, &r);
+}
+
+STEP dot_step(const Rows *r, vf *dot, const act *dout_n, const act *x_n, int c, int left) {
+    vf g = aload_upto(dout_n + c, left) * weights_upto(r->w, (size_t)c, left);
+    *dot = vfma(g, aload_upto(x_n + c, left), *dot);
+}
+
+STEP dx_step(const Rows *r, act *dx_n, const act *dout_n, const act *x_n, float rstd, float k,
+             int c, int left) {
+    vf g = aload_upto(dout_n + c, left) * weights_upto(r->w, (size_t)c, left);
+    astore_upto(dx_n + c, vset1(rstd) * (g - aload_upto(x_n + c, left) * vset1(k)), left);
 }
 
 static void rmsnorm_dx(void *ctx, int first, int last) {
@@ -88,30 +105,28 @@ static void rmsnorm_dx(void *ctx, int first, int last) {
 
         /* x enters its own row's rstd, hence the projection below */
         vf dot = {0};
-        for (int c = 0; c < r->C; c += VW) {
-            int left = r->C - c;
-            vf g = aload_upto(dout_n + c, left) * weights_upto(r->w, c, left);
-            dot = vfma(g, aload_upto(x_n + c, left), dot);
-        }
+        int c = 0;
+        for (; c + VW <= r->C; c += VW) dot_step(r, &dot, dout_n, x_n, c, VW);
+        if (c < r->C) dot_step(r, &dot, dout_n, x_n, c, r->C - c);
         float k = vsum(dot) * rstd * rstd / (float)r->C;
-        for (int c = 0; c < r->C; c += VW) {
-            int left = r->C - c;
-            vf g = aload_upto(dout_n + c, left) * weights_upto(r->w, c, left);
-            astore_upto(dx_n + c, vset1(rstd) * (g - aload_upto(x_n + c, left) * vset1(k)), left);
-        }
+        c = 0;
+        for (; c + VW <= r->C; c += VW) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, VW);
+        if (c < r->C) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, r->C - c);
     }
+}
+
+STEP dw_step(const Rows *r, const act *dout_n, const act *x_n, float rstd, int c, int left) {
+    vf d = aload_upto(dout_n + c, left) * aload_upto(x_n + c, left) * vset1(rstd);
+    vstore_upto(r->dw + c, vload_upto(r->dw + c, left, 0.0f) + d, left);
 }
 
 static void rmsnorm_dw(void *ctx, int first, int last) {
     const Rows *r = ctx;
     for (int n = 0; n < r->N; n++) {
         const act *x_n = r->x + (size_t)n * r->C, *dout_n = r->dout + (size_t)n * r->C;
-        float rstd = r->saved[n];
-        for (int c = first; c < last; c += VW) {
-            int left = last - c;
-            vf d = aload_upto(dout_n + c, left) * aload_upto(x_n + c, left) * vset1(rstd);
-            vstore_upto(r->dw + c, vload_upto(r->dw + c, left, 0.0f) + d, left);
-        }
+        int c = first;
+        for (; c + VW <= last; c += VW) dw_step(r, dout_n, x_n, r->saved[n], c, VW);
+        if (c < last) dw_step(r, dout_n, x_n, r->saved[n], c, last - c);
     }
 }
 
@@ -169,16 +184,19 @@ typedef struct {
     int FF;
 } Swiglu;
 
+STEP swiglu_step(act *h, const act *gate, const act *up, int i, int left) {
+    vf g = aload_upto(gate + i, left);
+    astore_upto(h + i, g * vsigmoid(g) * aload_upto(up + i, left), left);
+}
+
 static void swiglu_rows(void *ctx, int first, int last) {
     const Swiglu *s = ctx;
     for (int n = first; n < last; n++) {
         const act *gate = s->gate_up + (size_t)n * 2 * s->FF, *up = gate + s->FF;
         act *h = s->h + (size_t)n * s->FF;
-        for (int i = 0; i < s->FF; i += VW) {
-            int left = s->FF - i;
-            vf g = aload_upto(gate + i, left);
-            astore_upto(h + i, g * vsigmoid(g) * aload_upto(up + i, left), left);
-        }
+        int i = 0;
+        for (; i + VW <= s->FF; i += VW) swiglu_step(h, gate, up, i, VW);
+        if (i < s->FF) swiglu_step(h, gate, up, i, s->FF - i);
     }
 }
 
@@ -189,19 +207,23 @@ static void swiglu_forward(Backend *b, Buf h, Buf gate_up, int N, int FF) {
 }
 
 /* d silu(g) = sigma(g) (1 + g (1 - sigma(g))) */
+STEP swiglu_dstep(act *dgate, act *dup, const act *gate, const act *up, const act *dh, int i,
+                  int left) {
+    vf g = aload_upto(gate + i, left), u = aload_upto(up + i, left);
+    vf d = aload_upto(dh + i, left), sig = vsigmoid(g);
+    astore_upto(dgate + i, d * u * sig * (vset1(1.0f) + g * (vset1(1.0f) - sig)), left);
+    astore_upto(dup + i, d * g * sig, left);
+}
+
 static void swiglu_drows(void *ctx, int first, int last) {
     const Swiglu *s = ctx;
     for (int n = first; n < last; n++) {
         const act *gate = s->gate_up + (size_t)n * 2 * s->FF, *up = gate + s->FF;
         const act *dh = s->dh + (size_t)n * s->FF;
         act *dgate = s->dgate_up + (size_t)n * 2 * s->FF, *dup = dgate + s->FF;
-        for (int i = 0; i < s->FF; i += VW) {
-            int left = s->FF - i;
-            vf g = aload_upto(gate + i, left), u = aload_upto(up + i, left);
-            vf d = aload_upto(dh + i, left), sig = vsigmoid(g);
-            astore_upto(dgate + i, d * u * sig * (vset1(1.0f) + g * (vset1(1.0f) - sig)), left);
-            astore_upto(dup + i, d * g * sig, left);
-        }
+        int i = 0;
+        for (; i + VW <= s->FF; i += VW) swiglu_dstep(dgate, dup, gate, up, dh, i, VW);
+        if (i < s->FF) swiglu_dstep(dgate, dup, gate, up, dh, i, s->FF - i);
     }
 }
 

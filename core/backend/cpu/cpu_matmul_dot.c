@@ -36,7 +36,7 @@ static inline void pair_rows(uint32_t *to, Buf x, size_t at, size_t stride, int 
     for (int j = 0; j < 16; j += VW) {
         int low = rows > 0 ? n - j : 0, high = rows > 1 ? n - j : 0;
         vu a = vround_bits(any_upto(x, at + j, low)) >> 16;
-        vu b = vround_bits(any_upto(x, at + stride + j, high));
+        vu b = vround_bits(any_upto(x, at + stride + j, high)) & 0xffff0000u;
         vstore((float *)(void *)(to + j), (vf)(a | b));
     }
 }

@@ -106,19 +106,39 @@ typedef uint16_t vh __attribute__((vector_size(VW * 2)));
 typedef uint32_t vu __attribute__((vector_size(VW * 4)));
 typedef uint16_t vh_mem __attribute__((vector_size(VW * 2), aligned(2), may_alias));
 
-static inline vf vwiden(vh h) {
-    return (vf)(__builtin_convertvector(h, vu) << 16);
-}
-static inline vu vround_bits(vf x) { /* the bf16 in the upper halves, zeros below */
-    vu u = (vu)x, up = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+static inline vu vround_bits(vf x) { /* the bf16 in the upper halves; below it anything */
+    vu u = (vu)x, up = u + 0x7fff + (u >> 16 & 1);
+#if defined(__AVX512F__)
+    __mmask16 nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
+    return (vu)_mm512_mask_mov_epi32((__m512i)up, nan, _mm512_set1_epi32(0x7fc00000));
+#elif defined(__AVX2__)
+    __m256 nan = _mm256_cmp_ps((__m256)x, (__m256)x, _CMP_UNORD_Q);
+    __m256 quiet = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+    return (vu)_mm256_blendv_ps((__m256)up, quiet, nan);
+#else
     vu nan = (vu)(x != x);
     return (up & ~nan) | (nan & 0x7fc00000u);
+#endif
 }
 static inline vf vround(vf x) {
-    return (vf)vround_bits(x);
+    return (vf)(vround_bits(x) & 0xffff0000u);
+}
+/* spelled out where gcc's __builtin_convertvector goes by way of halves */
+static inline vf vwiden(vh h) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
+#else
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 static inline vh vnarrow(vf x) {
-    return __builtin_convertvector(vround_bits(x) >> 16, vh);
+    vu u = vround_bits(x) >> 16;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (vh)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)u),
+                                _mm256_extracti128_si256((__m256i)u, 1));
+#else
+    return __builtin_convertvector(u, vh);
+#endif
 }
 static inline vf vload_bf16(const uint16_t *p) {
     return vwiden(*(const vh_mem *)p);
