@@ -16,6 +16,7 @@
 #include <string.h>
 #include <algorithm>
 #include <functional>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -68,6 +69,13 @@ void emulator_launch(dim3 grid, dim3 block, size_t shared, const char *name,
                      std::function<void()> kernel);
 /* runs host code in the stream's order: now, or whenever what is being recorded runs */
 void emulator_run(std::function<void()> call);
+/* arguments become values at the launch, as on a GPU: what is recorded holds no names */
+template <class... P, class... A>
+static inline void emulator_call(dim3 grid, dim3 block, size_t shared, const char *name,
+                                 void (*kernel)(P...), A... a) {
+    std::tuple<P...> values(static_cast<P>(a)...);
+    emulator_launch(grid, block, shared, name, [=] { std::apply(kernel, values); });
+}
 char *emulator_shared(void);
 void __syncthreads(void);
 void __syncwarp(unsigned mask = 0xffffffffu);

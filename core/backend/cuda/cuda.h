@@ -65,7 +65,7 @@ void cuda_forget_recordings(CudaBackend *b);
     } while (0)
 #else
 #define LAUNCH(b, kernel, grid, block, shared, ...)                                                \
-    ((void)(b), emulator_launch((grid), (block), (shared), #kernel, [=] { (kernel)(__VA_ARGS__); }))
+    ((void)(b), emulator_call((grid), (block), (shared), #kernel, (kernel), __VA_ARGS__))
 #endif
 
 static inline int blocks_for(size_t items, int per_block) {

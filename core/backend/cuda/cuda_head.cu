@@ -203,7 +203,7 @@ static __global__ void __launch_bounds__(THREADS)
         for (int c = lane * W; c < C; c += WARP * W) {
             float a[W], w_c[W];
             load_few(a, h + (size_t)n * C + c);
-            load_few(w_c, w + (size_t)k * C + c);
+            load_weights<T>(w_c, w + (size_t)k * C + c);
 #pragma unroll
             for (int j = 0; j < W; j++) sum = fmaf(a[j], w_c[j], sum);
         }
@@ -220,7 +220,7 @@ static __global__ void __launch_bounds__(THREADS)
         float d[W] = {}, w_c[W];
         for (int k = 0; k < K; k++) {
             float s = dscore[n * K + k];
-            load_few(w_c, w + (size_t)k * C + c);
+            load_weights<T>(w_c, w + (size_t)k * C + c);
 #pragma unroll
             for (int j = 0; j < W; j++) d[j] = fmaf(s, w_c[j], d[j]);
         }

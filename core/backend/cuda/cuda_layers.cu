@@ -194,7 +194,7 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK)
     float r = 1.0f / sqrtf(team_sum<LANES>(sum, room) / (float)C + eps);
     over_row<LANES * W>(first, C, [&](int i, int c) {
         float w_c[W];
-        load_few(w_c, w + c);
+        load_weights<T>(w_c, w + c);
         if (i == HELD) load_few(held[i], x_n + c);
 #pragma unroll
         for (int j = 0; j < W; j++) w_c[j] *= held[i][j] * r;
@@ -250,7 +250,7 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LAN
             float w_c[W];
             load_few(x_n[i], x + at + c);
             load_few(g[i], dout + at + c);
-            load_few(w_c, w + c);
+            load_weights<T>(w_c, w + c);
 #pragma unroll
             for (int j = 0; j < W; j++) dot = fmaf(g[i][j] * w_c[j], x_n[i][j], dot);
         });
@@ -258,7 +258,7 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LAN
         float k = team_sum<LANES>(dot, room) * r * r / (float)C;
         over_row<STEP>(first, C, [&](int i, int c) {
             float d[W], w_c[W];
-            load_few(w_c, w + c);
+            load_weights<T>(w_c, w + c);
             if (i == HELD) {
                 load_few(x_n[i], x + at + c);
                 load_few(g[i], dout + at + c);

@@ -37,6 +37,17 @@ static __device__ __forceinline__ void load_few(float (&v)[W], const T *p) {
     }
 }
 
+/* Weights on a page of T: on a bf16 page an f32 master is read rounded, so that a trained network
+ * and its frozen copy, which is stored rounded, compute the same bits. */
+template <class T, int W, class WT>
+static __device__ __forceinline__ void load_weights(float (&v)[W], const WT *p) {
+    load_few(v, p);
+    if constexpr (sizeof(T) == 2 && sizeof(WT) == 4) {
+#pragma unroll
+        for (int j = 0; j < W; j++) v[j] = to_f32(from_f32<bf16>(v[j]));
+    }
+}
+
 template <int W> static __device__ __forceinline__ void store_few(float *p, const float (&v)[W]) {
     if constexpr (W % 4 == 0) {
 #pragma unroll
