@@ -41,7 +41,7 @@ FLAGS_amx_plain        := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_D
 FLAGS_avx512bf16_plain := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_DOT_PLAIN
 
 # CUDA=0 leaves the GPU out where nvcc is; sm_80 and sm_90a as code, the rest from PTX
-CUDA     ?= 0
+CUDA     ?= $(HAVE_CUDA)
 NVCC     ?= nvcc
 CUDA_SRC := $(wildcard core/backend/cuda/*.cu)
 NVFLAGS  := -std=c++17 -O3 -lineinfo -I. -MMD -MP -Xcompiler -Wall,-Wextra,-Werror \
@@ -52,7 +52,8 @@ LDLIBS   += -L$(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC)))/lib64 -lcudar
 else
 CUDA_OBJ := $(BUILD)/core/backend/cuda/no_cuda.o
 endif
-# the same sources as plain C++, on an emulated GPU: what tests link
+# the same sources as plain C++, on an emulated GPU: what tests link (EMULATE=0 leaves them out)
+EMULATE  ?= 1
 EMULATED := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(filter-out %/cuda_product.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(BUILD)/emulated/%.o,$(wildcard tests/cuda_emulator/*.cpp))
 CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-contract=off -Itests/cuda_emulator -I. -MMD -MP \
@@ -62,6 +63,11 @@ OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c
            $(foreach i,$(DOTS),$(DOT_SRC:%.c=$(BUILD)/%.$(i).o))
 LIB     := $(BUILD)/librlhf.a
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+ifneq ($(EMULATE),1)
+TESTS := $(filter-out %/test_cuda,$(TESTS))
+else
+EMULATED_RLHF := $(BUILD)/emulated/rlhf
+endif
 BENCH_SUPPORT := $(filter-out bench/bench_%.c,$(wildcard bench/*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
@@ -106,6 +112,8 @@ $(BUILD)/emulated/%.o: %.cpp
 $(BUILD)/tests/test_cuda: tests/test_cuda.c $(EMULATED) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(EMULATED) $(LIB) -lcmocka $(LDLIBS) -lstdc++
+$(BUILD)/emulated/rlhf: $(BUILD)/rlhf.o $(EMULATED) $(LIB)
+	$(CC) $(OPT) $(EXTRA_CFLAGS) -o $@ $^ $(LDLIBS) -lstdc++
 # with the real GPU
 $(BUILD)/gpu/test_cuda: tests/test_cuda.c $(LIB)
 	@mkdir -p $(@D)
@@ -120,14 +128,14 @@ $(BUILD)/bench/%: bench/%.c $(BENCH_SUPPORT) $(LIB)
 deps:            ## install the packages that are missing (apt, as root or with sudo)
 	@sh tests/deps.sh
 test: deps       ## everything that is needed, then every test
-	@$(MAKE) --no-print-directory all $(TESTS)
+	@$(MAKE) --no-print-directory all $(TESTS) $(EMULATED_RLHF)
 	@BUILD=$(BUILD) sh tests/run.sh
-tests-built: all $(TESTS)
+tests-built: all $(TESTS) $(EMULATED_RLHF)
 check: test      ## tests, layering, formatting
 	@sh tests/layering.sh
 	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(MAKE) --no-print-directory test BUILD=build/asan CUDA=0 OPT="-O1 -g" \
+	@$(MAKE) --no-print-directory test BUILD=build/asan CUDA=0 EMULATE=0 OPT="-O1 -g" \
 	    EXTRA_CFLAGS="-Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 bench: all $(BENCHES) ## speed, beside limits measured in the same run
 	@for b in $(BENCHES); do $$b --json bench/results.jsonl || exit 1; done

@@ -26,6 +26,7 @@ CMOCKA="stdarg.h stddef.h setjmp.h stdint.h cmocka.h"
 find_missing() {
     missing=
     command -v make > /dev/null 2>&1 || missing="$missing make"
+    command -v "${CXX:-g++}" > /dev/null 2>&1 || missing="$missing g++" # the emulated GPU of the tests
     # one program for all of them is the usual case and quick
     # shellcheck disable=SC2086
     if ! builds cjson/cJSON.h zstd.h zlib.h utf8proc.h xxhash.h $CMOCKA -- \
