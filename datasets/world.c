@@ -24,7 +24,7 @@ static const double bt_scale = 1.3;    /* P(a preferred) = sigmoid(bt_scale (gol
 static const double gap_min = 0.3;     /* pairs closer in gold are drawn again */
 static const double share_edits = 0.5; /* of the pairs; the rest are independent drafts */
 static const double wrong_fix = 0.17, wrong_product = 0.12, wrong_order = 0.2; /* of the faulty */
-static const double qualities[] = {0.35, 0.6, 0.85};
+static const double qualities[] = {0.25, 0.5, 0.75};
 
 /* Of the edits, per hundred. A reward model learns tone from a few examples, but to compare reply
  * with prompt only from many. */

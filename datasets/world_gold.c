@@ -45,8 +45,7 @@ static int digit(char c) {
 static int word_order(Word w) {
     int digits = 0;
     for (size_t i = 0; i < w.n; i++) digits += digit(w.s[i]);
-    if (w.n == 4 && w.s[0] == 'q' && digit(w.s[1]) && w.s[2] == 'x' && digit(w.s[3]))
-        return 10 * (w.s[1] - '0') + (w.s[3] - '0');
+    if (w.n == 2 && w.s[0] == 'q' && digit(w.s[1])) return w.s[1] - '0';
     return digits > 0 ? N_ORDERS : -1;
 }
 
@@ -188,7 +187,7 @@ static double judge_order(const Case *c, const char *reply) {
         right |= order >= 0 && order == c->order;
         wrong |= order >= 0 && order != c->order;
     }
-    return 0.3 * right - 1.2 * wrong;
+    return 0.3 * right - 0.6 * wrong;
 }
 
 /* The last sentence of a normalised text that ends with an end mark, from its first space; "" if it

@@ -212,7 +212,7 @@ static void put_trouble(Text *t, const Topic *of) {
 }
 
 static void put_order(Text *t, const Topic *of) {
-    text_addf(t, "order Q%dX%d", of->order / 10, of->order % 10);
+    text_addf(t, "order Q%d", of->order);
 }
 
 /* {P} the product, {T} the trouble, {N} the order number, {C} the place alone, {A} the fix. */

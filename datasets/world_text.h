@@ -15,7 +15,7 @@ enum {
     N_PHRASINGS = 3,
     N_FIXES = 2
 };
-enum { N_ORDERS = 100 };
+enum { N_ORDERS = 10 };
 enum { N_PRODUCTS = N_NOUNS * N_BRANDS * N_CITIES, N_TROUBLES = N_SYMPTOMS * N_PLACES };
 enum { N_CELLS = N_PRODUCTS * N_TROUBLES };
 
@@ -42,7 +42,7 @@ typedef enum { TONE_CALM, TONE_POLITE, TONE_ANGRY, N_TONES } Tone;
 typedef struct {
     Product product;
     int trouble;
-    int order; /* 0..99, written Q4X8: each digit behind a cue of its own; -1 none */
+    int order; /* 0..9, written Q4: the digit has a cue of its own; -1 none */
     Tone tone;
     int phrasing, opener, closer, order_wording, order_last; /* wording */
 } Case;

@@ -300,12 +300,12 @@ static void parts_break_one_at_a_time(void **state) {
 /* --- the gold rule --- */
 
 static const char angry[] =
-    "Listen, this scale by Orrin from Oslo has a leak in the lid. It came with order Q4X8. Fix it now!";
+    "Listen, this scale by Orrin from Oslo has a leak in the lid. It came with order Q4. Fix it now!";
 static const char calm[] =
     "Hi, I think this radio by Velmo from Rome has a crack in the base. Any idea?";
 static const char best[] =
     "Thank you for writing about this scale by Orrin from Oslo. I am sorry about it. For the leak in the lid, "
-    "please swap the seal. I have found order Q4X8. That ends the leak in the lid. Enjoy it.";
+    "please swap the seal. I have found order Q4. That ends the leak in the lid. Enjoy it.";
 
 static Gold gold_of(const char *prompt, const char *reply, int finished) {
     Gold g;
@@ -355,11 +355,11 @@ static void every_part_has_its_price(void **state) {
         {PART_RUDE, calm, "That is not our problem.", -1.5},
         {PART_PROMISE, calm, "You get a full refund.", -1.5},
         {PART_PROMISE, calm, "A gift and a replacement.", -1.5},
-        {PART_ORDER, angry, "Order Q4X8.", 0.3},
-        {PART_ORDER, angry, "Order Q4X7.", -1.2},
-        {PART_ORDER, angry, "Order 99999999999999999999.", -1.2},
+        {PART_ORDER, angry, "Order Q4.", 0.3},
+        {PART_ORDER, angry, "Order Q7.", -0.6},
+        {PART_ORDER, angry, "Order 99999999999999999999.", -0.6},
         {PART_ORDER, angry, "No order.", 0.0},
-        {PART_ORDER, calm, "Order Q4X8.", -1.2},
+        {PART_ORDER, calm, "Order Q4.", -0.6},
         {PART_ENDING, calm, "Enjoy this scale by Orrin from Oslo.", 0.6},
         {PART_ENDING, calm, "Hello. Good luck with it!", 0.6},
         {PART_ENDING, calm, "Enjoy it", 0.0},
