@@ -56,7 +56,10 @@ static int has_amx(void) {
 }
 #endif
 
-_Thread_local _Alignas(64) unsigned char cpu_scratch[CPU_SCRATCH];
+void *cpu_scratch(void) {
+    static _Thread_local _Alignas(64) unsigned char scratch[CPU_SCRATCH];
+    return scratch;
+}
 
 /* "auto" takes the first that fits. */
 static const CpuKind kinds[] = {

@@ -18,9 +18,10 @@ void cpu_page_avx512bf16(Backend *b);
 void cpu_page_amx_plain(Backend *b);
 void cpu_page_avx512bf16_plain(Backend *b);
 
-/* Room of a thread for packed blocks: one for all pages, since a thread's stack holds it. */
+/* A thread's room for packed blocks, on a 64-byte boundary: one for all pages, since the thread's
+ * stack holds it. A call, not a variable: some linkers cannot place one that vectors refer to. */
 enum { CPU_SCRATCH = 2 << 20 };
-extern _Thread_local unsigned char cpu_scratch[CPU_SCRATCH];
+void *cpu_scratch(void);
 
 #ifdef CPU_ISA
 #define CPU_PASTE_(name, isa) cpu_##name##_##isa

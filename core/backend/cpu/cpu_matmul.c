@@ -179,7 +179,7 @@ static void row_of_panels(int kc, const float *a, const void *b, size_t panel_by
 
 /* in the thread's scratch: a block of A, a block of B, the patch */
 static inline float *a_block(void) {
-    return (float *)(void *)cpu_scratch;
+    return cpu_scratch();
 }
 static inline float *b_block(void) {
     return a_block() + BLOCK;

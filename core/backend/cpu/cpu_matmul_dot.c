@@ -91,7 +91,7 @@ static void a_tile(uint16_t *to, const Product *p, int m, int n_m, int k, int n_
 
 /* in the thread's scratch: a block of A, a block of B, the patch */
 static inline uint16_t *a_block(void) {
-    return (uint16_t *)(void *)cpu_scratch;
+    return cpu_scratch();
 }
 static inline uint16_t *b_block(void) {
     return a_block() + A_ROOM;
