@@ -236,7 +236,7 @@ static void run_stream(const Bench *bench, void *ctx) {
     int HS = s->C / s->NH, heads = s->NH + s->NKV, stride = (s->NH + 2 * s->NKV) * HS;
     AdamwParams p = {1e-6f, .9f, .999f, 1e-8f, .01f, 1.0f, .5f, .5f};
     switch (t->what) {
-    case ADAMW: b->adamw(b, t->w, t->x, t->y, t->z, s->flat, p); break;
+    case ADAMW: b->adamw(b, t->w, t->x, t->y, (Buf){NULL, b->dtype}, t->z, s->flat, p); break;
     case NORM: b->rmsnorm_forward(b, t->y, t->r, t->x, t->w, s->N, s->C, 1e-5f); break;
     case NORM_BACKWARD: /* y as dout, z as dx */
         b->rmsnorm_backward(b, t->z, (Buf){NULL, DT_F32}, t->y, t->x, t->w, t->r, s->N, s->C);

@@ -91,8 +91,8 @@ GUARD(sample,
       (Backend * b, Buf ids, Buf lp, Buf cut, Buf h, Mat w, Buf u, Buf l, int c, int R,
        SampleParams p),
       (b, ids, lp, cut, h, w, u, l, c, R, p))
-GUARD(adamw, (Backend * b, Buf w, Buf m, Buf v, Buf g, size_t n, AdamwParams p),
-      (b, w, m, v, g, n, p))
+GUARD(adamw, (Backend * b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t n, AdamwParams p),
+      (b, w, m, v, copy, g, n, p))
 
 static double guard_sum_squares(Backend *b, Buf g, size_t n) {
     enter();

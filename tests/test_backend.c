@@ -433,7 +433,7 @@ static void run_optimizer(Bench *t, Size z) {
                      .grad_scale = .5f,
                      .correction1 = .1f,
                      .correction2 = .01f};
-    b->adamw(b, w, m, v, g, n, p);
+    b->adamw(b, w, m, v, (Buf){NULL, b->dtype}, g, n, p);
     assert_true(b->sum_squares(b, g, n) > 0.0);
     Buf average = input(t, n);
     b->lerp(b, average, w, n, .25f);

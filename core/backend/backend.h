@@ -82,6 +82,7 @@ struct Backend {
     const char *device;  /* "cpu", "cuda:0" */
     const char *kernels; /* name in the CPU's table: stored in checkpoints, forced on resume */
     Dtype dtype;         /* DT_F32 or DT_BF16, of what is stored between operations; likewise */
+    int mirror;          /* packed weights lie as the weights do, and adamw writes them */
     int exact_decode;    /* a decoded row has the bits of the training forward's */
     size_t logits_bytes; /* of logits that the head should hold at a time, */
     int logits_rows;     /* and of how many rows at most: what fits its caches, or fills it */
@@ -168,7 +169,8 @@ struct Backend {
                    int chunk, int R, SampleParams p);
 
     /* optimizer, over flat ranges (Loshchilov & Hutter 2019) */
-    void (*adamw)(Backend *b, Buf w, Buf m, Buf v, Buf g, size_t count, AdamwParams p);
+    /* copy (NULL: none): the new w in b->dtype */
+    void (*adamw)(Backend *b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t count, AdamwParams p);
     double (*sum_squares)(Backend *b, Buf g, size_t count); /* f64, in fixed order; waits */
 };
 

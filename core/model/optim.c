@@ -44,8 +44,9 @@ static void update_range(Update *u) {
     AdamwParams p = u->p;
     if (!u->count) return;
     if (!u->decay) p.weight_decay = 0.0f;
+    Buf copy = net->b->mirror ? buf_at(net->w.packed, u->first) : (Buf){NULL, net->b->dtype};
     net->b->adamw(net->b, buf_at(net->w.flat, u->first), buf_at(u->o->m, u->first),
-                  buf_at(u->o->v, u->first), buf_at(net->grad, u->first), u->count, p);
+                  buf_at(u->o->v, u->first), copy, buf_at(net->grad, u->first), u->count, p);
 }
 
 static Status update_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
@@ -116,7 +117,7 @@ Status optim_step(Optim *o, float rate, double *norm) {
               .correction2 = (float)(1.0 - pow(o->cfg.beta2, (double)o->step))}};
     TRY(tensors_visit(m, &net->w.t, update_tensor, &u));
     update_range(&u);
-    weights_pack(&net->w);
+    if (!b->mirror) weights_pack(&net->w);
     network_zero_grads(net);
     return b->sync(b);
 }

@@ -23,6 +23,7 @@ void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, P
                                     b->packed_count(b, w, 2 * m->FF, m->C) +
                                     b->packed_count(b, w, m->C, m->FF)) +
                     (m->lm_head ? b->packed_count(b, w, m->V, m->C) : 0);
+    if (packed && b->mirror) packed = count;
     plan_add(p, count * dtype_bytes(w), "%s: weights", name);
     if (packed) plan_add(p, packed * dtype_bytes(b->dtype), "%s: packed weights", name);
     if (kind == PLAN_FROZEN) return;

@@ -123,9 +123,16 @@ Status tensors_carve(const ModelConfig *m, Tensors *t, Buf flat) {
     return tensors_visit(m, t, place_tensor, &flat);
 }
 
-static Mat mat(Backend *b, Buf w, Buf packed, size_t *used, int O, int K) {
-    Mat m = {w, buf_at(packed, *used), O, K};
-    *used += b->packed_count(b, w.dtype, O, K);
+static Mat mat(const Weights *w, Buf of, size_t *used, int O, int K) {
+    Mat m = {of, buf_at(w->packed, *used), O, K};
+    size_t count = w->b->packed_count(w->b, of.dtype, O, K);
+    if (w->b->mirror && count) {
+        size_t at = (size_t)((char *)of.ptr - (char *)w->flat.ptr) / dtype_bytes(of.dtype);
+        m.packed = buf_at(w->packed, at);
+        *used = w->count;
+        return m;
+    }
+    *used += count;
     return m;
 }
 
@@ -135,14 +142,12 @@ static size_t place_mats(Weights *w) {
     size_t used = 0;
     for (int l = 0; l < m->L; l++) {
         const LayerTensors *y = &w->t.layer[l];
-        w->mats[l] =
-            (LayerMats){.qkv = mat(w->b, y->wq, w->packed, &used, config_qkv_rows(m), m->C),
-                        .o = mat(w->b, y->wo, w->packed, &used, m->C, m->NH * m->HS),
-                        .gate_up = mat(w->b, y->w_gate, w->packed, &used, 2 * m->FF, m->C),
-                        .down = mat(w->b, y->w_down, w->packed, &used, m->C, m->FF)};
+        w->mats[l] = (LayerMats){.qkv = mat(w, y->wq, &used, config_qkv_rows(m), m->C),
+                                 .o = mat(w, y->wo, &used, m->C, m->NH * m->HS),
+                                 .gate_up = mat(w, y->w_gate, &used, 2 * m->FF, m->C),
+                                 .down = mat(w, y->w_down, &used, m->C, m->FF)};
     }
-    if (m->lm_head)
-        w->head = mat(w->b, m->tied ? w->t.tok_emb : w->t.lm_head, w->packed, &used, m->V, m->C);
+    if (m->lm_head) w->head = mat(w, m->tied ? w->t.tok_emb : w->t.lm_head, &used, m->V, m->C);
     return used;
 }
 

@@ -29,8 +29,9 @@ static void adamw_chunks(void *ctx, int first, int last) {
     }
 }
 
-static void adamw(Backend *b, Buf w, Buf m, Buf v, Buf g, size_t count, AdamwParams p) {
+static void adamw(Backend *b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t count, AdamwParams p) {
     (void)b;
+    CHECK(!copy.ptr); /* packed in another order */
     Adamw a = {f32(w), f32(m), f32(v), f32(g), count, p};
     CPU(parallel)((int)((count + CHUNK - 1) / CHUNK), 2, adamw_chunks, &a);
 }

@@ -300,6 +300,7 @@ Status cuda_create(Backend **out, int device, Dtype dtype) {
     b->page.device = b->name;
     b->page.kernels = b->kernels;
     b->page.dtype = dtype;
+    b->page.mirror = dtype != DT_F32;
     b->page.logits_bytes = (size_t)256 << 20;
     b->page.logits_rows = 4096;
     cuda_memory_page(&b->page);

@@ -5,8 +5,8 @@
 enum { THREADS = 256 };
 
 template <int W>
-static __device__ __forceinline__ void adamw_few(float *w, float *m, float *v, const float *g,
-                                                 size_t i, const AdamwParams &p) {
+static __device__ __forceinline__ void adamw_few(float *w, float *m, float *v, bf16 *copy,
+                                                 const float *g, size_t i, const AdamwParams &p) {
     float w_i[W], m_i[W], v_i[W], g_i[W];
     load_few(w_i, w + i);
     load_few(m_i, m + i);
@@ -23,25 +23,33 @@ static __device__ __forceinline__ void adamw_few(float *w, float *m, float *v, c
     store_few(w + i, w_i);
     store_few(m + i, m_i);
     store_few(v + i, v_i);
+    if (!copy) return;
+    if constexpr (W == 4)
+        *reinterpret_cast<uint2 *>(copy + i) =
+            make_uint2(pack_bf16(w_i[0], w_i[1]), pack_bf16(w_i[2], w_i[3]));
+    else
+        copy[i] = from_f32<bf16>(w_i[0]);
 }
 
 template <int W>
 static __global__ void __launch_bounds__(THREADS)
-    adamw_range(float *w, float *m, float *v, const float *g, size_t count, AdamwParams p) {
+    adamw_range(float *w, float *m, float *v, bf16 *copy, const float *g, size_t count,
+                AdamwParams p) {
     size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * W;
     if (i + W <= count)
-        adamw_few<W>(w, m, v, g, i, p);
+        adamw_few<W>(w, m, v, copy, g, i, p);
     else
-        for (; i < count; i++) adamw_few<1>(w, m, v, g, i, p);
+        for (; i < count; i++) adamw_few<1>(w, m, v, copy, g, i, p);
 }
 
-static void adamw(Backend *page, Buf w, Buf m, Buf v, Buf g, size_t count, AdamwParams p) {
+static void adamw(Backend *page, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t count,
+                  AdamwParams p) {
     CudaBackend *b = cuda(page);
-    bool wide = wide_rows(0, 4, w.ptr, m.ptr, v.ptr, g.ptr);
+    bool wide = wide_rows(0, 4, w.ptr, m.ptr, v.ptr, g.ptr) && (uintptr_t)copy.ptr % 8 == 0;
     auto *kernel = wide ? adamw_range<4> : adamw_range<1>;
     if (count)
         LAUNCH(b, kernel, blocks_for(count, THREADS * (wide ? 4 : 1)), THREADS, 0, as<float>(w),
-               as<float>(m), as<float>(v), as<float>(g), count, p);
+               as<float>(m), as<float>(v), as<bf16>(copy), as<float>(g), count, p);
 }
 
 /* Every gridDim-th tile of THREADS * W: what a thread adds up depends on the count alone. */
