@@ -16,6 +16,7 @@
 #include "core/base/rng.h"
 #include "core/base/threads.h"
 #include "core/model/optim.h"
+#include "policy/rollout.h"
 
 static Backend *cpu, *gpu;
 static Dtype dtype;
@@ -730,6 +731,59 @@ static void too_much_memory_is_refused(void **state) {
     memory_and_sums(NULL);
 }
 
+/* --- batch invariance --- */
+
+enum { ASKED = 9, ANSWER = 40, LONGEST = 64 };
+
+static void answer(Rollout *out, Network *net, int rows, const RolloutRequest *requests) {
+    const SamplingConfig sampling = {
+        .max_new_tokens = ANSWER, .temperature = 0.8f, .top_p = 1.0f, .ignore_eos = 1};
+    RolloutEngine *e;
+    assert_int_equal(rollout_create(out, ASKED, ASKED * LONGEST), OK);
+    assert_int_equal(rollout_engine_create(&e, net->b, &small, NULL, rows, LONGEST, ASKED, 0), OK);
+    assert_int_equal(rollout_generate(out, e, net, requests, ASKED, &sampling, 3, NULL, NULL), OK);
+    rollout_engine_release(e);
+}
+
+/* Answers have the same bytes alone and beside others, and the training forward's log-probs. */
+static void invariant_page(void **state) {
+    (void)state;
+    static int prompts[ASKED][LONGEST];
+    Backend *b;
+    Workspace *ws;
+    Network net;
+    RolloutRequest requests[ASKED];
+    const ModelConfig *c = &small;
+    WorkspacePlan plan = {.tokens = 128, .sequences = ASKED, .train = 1, .max_length = LONGEST};
+    assert_int_equal(cuda_create(&b, 0, dtype, 1), OK);
+    assert_true(b->exact_decode && strstr(b->kernels, "invariant"));
+    assert_int_equal(workspace_create(&ws, b, &plan, &c, 1, NULL), OK);
+    assert_int_equal(network_create(&net, b, c, ws, 1), OK);
+    assert_int_equal(weights_init(&net.w, 4), OK);
+    for (int i = 0; i < ASKED; i++) {
+        requests[i] = (RolloutRequest){prompts[i], 1 + i * 5 % 37, (uint64_t)i};
+        for (int t = 0; t < LONGEST; t++) prompts[i][t] = (t * (i % 3 + 2) + 1) % small.V;
+    }
+    Rollout alone, together;
+    answer(&alone, &net, 1, requests);
+    answer(&together, &net, 5, requests);
+    int N = alone.seq.N;
+    assert_int_equal(N, together.seq.N);
+    assert_memory_equal(alone.seq.ids, together.seq.ids, (size_t)N * sizeof(int));
+    assert_memory_equal(alone.logp, together.logp, (size_t)N * sizeof(float));
+    float *logp = host_floats((size_t)N);
+    assert_int_equal(packed_forward(&alone.seq, &net, 128, 0.8f, &(TokenOutputs){.logp = logp}),
+                     OK);
+    for (int n = 0; n < N; n++)
+        if (alone.seq.wanted[n]) assert_memory_equal(&logp[n], &alone.logp[n], sizeof *logp);
+    free(logp);
+    rollout_release(&alone);
+    rollout_release(&together);
+    network_release(&net);
+    workspace_release(ws);
+    cuda_release(b);
+}
+
 static int run_all(Dtype t) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_pointer_is_missing),
@@ -745,10 +799,11 @@ static int run_all(Dtype t) {
         cmocka_unit_test(sampling),
         cmocka_unit_test(optimizer),
         cmocka_unit_test(a_whole_network),
+        cmocka_unit_test(invariant_page),
         cmocka_unit_test(too_much_memory_is_refused),
     };
     dtype = t;
-    if (cuda_create(&gpu, 0, t) != OK) {
+    if (cuda_create(&gpu, 0, t, 0) != OK) {
         fprintf(stderr, "%s\n", status_message());
         return 1;
     }

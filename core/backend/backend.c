@@ -134,14 +134,15 @@ Status backend_create(Backend **out, const char *device, const char *kernels, co
         return status_fail(E_USAGE, "dtype \"%s\" is not known: f32 or bf16", dtype);
     Dtype t = strcmp(dtype, "bf16") ? DT_F32 : DT_BF16;
     /* kernels by name are a CPU's, unless the checkpoint of a GPU asks for its own */
-    int for_gpu = !strcmp(kernels, "auto") || !strncmp(kernels, "cuda", 4);
+    int invariant = !strcmp(kernels, "invariant"), choose = invariant || !strcmp(kernels, "auto");
+    int for_gpu = choose || !strncmp(kernels, "cuda", 4);
     if (any && for_gpu && cuda_is_built()) {
         on_gpu = cuda_device_count() > 0;
         if (!on_gpu) log_info("no usable GPU: the CPU is used");
     }
-    if (!on_gpu) return cpu_create(out, kernels, t);
-    TRY(cuda_create(out, gpu, t));
-    if (!strcmp(kernels, "auto") || !strcmp(kernels, (*out)->kernels)) return OK;
+    if (!on_gpu) return cpu_create(out, choose ? "auto" : kernels, t);
+    TRY(cuda_create(out, gpu, t, invariant || strstr(kernels, "-invariant") != NULL));
+    if (choose || !strcmp(kernels, (*out)->kernels)) return OK;
     Status s =
         status_fail(E_USAGE, "kernels \"%s\": %s has %s", kernels, (*out)->device, (*out)->kernels);
     backend_release(*out);

@@ -22,6 +22,9 @@ const Field stage_fields[] = {
              "instruction set of the CPU kernels"),
     FIELD_OF(StageConfig, dtype, "f32", "f32|bf16",
              "storage of activations and of weights that are read; sums and training in f32"),
+    FIELD(StageConfig, batch_invariant, FIELD_BOOL, "false",
+          "GPU: a row's bits do not depend on its batch, decoding has training's (slower; a CPU's "
+          "never do)"),
     FIELD_IN(StageConfig, threads, FIELD_INT, "0", 0, 1024, "threads; 0 = all cores"),
     FIELD_IN(StageConfig, memory_limit, FIELD_INT, "0", 0, 1 << 30,
              "MiB that the run may take; 0 = what the device has free"),
@@ -91,9 +94,11 @@ Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, co
             TRY(read_name(s->from, "dtype", stored.dtype));
         }
     }
+    const char *kernels = stored.kernels[0]                                       ? stored.kernels
+                          : cfg->batch_invariant && !strcmp(cfg->kernels, "auto") ? "invariant"
+                                                                                  : cfg->kernels;
     Status status =
-        backend_create(&s->b, cfg->device, stored.kernels[0] ? stored.kernels : cfg->kernels,
-                       stored.dtype[0] ? stored.dtype : cfg->dtype);
+        backend_create(&s->b, cfg->device, kernels, stored.dtype[0] ? stored.dtype : cfg->dtype);
     if (status != OK && stored.kernels[0])
         return status_context(
             status,

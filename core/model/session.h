@@ -13,7 +13,7 @@ typedef struct {              /* top-level keys of a stage's recipe */
     const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
     const char *reference;    /* ppo, dpo, sft with kl_coef: "" = model */
     const char *device, *kernels, *dtype;
-    int threads, memory_limit;
+    int batch_invariant, threads, memory_limit;
     int dry_run;
     int allow_kernel_change;
 } StageConfig;

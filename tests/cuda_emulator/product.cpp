@@ -40,7 +40,9 @@ static void run(const ProductCall &c) {
 /* Where K is odd, our own kernel, as a GPU would use it. */
 void product_run(CudaBackend *b, const ProductCall *call) {
     ProductCall c = *call;
-    if (c.K % 2)
+    if (b->invariant)
+        product_fixed(b, call);
+    else if (c.K % 2)
         product_plain(b, call);
     else
         emulator_run([=] { run(c); });

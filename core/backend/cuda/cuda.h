@@ -40,8 +40,9 @@ typedef struct {
     int n_recordings;
     void *host_memory[HOST_ALLOCATIONS_MAX]; /* of alloc_host */
     int n_host_memory;
-    int capturing;              /* a piece of work is being recorded: nothing may touch the host */
-    char name[16], kernels[16]; /* "cuda:0"; "cuda-sm90": bits are promised per kind of GPU */
+    int invariant; /* --batch-invariant: a row's bits do not depend on what else is computed */
+    int capturing; /* a piece of work is being recorded: nothing may touch the host */
+    char name[16], kernels[32]; /* "cuda:0"; "cuda-sm90": bits are promised per kind of GPU */
 } CudaBackend;
 
 static inline CudaBackend *cuda(Backend *b) {
@@ -81,5 +82,6 @@ void cuda_decode_page(Backend *b);
 void cuda_head_page(Backend *b);
 void cuda_sample_page(Backend *b);
 void cuda_optim_page(Backend *b);
+void cuda_invariant_page(Backend *b); /* after the others, with --batch-invariant */
 
 #endif

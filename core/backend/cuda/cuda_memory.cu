@@ -276,7 +276,8 @@ static Status open_device(CudaBackend *b) {
                            e == cudaSuccess ? "there are fewer GPUs" : cudaGetErrorString(e));
     if (!usable(b->device))
         return status_fail(E_USAGE, "device \"%s\": the GPU is older than sm_80", b->name);
-    snprintf(b->kernels, sizeof b->kernels, "cuda-sm%d", sm_of(b->device));
+    snprintf(b->kernels, sizeof b->kernels, "cuda-sm%d%s", sm_of(b->device),
+             b->invariant ? "-invariant" : "");
     e = cudaSetDevice(b->device);
     if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaMalloc(&b->scratch, SCRATCH_BYTES);
@@ -291,7 +292,7 @@ static Status open_device(CudaBackend *b) {
     return product_create(&b->product, b);
 }
 
-Status cuda_create(Backend **out, int device, Dtype dtype) {
+Status cuda_create(Backend **out, int device, Dtype dtype, int invariant) {
     *out = NULL;
     CudaBackend *b = (CudaBackend *)calloc(1, sizeof *b);
     if (!b) return status_fail(E_MEMORY, "no memory for a backend");
@@ -311,6 +312,8 @@ Status cuda_create(Backend **out, int device, Dtype dtype) {
     cuda_head_page(&b->page);
     cuda_sample_page(&b->page);
     cuda_optim_page(&b->page);
+    b->invariant = invariant;
+    if (invariant) cuda_invariant_page(&b->page);
     Status s = open_device(b);
     if (s != OK)
         cuda_release(&b->page);

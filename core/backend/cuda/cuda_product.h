@@ -23,6 +23,8 @@ void product_release(struct Product *p);
 void product_run(CudaBackend *b, const ProductCall *call);
 /* The same without any library, for any size and alignment; slow. */
 void product_plain(CudaBackend *b, const ProductCall *call);
+/* The same with one order of sums for every number of rows; see product_fixed.cu. */
+void product_fixed(CudaBackend *b, const ProductCall *call);
 /* The weights as products read them: the packed copy, or the stored ones of the page's type. */
 const void *cuda_weights(const Mat *m, Dtype dtype);
 

@@ -9,8 +9,9 @@ int cuda_device_count(void) {
     return 0;
 }
 
-Status cuda_create(Backend **b, int device, Dtype dtype) {
+Status cuda_create(Backend **b, int device, Dtype dtype, int invariant) {
     (void)dtype;
+    (void)invariant;
     *b = NULL;
     return status_fail(E_USAGE,
                        "device \"cuda:%d\": this build has no CUDA (make says what it lacks)",
