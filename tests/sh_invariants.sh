@@ -199,6 +199,18 @@ for tool in "logprobs --model base/model --data text.jsonl" "score --model rm/mo
     esac
 done
 
+# ------------------------------------------------ a resume may ask for other threads, not for another run
+
+# shellcheck disable=SC2086
+rlhf $SFT --threads 1 --run.save_every 2 --run.dir resumed
+rm -rf resumed/checkpoints/step-*4 resumed/model
+# shellcheck disable=SC2086
+"$RLHF" $SFT --sft.learning_rate 1e-3 --run.save_every 2 --run.dir resumed --resume > log 2>&1 && fail "another run was resumed"
+grep -q 'sft.learning_rate was 0.003 when it began' log || fail "$(tail -n 1 log)"
+# shellcheck disable=SC2086
+rlhf $SFT --threads 2 --memory_limit 4000 --run.save_every 2 --run.dir resumed --resume
+same_bytes "resumed with other threads" sft/model/model.safetensors resumed/model/model.safetensors
+
 # ------------------------------------------------ the best model: only by a metric that is evaluated
 
 for trainer in sft reward dpo ppo; do

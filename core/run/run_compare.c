@@ -11,6 +11,19 @@ static int may_change(const char *key) {
     return 0;
 }
 
+/* What the machine is asked for: bits do not depend on threads and memory, and the checkpoint
+ * itself names the kernels and the storage type that it needs, unless others are allowed. */
+static int of_the_machine(const char *key, int any_kernels) {
+    static const char *const always[] = {"threads", "memory_limit", "device", "dry_run",
+                                         "allow_kernel_change"};
+    static const char *const kernels[] = {"kernels", "dtype", "batch_invariant"};
+    for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+        if (!strcmp(key, always[i])) return 1;
+    for (size_t i = 0; any_kernels && i < sizeof kernels / sizeof *kernels; i++)
+        if (!strcmp(key, kernels[i])) return 1;
+    return 0;
+}
+
 static int same_value(const Json *a, const Json *b) {
     if (!a || !b) return a == b;
     Text x = {0}, y = {0};
@@ -42,23 +55,26 @@ static Status differs(const char *dir, const char *section, const char *key, con
     return s;
 }
 
-static Status compare_object(const char *dir, const char *section, const Json *was, const Json *is);
+static Status compare_object(const char *dir, const char *section, const Json *was, const Json *is,
+                             int any_kernels);
 
 static Status compare_member(const char *dir, const char *section, const char *key, const Json *was,
-                             const Json *is) {
+                             const Json *is, int any_kernels) {
     int of_run = !section[0] || !strcmp(section, "run");
     int objects = was && is && json_type(was) == JSON_OBJECT && json_type(is) == JSON_OBJECT;
-    if (!section[0] && objects) return compare_object(dir, key, was, is);
+    if (!section[0] && objects) return compare_object(dir, key, was, is, any_kernels);
+    if (!section[0] && of_the_machine(key, any_kernels)) return OK;
     if ((of_run && may_change(key)) || same_value(was, is)) return OK;
     return differs(dir, section, key, was, is);
 }
 
-static Status compare_object(const char *dir, const char *section, const Json *was,
-                             const Json *is) {
+static Status compare_object(const char *dir, const char *section, const Json *was, const Json *is,
+                             int any_kernels) {
     for (const Json *m = json_first(was); m; m = json_next(m))
-        TRY(compare_member(dir, section, json_key(m), m, json_get(is, json_key(m))));
+        TRY(compare_member(dir, section, json_key(m), m, json_get(is, json_key(m)), any_kernels));
     for (const Json *m = json_first(is); m; m = json_next(m))
-        if (!json_get(was, json_key(m))) TRY(compare_member(dir, section, json_key(m), NULL, m));
+        if (!json_get(was, json_key(m)))
+            TRY(compare_member(dir, section, json_key(m), NULL, m, any_kernels));
     return OK;
 }
 
@@ -66,5 +82,7 @@ Status run_compare_recipes(const char *dir, const JsonDoc *stored, const JsonDoc
     const Json *was = json_root(stored), *is = json_root(now);
     if (json_type(was) != JSON_OBJECT || json_type(is) != JSON_OBJECT)
         return json_fail(stored, was, "a recipe must be an object");
-    return compare_object(dir, "", was, is);
+    int any_kernels = 0;
+    TRY(json_get_bool(now, is, "allow_kernel_change", JSON_OPTIONAL, &any_kernels));
+    return compare_object(dir, "", was, is, any_kernels);
 }
