@@ -35,33 +35,37 @@ static void insert(AddedTokens *a, Arena *arena, int root, const char *s, size_t
     if (a->node[node].added < 0) a->node[node].added = token;
 }
 
-void added_index(AddedTokens *a, Arena *arena, int nfc) {
+static Status insert_normalized(AddedTokens *a, Arena *arena, const Normalizer *n, int token) {
+    const char *s = a->v[token].content;
+    if (!n->n) {
+        insert(a, arena, 1, s, strlen(s), token);
+        return OK;
+    }
+    Text normal = {0};
+    Status status = normalizer_run(n, s, strlen(s), &normal);
+    if (status == OK && normal.len) insert(a, arena, 1, normal.s, normal.len, token);
+    text_release(&normal);
+    return status;
+}
+
+Status added_index(AddedTokens *a, Arena *arena, const Normalizer *n) {
     new_node(a, arena, 0);
     new_node(a, arena, 0);
     for (int i = 0; i < a->n; i++) {
         const AddedToken *t = &a->v[i];
         if (!*t->content) continue;
-        if (!t->normalized || !nfc) {
+        if (t->normalized)
+            TRY(insert_normalized(a, arena, n, i));
+        else
             insert(a, arena, 0, t->content, strlen(t->content), i);
-            continue;
-        }
-        Text normal = {0};
-        if (nfc_append(&normal, t->content, strlen(t->content)) == OK && normal.len)
-            insert(a, arena, 1, normal.s, normal.len, i);
-        text_release(&normal);
     }
-}
-
-static size_t char_before(const char *s, size_t at) {
-    size_t from = at - 1;
-    while (from > 0 && at - from < 4 && ((uint8_t)s[from] & 0xc0) == 0x80) from--;
-    return from;
+    return OK;
 }
 
 static int word_before(const char *s, size_t at) {
     int32_t code = -1;
     if (at == 0) return 0;
-    size_t from = char_before(s, at);
+    size_t from = utf8_before(s, at);
     utf8_char(s + from, at - from, &code);
     return utf8_is_word(code);
 }
@@ -70,27 +74,6 @@ static int word_after(const char *s, size_t n, size_t at) {
     int32_t code = -1;
     if (at < n) utf8_char(s + at, n - at, &code);
     return utf8_is_word(code);
-}
-
-static size_t skip_space_left(const char *s, size_t at, size_t floor) {
-    while (at > floor) {
-        int32_t code;
-        size_t from = char_before(s, at);
-        utf8_char(s + from, at - from, &code);
-        if (from < floor || !utf8_is_space(code)) break;
-        at = from;
-    }
-    return at;
-}
-
-static size_t skip_space_right(const char *s, size_t n, size_t at) {
-    while (at < n) {
-        int32_t code;
-        int used = utf8_char(s + at, n - at, &code);
-        if (!utf8_is_space(code)) break;
-        at += (size_t)used;
-    }
-    return at;
 }
 
 static const AddedToken *longest_at(const AddedTokens *a, int root, int special, const char *s,
@@ -122,8 +105,8 @@ int added_find(const AddedTokens *a, int normalized, int special, const char *s,
             continue;
         }
         m->token = t;
-        m->from = t->lstrip ? skip_space_left(s, i, at) : i;
-        m->to = t->rstrip ? skip_space_right(s, n, end) : end;
+        m->from = t->lstrip ? utf8_skip_space_left(s, i, at) : i;
+        m->to = t->rstrip ? utf8_skip_space(s, n, end) : end;
         return 1;
     }
     return 0;

@@ -37,6 +37,7 @@ typedef struct {
 
 struct BpeTrainer {
     Tokenizer *shell; /* the splitting */
+    RegexScratch *scratch;
     Piece *piece;
     int n_pieces, cap_pieces;
     int *piece_slot; /* open addressing: piece number + 1 */
@@ -110,12 +111,13 @@ Status bpe_trainer_create(BpeTrainer **b) {
 }
 
 Status bpe_trainer_add(BpeTrainer *b, const char *text, size_t len) {
-    return pretokenizer_run(b->shell->pre, text, len, count_piece, b);
+    return pretokenizer_run(b->shell->pre, &b->scratch, text, len, 1, count_piece, b);
 }
 
 void bpe_trainer_release(BpeTrainer *b) {
     if (!b) return;
     tokenizer_release(b->shell);
+    regex_scratch_release(b->scratch);
     arena_release(&b->arena);
     free(b);
 }

@@ -85,8 +85,13 @@ int utf8_is_space(int32_t c) {
            c == 0x205f || c == 0x3000;
 }
 
+/* \w of Rust's regexes, which decides where words end: letters, marks, digits, connectors, joiners
+ * and the symbols that Unicode calls alphabetic. */
 int utf8_is_word(int32_t c) {
     if (c < 0) return 0;
+    if (c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9)) return 1;
+    if ((c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169)) return 1;
+    if (c >= 0x1f170 && c <= 0x1f189) return 1;
     switch (utf8proc_category(c)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -101,4 +106,31 @@ int utf8_is_word(int32_t c) {
     case UTF8PROC_CATEGORY_PC: return 1;
     default: return 0;
     }
+}
+
+size_t utf8_before(const char *s, size_t at) {
+    size_t from = at - 1;
+    while (from > 0 && at - from < 4 && ((uint8_t)s[from] & 0xc0) == 0x80) from--;
+    return from;
+}
+
+size_t utf8_skip_space(const char *s, size_t n, size_t at) {
+    while (at < n) {
+        int32_t code;
+        int used = utf8_char(s + at, n - at, &code);
+        if (!utf8_is_space(code)) break;
+        at += (size_t)used;
+    }
+    return at;
+}
+
+size_t utf8_skip_space_left(const char *s, size_t at, size_t floor) {
+    while (at > floor) {
+        int32_t code;
+        size_t from = utf8_before(s, at);
+        utf8_char(s + from, at - from, &code);
+        if (from < floor || !utf8_is_space(code)) break;
+        at = from;
+    }
+    return at;
 }

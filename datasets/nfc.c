@@ -1,4 +1,4 @@
-/* nfc.c - Unicode normalization form C by utf8proc, for text that need not be UTF-8 throughout. */
+/* nfc.c - Unicode normalization forms by utf8proc, for text that need not be UTF-8 throughout. */
 #include <stdlib.h>
 #include <utf8proc.h>
 #include "datasets/tokenizer_parts.h"
@@ -57,16 +57,10 @@ static void order_long_runs(Text *out, const char *s, size_t n) {
     text_add_bytes(out, s + done, n - done);
 }
 
-static int is_ascii(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if ((uint8_t)s[i] >= 0x80) return 0;
-    return 1;
-}
-
-static Status normalize(Text *out, const char *s, size_t n) {
+static Status normalize(Text *out, const char *s, size_t n, int form) {
     uint8_t *composed = NULL;
-    utf8proc_ssize_t len = utf8proc_map((const uint8_t *)s, (utf8proc_ssize_t)n, &composed,
-                                        UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t len =
+        utf8proc_map((const uint8_t *)s, (utf8proc_ssize_t)n, &composed, UTF8PROC_STABLE | form);
     if (len < 0)
         return status_fail(E_MEMORY, "normalising %zu bytes of text (NFC): %s", n,
                            utf8proc_errmsg(len));
@@ -75,24 +69,60 @@ static Status normalize(Text *out, const char *s, size_t n) {
     return OK;
 }
 
-Status nfc_append(Text *out, const char *s, size_t n) {
+static Status normalize_ordered(Text *out, const char *s, size_t n, int form) {
+    Text ordered = {0};
+    order_long_runs(&ordered, s, n);
+    Status status = normalize(out, ordered.s, ordered.len, form);
+    text_release(&ordered);
+    return status;
+}
+
+static size_t ascii_run(const char *s, size_t n) {
+    size_t i = 0;
+    while (i < n && (uint8_t)s[i] < 0x80) i++;
+    return i;
+}
+
+/* Bytes up to the next ASCII character, and whether all of it is below U+0300, where NFC changes
+ * nothing. */
+static size_t other_run(const char *s, size_t n, int *is_latin) {
+    size_t i = 0;
+    for (*is_latin = 1; i < n && (uint8_t)s[i] >= 0x80; i++)
+        if ((uint8_t)s[i] >= 0xcc) *is_latin = 0;
+    return i;
+}
+
+/* An ASCII character starts anew: it composes with nothing before it, only with marks behind it.
+ * So only the runs of others, each with the character in front of it, go through utf8proc. */
+static Status append_valid(Text *out, const char *s, size_t n, int form) {
+    for (size_t at = 0; at < n;) {
+        size_t ascii = ascii_run(s + at, n - at);
+        int is_latin;
+        size_t other = other_run(s + at + ascii, n - at - ascii, &is_latin);
+        if (is_latin && form == UTF8PROC_COMPOSE) {
+            text_add_bytes(out, s + at, ascii + other);
+        } else {
+            size_t lead = ascii ? 1 : 0;
+            text_add_bytes(out, s + at, ascii - lead);
+            TRY(normalize_ordered(out, s + at + ascii - lead, lead + other, form));
+        }
+        at += ascii + other;
+    }
+    return OK;
+}
+
+Status unicode_append(Text *out, const char *s, size_t n, UnicodeForm form) {
+    static const int flags[] = {UTF8PROC_COMPOSE, UTF8PROC_DECOMPOSE,
+                                UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
+                                UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT};
     while (n > 0) {
         size_t valid = utf8_prefix(s, n);
-        if (valid == 0) {
+        size_t used = valid ? valid : 1;
+        if (valid)
+            TRY(append_valid(out, s, valid, flags[form]));
+        else
             text_add_bytes(out, s, 1);
-            s++, n--;
-            continue;
-        }
-        if (is_ascii(s, valid)) {
-            text_add_bytes(out, s, valid);
-        } else {
-            Text ordered = {0};
-            order_long_runs(&ordered, s, valid);
-            Status status = normalize(out, ordered.s, ordered.len);
-            text_release(&ordered);
-            TRY(status);
-        }
-        s += valid, n -= valid;
+        s += used, n -= used;
     }
     return OK;
 }

@@ -3,7 +3,7 @@
  * Where the two disagree the pattern is rewritten (\s, \w) or refused: a pattern that compiles but
  * means something else would split text silently wrong. */
 #include <string.h>
-#include "datasets/pretokenize_regex.h"
+#include "datasets/regex.h"
 
 /* PCRE2's \s under UCP also takes U+180E, which is not White_Space */
 #define SPACE                                                                                      \

@@ -1,4 +1,4 @@
-/* tokenizer.c - encoding, decoding and look-ups of a tokenizer that has been read or trained. */
+/* tokenizer.c - encoding and look-ups of a tokenizer that has been read or trained. */
 #include <stdlib.h>
 #include <string.h>
 #include "core/base/file.h"
@@ -34,6 +34,8 @@ Tokenizer *tokenizer_new(void) {
 void tokenizer_release(Tokenizer *t) {
     if (!t) return;
     bpe_release(&t->bpe);
+    normalizer_release(&t->normalizer);
+    decoder_release(&t->decoder);
     pretokenizer_release(t->pre);
     Arena arena = t->arena;
     arena_release(&arena);
@@ -102,8 +104,11 @@ static uint64_t hash_all(const Tokenizer *t) {
     h = hash_string(t->source.normalizer, h);
     h = hash_string(t->source.pre_tokenizer, h);
     h = hash_string(t->chat_template, h);
-    int numbers[] = {t->bos, t->eos, t->pad, t->nfc, b->ignore_merges, t->n_prefix, t->n_suffix};
+    int nfc = normalizer_composes(&t->normalizer);
+    int numbers[] = {t->bos, t->eos, t->pad, nfc, b->ignore_merges, t->n_prefix, t->n_suffix};
     h = file_hash(numbers, sizeof(numbers), h);
+    int by_char[] = {b->byte_fallback, b->unk, b->fuse_unk};
+    if (b->by_char) h = file_hash(by_char, sizeof(by_char), h);
     h = file_hash(t->eos_set, (size_t)t->n_eos * sizeof(int), h);
     h = file_hash(t->prefix, (size_t)t->n_prefix * sizeof(int), h);
     return file_hash(t->suffix, (size_t)t->n_suffix * sizeof(int), h);
@@ -113,6 +118,14 @@ static int in_range(const Tokenizer *t, int id) {
     return id < t->size ? id : -1;
 }
 
+static Status check_ends(const Tokenizer *t, const int *ids, int n) {
+    for (int i = 0; i < n; i++)
+        if (ids[i] >= t->size)
+            return status_fail(E_FORMAT, "the post-processor adds the id %d to a vocabulary of %d",
+                               ids[i], t->size);
+    return OK;
+}
+
 Status tokenizer_finish(Tokenizer *t) {
     t->size = t->bpe.n;
     for (int i = 0; i < t->added.n; i++)
@@ -120,7 +133,10 @@ Status tokenizer_finish(Tokenizer *t) {
     if (t->size == 0) return status_fail(E_FORMAT, "the vocabulary is empty");
     t->added_by_id = arena_alloc(&t->arena, (size_t)t->size * sizeof(*t->added_by_id));
     for (int i = 0; i < t->added.n; i++) t->added_by_id[t->added.v[i].id] = &t->added.v[i];
-    added_index(&t->added, &t->arena, t->nfc);
+    TRY(added_index(&t->added, &t->arena, &t->normalizer));
+    TRY(check_ends(t, t->prefix, t->n_prefix));
+    TRY(check_ends(t, t->suffix, t->n_suffix));
+    if (t->bpe.by_char) TRY(decoder_index(t));
 
     int kept = 0; /* ids of config files that the vocabulary does not have */
     for (int i = 0; i < t->n_eos; i++)
@@ -137,6 +153,7 @@ Status tokenizer_finish(Tokenizer *t) {
 typedef struct {
     const Tokenizer *t;
     int special;
+    RegexScratch *scratch;
     BpeWork work;
     Ids *out;
 } Encoding;
@@ -147,24 +164,29 @@ static Status emit_piece(void *ctx, const char *s, size_t n) {
     return OK;
 }
 
+static Status encode_pieces(Encoding *e, const char *s, size_t n, int first) {
+    return n ? pretokenizer_run(e->t->pre, &e->scratch, s, n, first, emit_piece, e) : OK;
+}
+
 /* Text between raw added tokens, normalized: the normalized ones are cut out, the rest is split. */
-static Status encode_normalized(Encoding *e, const char *s, size_t n) {
+static Status encode_normalized(Encoding *e, const char *s, size_t n, int first) {
     size_t at = 0;
     AddedMatch m;
     while (added_find(&e->t->added, 1, e->special, s, n, at, &m)) {
-        TRY(pretokenizer_run(e->t->pre, s + at, m.from - at, emit_piece, e));
+        TRY(encode_pieces(e, s + at, m.from - at, first && at == 0));
         ids_add(e->out, m.token->id);
         at = m.to;
     }
-    return at < n ? pretokenizer_run(e->t->pre, s + at, n - at, emit_piece, e) : OK;
+    return encode_pieces(e, s + at, n - at, first && at == 0);
 }
 
-static Status encode_stretch(Encoding *e, const char *s, size_t n) {
+/* first: the stretch begins the text. */
+static Status encode_stretch(Encoding *e, const char *s, size_t n, int first) {
     if (n == 0) return OK;
-    if (!e->t->nfc) return encode_normalized(e, s, n);
+    if (!e->t->normalizer.n) return encode_normalized(e, s, n, first);
     Text normal = {0};
-    Status status = nfc_append(&normal, s, n);
-    if (status == OK && normal.len) status = encode_normalized(e, normal.s, normal.len);
+    Status status = normalizer_run(&e->t->normalizer, s, n, &normal);
+    if (status == OK && normal.len) status = encode_normalized(e, normal.s, normal.len, first);
     text_release(&normal);
     return status;
 }
@@ -173,15 +195,15 @@ static Status encode_text(Encoding *e, const char *s, size_t n) {
     size_t at = 0;
     AddedMatch m;
     while (added_find(&e->t->added, 0, e->special, s, n, at, &m)) {
-        TRY(encode_stretch(e, s + at, m.from - at));
+        TRY(encode_stretch(e, s + at, m.from - at, at == 0));
         ids_add(e->out, m.token->id);
         at = m.to;
     }
-    return encode_stretch(e, s + at, n - at);
+    return encode_stretch(e, s + at, n - at, at == 0);
 }
 
 Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out) {
-    if (len > (size_t)1 << 30)
+    if (len > TOKENIZER_TEXT_MAX)
         return status_fail(E_USAGE, "a text of %zu bytes is too long to be encoded at once", len);
     Encoding e = {.t = t, .special = (flags & TOKENIZE_PARSE_SPECIAL) != 0, .out = out};
     int add = (flags & TOKENIZE_ADD_SPECIAL) != 0;
@@ -189,26 +211,8 @@ Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int fl
     Status status = encode_text(&e, text, len);
     for (int i = 0; add && i < t->n_suffix; i++) ids_add(out, t->suffix[i]);
     bpe_work_release(&e.work);
+    regex_scratch_release(e.scratch);
     return status;
-}
-
-Status tokenizer_decode(const Tokenizer *t, const int *ids, int n, int keep_special, Text *out) {
-    for (int i = 0; i < n; i++) {
-        int id = ids[i];
-        if (id < 0 || id >= t->size)
-            return status_fail(E_FORMAT, "token id %d is outside of the vocabulary of %d", id,
-                               t->size);
-        const AddedToken *added = t->added_by_id[id];
-        if (added) {
-            if (keep_special || !added->special) text_add(out, added->content);
-            continue;
-        }
-        if (id >= t->bpe.n || t->bpe.token[id].kind == TOKEN_HOLE)
-            return status_fail(E_FORMAT, "token id %d is not used by the vocabulary", id);
-        const Token *token = &t->bpe.token[id];
-        text_add_bytes(out, t->bpe.pool.s + token->at, token->len);
-    }
-    return OK;
 }
 
 int tokenizer_vocab_size(const Tokenizer *t) {
@@ -244,6 +248,7 @@ int tokenizer_is_eos(const Tokenizer *t, int id) {
 int tokenizer_id(const Tokenizer *t, const char *token) {
     for (int i = 0; i < t->added.n; i++)
         if (!strcmp(t->added.v[i].content, token)) return t->added.v[i].id;
+    if (t->bpe.by_char) return bpe_find_any(&t->bpe, token, strlen(token));
     Text bytes = {0};
     size_t n = strlen(token);
     int id = alphabet_decode(&bytes, token, n)

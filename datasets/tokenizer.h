@@ -1,6 +1,7 @@
-/* tokenizer.h - byte-level BPE (Sennrich et al. 2016; GPT-2's byte alphabet) from and to
- * tokenizer.json, from GGUF metadata, and a trainer. Any feature of a tokenizer.json that is not
- * supported is refused by its name. Encoding is linear (n log n in the length of one piece). */
+/* tokenizer.h - byte-pair encoding (Sennrich et al. 2016) from and to tokenizer.json: byte-level
+ * (GPT-2's byte alphabet) and by character with bytes to fall back on (SentencePiece-style); from
+ * GGUF metadata, and a trainer. Any feature of a tokenizer.json that is not supported is refused by
+ * its name. Encoding is linear (n log n in the length of one piece). */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -45,8 +46,17 @@ enum { TOKENIZE_PARSE_SPECIAL = 1, TOKENIZE_ADD_SPECIAL = 2 };
 Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out);
 
 /* Appends the bytes of ids; special tokens are left out unless keep_special. Ids out of range:
- * E_FORMAT. */
+ * E_FORMAT. Where *out holds something the ids go on with it: models that put a space in front of
+ * every text drop it again only where a text begins. */
 Status tokenizer_decode(const Tokenizer *t, const int *ids, int n, int keep_special, Text *out);
+
+/* A text decoded in parts: the parts' bytes, end to end, are those of decoding it at once, whatever
+ * the first tokens are. {0} stands before a text; characters may be spread over parts. */
+typedef struct {
+    int begun, body, stripped;
+} TokenizerStream;
+Status tokenizer_decode_next(const Tokenizer *t, TokenizerStream *at, const int *ids, int n,
+                             int keep_special, Text *out);
 
 int tokenizer_vocab_size(const Tokenizer *t); /* highest id + 1 */
 int tokenizer_eos(const Tokenizer *t);        /* the one appended to completions; -1 none */

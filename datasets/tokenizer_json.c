@@ -1,10 +1,9 @@
-/* tokenizer_json.c - reads a tokenizer.json and the config files beside it. */
+/* tokenizer_json.c - reads a tokenizer.json: vocabulary, merges, added tokens, and the other parts
+ * by their own files. */
 #include <stdio.h>
 #include <string.h>
 #include "core/base/file.h"
 #include "datasets/tokenizer_parts.h"
-
-enum { CONFIG_MAX = 64 << 20 };
 
 /* A member that is there and not null. */
 static const Json *member(const Json *object, const char *key) {
@@ -41,6 +40,13 @@ static uint8_t *special_flags(Tokenizer *t, int n) {
     return flag;
 }
 
+/* Appends the bytes that a token stands for; 0 when it stands for itself alone. */
+static int token_bytes(const Bpe *b, const char *token, size_t len, Text *out) {
+    if (!b->by_char) return alphabet_decode(out, token, len);
+    text_add_bytes(out, token, len);
+    return 1;
+}
+
 static Status read_vocab(Tokenizer *t, const JsonDoc *doc, const Json *vocab, int n_merges) {
     int count = json_size(vocab), highest = -1;
     if (count > TOKENS_MAX)
@@ -59,7 +65,7 @@ static Status read_vocab(Tokenizer *t, const JsonDoc *doc, const Json *vocab, in
         const char *token = json_key(n);
         size_t len = strlen(token);
         text_clear(&bytes);
-        int is_bytes = !special[(int)json_num(n)] && alphabet_decode(&bytes, token, len);
+        int is_bytes = !special[(int)json_num(n)] && token_bytes(&t->bpe, token, len, &bytes);
         s = is_bytes ? bpe_set_token(&t->bpe, (int)json_num(n), bytes.s ? bytes.s : "", bytes.len,
                                      TOKEN_BYTES)
                      : bpe_set_token(&t->bpe, (int)json_num(n), token, len, TOKEN_VERBATIM);
@@ -93,8 +99,8 @@ static Status read_merge(Bpe *b, const JsonDoc *doc, const Json *n, Text *left, 
     TRY(merge_sides(doc, n, side, len));
     text_clear(left);
     text_clear(right);
-    if (!len[0] || !len[1] || !alphabet_decode(left, side[0], len[0]) ||
-        !alphabet_decode(right, side[1], len[1]) ||
+    if (!len[0] || !len[1] || !token_bytes(b, side[0], len[0], left) ||
+        !token_bytes(b, side[1], len[1], right) ||
         !bpe_add_merge(b, left->s, left->len, right->s, right->len))
         return json_fail(
             doc, n, "the merge of \"%.*s\" and \"%.*s\" needs a token that the vocabulary lacks",
@@ -123,6 +129,24 @@ static Status refuse_set(const JsonDoc *doc, const Json *model, const char *key)
     return unset ? OK : json_fail(doc, n, "the tokenizer feature %s is not supported", key);
 }
 
+/* The token of what the vocabulary lacks. Byte-level models fall back on nothing else. */
+static Status read_unknown(Tokenizer *t, const JsonDoc *doc, const Json *model) {
+    Bpe *b = &t->bpe;
+    const Json *unk = member(model, "unk_token");
+    int lacks = 0;
+    for (int i = 0; i < 256; i++) lacks |= b->byte_id[i] < 0;
+    if (b->byte_fallback && !b->by_char && lacks)
+        return json_fail(doc, json_get(model, "byte_fallback"),
+                         "byte_fallback with the pre-tokenizer ByteLevel is not supported");
+    if (!unk) return OK;
+    if (!is_string(unk)) return json_fail(doc, unk, "unk_token must be a string or null");
+    t->unk = arena_strdup(&t->arena, json_str(unk));
+    b->unk = tokenizer_id(t, t->unk);
+    if (b->unk < 0 && (lacks || b->by_char))
+        return json_fail(doc, unk, "the vocabulary lacks the unk_token \"%s\"", t->unk);
+    return OK;
+}
+
 static Status read_model(Tokenizer *t, const JsonDoc *doc) {
     const Json *model = NULL, *vocab = NULL, *merges = NULL;
     const char *type = "BPE";
@@ -131,27 +155,21 @@ static Status read_model(Tokenizer *t, const JsonDoc *doc) {
     if (strcmp(type, "BPE"))
         return json_fail(doc, json_get(model, "type"),
                          "the tokenizer model \"%s\" is not supported (BPE is)", type);
-    static const char *const absent[] = {"dropout", "byte_fallback", "continuing_subword_prefix",
+    static const char *const absent[] = {"dropout", "continuing_subword_prefix",
                                          "end_of_word_suffix"};
-    for (int i = 0; i < 4; i++) TRY(refuse_set(doc, model, absent[i]));
+    for (int i = 0; i < 3; i++) TRY(refuse_set(doc, model, absent[i]));
 
+    t->bpe.by_char = !pretokenizer_is_bytes(t->pre);
     TRY(json_get_bool(doc, model, "ignore_merges", JSON_OPTIONAL, &t->bpe.ignore_merges));
+    TRY(json_get_bool(doc, model, "byte_fallback", JSON_OPTIONAL, &t->bpe.byte_fallback));
+    TRY(json_get_bool(doc, model, "fuse_unk", JSON_OPTIONAL, &t->bpe.fuse_unk));
     TRY(json_get_node(doc, model, "vocab", JSON_REQUIRED, JSON_OBJECT, &vocab));
     TRY(json_get_node(doc, model, "merges", JSON_REQUIRED, JSON_ARRAY, &merges));
     if (json_size(merges) > TOKENS_MAX)
         return json_fail(doc, merges, "%d merges are too many", json_size(merges));
     TRY(read_vocab(t, doc, vocab, json_size(merges)));
     TRY(read_merges(t, doc, merges));
-
-    const Json *unk = member(model, "unk_token");
-    if (!unk) return OK;
-    if (!is_string(unk)) return json_fail(doc, unk, "unk_token must be a string or null");
-    t->unk = arena_strdup(&t->arena, json_str(unk));
-    for (int i = 0; i < 256; i++)
-        if (t->bpe.byte_id[i] < 0)
-            return json_fail(doc, unk,
-                             "unk_token with a vocabulary that lacks bytes is not supported");
-    return OK;
+    return read_unknown(t, doc, model);
 }
 
 static Status read_added(Tokenizer *t, const JsonDoc *doc) {
@@ -188,25 +206,9 @@ static const char *as_text(Tokenizer *t, const Json *n) {
     return s;
 }
 
-static Status node_type(const JsonDoc *doc, const Json *n, const char **type) {
+Status json_node_type(const JsonDoc *doc, const Json *n, const char **type) {
     if (json_type(n) != JSON_OBJECT) return json_fail(doc, n, "expected an object with a \"type\"");
     return json_get_str(doc, n, "type", JSON_REQUIRED, type);
-}
-
-static Status read_normalizer(Tokenizer *t, const JsonDoc *doc, const Json *n, int depth) {
-    const char *type = "";
-    const Json *list = NULL;
-    TRY(node_type(doc, n, &type));
-    if (!strcmp(type, "NFC")) {
-        t->nfc = 1;
-        return OK;
-    }
-    if (strcmp(type, "Sequence") || depth > 0)
-        return json_fail(doc, n, "the normalizer \"%s\" is not supported (NFC is)", type);
-    TRY(json_get_node(doc, n, "normalizers", JSON_REQUIRED, JSON_ARRAY, &list));
-    for (const Json *c = json_first(list); c; c = json_next(c))
-        TRY(read_normalizer(t, doc, c, depth + 1));
-    return OK;
 }
 
 static void append_int(Arena *a, int **v, int *n, int x) {
@@ -254,20 +256,19 @@ static Status read_template(Tokenizer *t, const JsonDoc *doc, const Json *post) 
     return OK;
 }
 
-static Status read_post(Tokenizer *t, const JsonDoc *doc, const Json *n, int depth) {
+static Status read_post(Tokenizer *t, const JsonDoc *doc, const Json *n) {
     const char *type = "";
     const Json *list = NULL;
-    TRY(node_type(doc, n, &type));
+    TRY(json_node_type(doc, n, &type));
     if (!strcmp(type, "ByteLevel")) return OK;
     if (!strcmp(type, "TemplateProcessing")) return read_template(t, doc, n);
-    if (strcmp(type, "Sequence") || depth > 0)
+    if (strcmp(type, "Sequence"))
         return json_fail(
             doc, n,
             "the post-processor \"%s\" is not supported (ByteLevel and TemplateProcessing are)",
             type);
     TRY(json_get_node(doc, n, "processors", JSON_REQUIRED, JSON_ARRAY, &list));
-    for (const Json *c = json_first(list); c; c = json_next(c))
-        TRY(read_post(t, doc, c, depth + 1));
+    for (const Json *c = json_first(list); c; c = json_next(c)) TRY(read_post(t, doc, c));
     return OK;
 }
 
@@ -275,17 +276,10 @@ Status tokenizer_read_parts(Tokenizer *t, const JsonDoc *doc) {
     const Json *root = json_root(doc), *normalizer = member(root, "normalizer");
     const Json *pre = member(root, "pre_tokenizer"), *post = member(root, "post_processor");
     const Json *decoder = member(root, "decoder");
-    const char *type = "ByteLevel";
-    if (normalizer) TRY(read_normalizer(t, doc, normalizer, 0));
-    if (!pre)
-        return json_fail(
-            doc, NULL,
-            "a tokenizer without a pre_tokenizer (SentencePiece-style BPE) is not supported");
+    if (normalizer) TRY(normalizer_read(&t->normalizer, &t->arena, doc, normalizer));
     TRY(pretokenizer_create(&t->pre, doc, pre));
-    if (post) TRY(read_post(t, doc, post, 0));
-    if (decoder) TRY(node_type(doc, decoder, &type));
-    if (strcmp(type, "ByteLevel"))
-        return json_fail(doc, decoder, "the decoder \"%s\" is not supported (ByteLevel is)", type);
+    if (post) TRY(read_post(t, doc, post));
+    TRY(decoder_read(&t->decoder, &t->arena, doc, decoder, !pretokenizer_is_bytes(t->pre)));
     t->source = (TokenizerSource){as_text(t, normalizer), as_text(t, pre), as_text(t, post),
                                   as_text(t, decoder)};
     return OK;
@@ -296,8 +290,6 @@ static Status read_doc(Tokenizer *t, const JsonDoc *doc) {
         return json_fail(doc, NULL, "a tokenizer must be a JSON object");
     /* the parts first: what makes a tokenizer unsupported is named before the vocabulary is walked
      */
-    const Json *model = json_get(json_root(doc), "model");
-    if (model) TRY(refuse_set(doc, model, "byte_fallback"));
     TRY(tokenizer_read_parts(t, doc));
     TRY(read_added(t, doc));
     return read_model(t, doc);
@@ -318,93 +310,13 @@ Status tokenizer_open_json(Tokenizer **t, const char *name, const char *json, si
     return s;
 }
 
-/* ---- a model directory ---- */
-
-static Status optional_doc(JsonDoc **doc, const char *dir, const char *name) {
-    char path[1200];
-    *doc = NULL;
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    return file_exists(path) ? json_parse_file(doc, path, JSON_STRICT) : OK;
-}
-
-/* A special token by name: a string or {"content": ...}. */
-static int named_token(const Tokenizer *t, const Json *config, const char *key) {
-    const Json *n = member(config, key);
-    if (n && json_type(n) == JSON_OBJECT) n = member(n, "content");
-    return is_string(n) ? tokenizer_id(t, json_str(n)) : -1;
-}
-
-static void take_names(Tokenizer *t, const JsonDoc *doc) {
-    if (!doc || json_type(json_root(doc)) != JSON_OBJECT) return;
-    if (t->eos < 0) tokenizer_add_eos(t, named_token(t, json_root(doc), "eos_token"));
-    if (t->bos < 0) t->bos = named_token(t, json_root(doc), "bos_token");
-    if (t->pad < 0) t->pad = named_token(t, json_root(doc), "pad_token");
-}
-
-static int as_id(const Json *n) {
-    double v = n && json_type(n) == JSON_NUMBER ? json_num(n) : -1;
-    return v >= 0 && v < TOKENS_MAX ? (int)v : -1;
-}
-
-static void take_ids(Tokenizer *t, const JsonDoc *doc) {
-    if (!doc || json_type(json_root(doc)) != JSON_OBJECT) return;
-    const Json *root = json_root(doc), *eos = member(root, "eos_token_id");
-    if (eos && json_type(eos) == JSON_ARRAY) {
-        int taken = 0;
-        for (const Json *n = json_first(eos); n && taken++ < 64; n = json_next(n))
-            tokenizer_add_eos(t, as_id(n));
-    }
-    tokenizer_add_eos(t, as_id(eos));
-    if (t->bos < 0) t->bos = as_id(member(root, "bos_token_id"));
-    if (t->pad < 0) t->pad = as_id(member(root, "pad_token_id"));
-}
-
-static void take_template(Tokenizer *t, const JsonDoc *doc) {
-    const Json *n = doc ? member(json_root(doc), "chat_template") : NULL;
-    if (is_string(n)) t->chat_template = arena_strdup(&t->arena, json_str(n));
-    if (!n || json_type(n) != JSON_ARRAY) return;
-    for (const Json *c = json_first(n); c; c = json_next(c)) {
-        const Json *name = member(c, "name"), *text = member(c, "template");
-        if (is_string(name) && is_string(text) && !strcmp(json_str(name), "default"))
-            t->chat_template = arena_strdup(&t->arena, json_str(text));
-    }
-}
-
-static Status read_template_file(Tokenizer *t, const char *dir) {
-    char path[1200], *text;
-    size_t len;
-    snprintf(path, sizeof(path), "%s/chat_template.jinja", dir);
-    if (!file_exists(path)) return OK;
-    TRY(file_read(&t->arena, &text, &len, path, CONFIG_MAX));
-    if (!utf8_valid(text, len) || strlen(text) != len)
-        return status_fail(E_FORMAT, "%s is not UTF-8 text", path);
-    t->chat_template = text;
-    return OK;
-}
-
-static Status read_dir(Tokenizer *t, const char *dir) {
-    static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json",
-                                        "generation_config.json", "config.json"};
-    for (int i = 0; i < 4; i++) {
-        JsonDoc *doc = NULL;
-        TRY(optional_doc(&doc, dir, names[i]));
-        if (i < 2)
-            take_names(t, doc);
-        else
-            take_ids(t, doc);
-        if (i == 0) take_template(t, doc);
-        json_release(doc);
-    }
-    return read_template_file(t, dir);
-}
-
 static Status open_dir(Tokenizer *t, const char *dir, const char *path) {
     JsonDoc *doc = NULL;
     TRY(json_parse_file(&doc, path, JSON_STRICT));
     Status s = read_doc(t, doc);
     json_release(doc);
     TRY(s);
-    TRY(read_dir(t, dir));
+    TRY(tokenizer_read_dir(t, dir));
     s = tokenizer_finish(t);
     return s == OK ? OK : status_context(s, "%s", path);
 }

@@ -1,14 +1,18 @@
 /* tokenizer_parts.h - the parts a tokenizer is made of; private to the tokenizer's own files.
  *
- * text -> added tokens are cut out -> NFC -> pieces (pretokenizer) -> ids (merges). Vocabulary
- * tokens are kept as the bytes they stand for, not in GPT-2's byte alphabet; a token with a
- * character outside of the alphabet, or a special one, is kept as it is written (verbatim) and
- * merges never make it. */
+ * text -> added tokens are cut out -> normalizer -> pieces (pretokenizer) -> ids (merges).
+ * Byte-level models: vocabulary tokens are kept as the bytes they stand for, not in GPT-2's byte
+ * alphabet; a token with a character outside of the alphabet is kept as it is written (verbatim).
+ * Models by character (SentencePiece-style) keep every token as it is written. Special tokens are
+ * verbatim in both, and merges never make one. */
 #ifndef TOKENIZER_PARTS_H
 #define TOKENIZER_PARTS_H
 
 #include <stdint.h>
+#include "datasets/regex.h"
 #include "datasets/tokenizer.h"
+
+enum { TOKENIZER_TEXT_MAX = 1 << 30 }; /* bytes of a text, before and after normalizing */
 
 /* ---- the byte alphabet (byte_alphabet.c) ---- */
 
@@ -21,10 +25,20 @@ int alphabet_decode(Text *out, const char *token, size_t n);
 size_t utf8_prefix(const char *s, size_t n);
 /* Length of the character at s (valid UTF-8, n > 0) and its code point. */
 int utf8_char(const char *s, size_t n, int32_t *code);
+static inline int utf8_next(const char *s, size_t n, int32_t *code) {
+    *code = (uint8_t)*s;
+    return *code < 0x80 ? 1 : utf8_char(s, n, code);
+}
 int utf8_is_space(int32_t code); /* Unicode White_Space */
 int utf8_is_word(int32_t code);
+/* The end of the whitespace at s[at], and the start, not below floor, of the one that ends there.
+ */
+size_t utf8_skip_space(const char *s, size_t n, size_t at);
+size_t utf8_skip_space_left(const char *s, size_t at, size_t floor);
+/* Start of the character that ends at `at` > 0. */
+size_t utf8_before(const char *s, size_t at);
 
-/* ---- vocabulary and merges (bpe.c) ---- */
+/* ---- vocabulary and merges (bpe.c, bpe_merge.c, bpe_encode.c) ---- */
 
 typedef enum { TOKEN_HOLE, TOKEN_BYTES, TOKEN_VERBATIM } TokenKind;
 typedef struct {
@@ -43,8 +57,15 @@ typedef struct {
     Text pool;
     int *slot; /* open addressing: id, or -1 */
     size_t mask;
-    int byte_id[256]; /* -1 when the vocabulary lacks it */
-    Merge *merge;     /* open addressing by pair */
+    int by_char;      /* symbols are characters, else bytes */
+    int byte_id[256]; /* byte tokens, by_char "<0x0A>"; -1 when the vocabulary lacks it */
+    int *char_id;     /* by_char: the characters below BPE_CHARS */
+    int byte_fallback, unk, fuse_unk; /* unk -1: none */
+    int cuts;                         /* a piece may be cut where no merge joins two characters */
+    uint64_t *joins;                  /* by_char: hashed set of characters that merges join */
+    size_t joins_mask;
+    _Atomic(uint8_t) *whole; /* [n] what is known of the token as a word, bpe_encode.c */
+    Merge *merge;            /* open addressing by pair */
     size_t merge_mask;
     int n_merges, cap_merges;
     int *merge_left, *merge_right; /* by rank, for saving */
@@ -52,12 +73,14 @@ typedef struct {
     Arena arena;
 } Bpe;
 
-enum { TOKENS_MAX = 1 << 24, TOKEN_BYTES_MAX = 1 << 16 };
+enum { TOKENS_MAX = 1 << 24, TOKEN_BYTES_MAX = 1 << 16, BPE_SHORT = 64, BPE_CHARS = 1 << 16 };
 
+/* by_char and byte_fallback are set before. */
 Status bpe_reserve(Bpe *b, int n_tokens, int n_merges);
 Status bpe_set_token(Bpe *b, int id, const char *bytes, size_t len, TokenKind kind);
 Status bpe_index(Bpe *b); /* after the last token, before the first merge */
 int bpe_find(const Bpe *b, const char *bytes, size_t len, TokenKind kind); /* -1 */
+int bpe_find_any(const Bpe *b, const char *bytes, size_t len);             /* of either kind; -1 */
 /* The next merge in order of rank, tokens as bytes; 0 when one of the three is not in the
  * vocabulary. */
 int bpe_add_merge(Bpe *b, const char *left, size_t n_left, const char *right, size_t n_right);
@@ -70,18 +93,86 @@ typedef struct { /* scratch of one encoding */
     Arena arena;
 } BpeWork;
 void bpe_encode_piece(const Bpe *b, BpeWork *w, const char *s, size_t n, Ids *out);
+/* Merges n symbols and appends what is left: up to BPE_SHORT in id, or any number in w->id. */
+void bpe_merge_short(const Bpe *b, int *id, int n, Ids *out);
+void bpe_merge_long(const Bpe *b, BpeWork *w, int n, Ids *out);
+void bpe_work_reserve(BpeWork *w, size_t n);
 void bpe_work_release(BpeWork *w);
 
-/* ---- pieces (pretokenize.c) ---- */
+static inline uint64_t pair_key(int left, int right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+static inline uint64_t pair_hash(uint64_t pair) {
+    uint64_t h = pair * 0x9e3779b97f4a7c15u;
+    return h ^ h >> 32;
+}
+static inline size_t merge_slot(const Bpe *b, uint64_t pair) {
+    size_t i = (size_t)pair_hash(pair) & b->merge_mask;
+    while (b->merge[i].rank >= 0 && b->merge[i].pair != pair) i = (i + 1) & b->merge_mask;
+    return i;
+}
+static inline size_t bpe_join_bit(const Bpe *b, int32_t left, int32_t right) {
+    return (size_t)pair_hash(pair_key(left, right)) & b->joins_mask;
+}
+
+/* ---- normalizing (normalize.c, nfc.c) ---- */
+
+typedef enum { UNICODE_NFC, UNICODE_NFD, UNICODE_NFKC, UNICODE_NFKD } UnicodeForm;
+/* Appends the form of n bytes; bytes that are not UTF-8 pass unchanged. */
+Status unicode_append(Text *out, const char *s, size_t n, UnicodeForm form);
+
+typedef struct {
+    const char *literal, *content; /* literal NULL: the regex */
+    size_t n_literal, n_content;
+    Regex *regex;
+} Replacer;
+Status replacer_read(Replacer *r, Arena *a, const JsonDoc *doc, const Json *node);
+Status replacer_run(const Replacer *r, const char *s, size_t n, Text *out);
+void replacer_release(Replacer *r);
+
+typedef enum {
+    NORMALIZE_FORM,
+    NORMALIZE_PREPEND,
+    NORMALIZE_REPLACE,
+    NORMALIZE_LOWERCASE,
+    NORMALIZE_STRIP
+} NormalizeKind;
+typedef struct {
+    NormalizeKind kind;
+    UnicodeForm form;
+    int left, right;    /* Strip */
+    const char *prefix; /* Prepend */
+    Replacer replace;
+} NormalizeStep;
+
+enum { NORMALIZE_STEPS = 16 };
+typedef struct {
+    NormalizeStep step[NORMALIZE_STEPS];
+    int n; /* 0: text passes as it is */
+} Normalizer;
+
+/* Adds the steps of a normalizer node; released also when this fails. */
+Status normalizer_read(Normalizer *n, Arena *a, const JsonDoc *doc, const Json *node);
+/* Puts the normalized text into *out, in place of what is there; for a normalizer with steps. */
+Status normalizer_run(const Normalizer *n, const char *s, size_t len, Text *out);
+int normalizer_composes(const Normalizer *n); /* NFC is among the steps */
+void normalizer_release(Normalizer *n);
+
+/* ---- pieces (pretokenize.c, pretokenize_read.c) ---- */
 
 typedef struct Pretokenizer Pretokenizer;
 typedef Status (*PieceFn)(void *ctx, const char *s, size_t n);
 
-/* From the pre_tokenizer node of a tokenizer.json. */
+/* From the pre_tokenizer node of a tokenizer.json; NULL: a text is one piece. */
 Status pretokenizer_create(Pretokenizer **p, const JsonDoc *doc, const Json *node);
-/* Calls emit for every piece of s; bytes that are not UTF-8 form pieces of their own. */
-Status pretokenizer_run(const Pretokenizer *p, const char *s, size_t n, PieceFn emit, void *ctx);
+int pretokenizer_is_bytes(const Pretokenizer *p); /* byte-level, else by character */
+/* Calls emit for every piece of s; bytes that are not UTF-8 form pieces of their own. first: s
+ * begins the text. *scratch is made where it is NULL. */
+Status pretokenizer_run(const Pretokenizer *p, RegexScratch **scratch, const char *s, size_t n,
+                        int first, PieceFn emit, void *ctx);
 void pretokenizer_release(Pretokenizer *p);
+/* The character and whether one is put in front of texts, of a Metaspace node. */
+Status metaspace_read(const JsonDoc *doc, const Json *node, const char **space, int *prepends);
 
 /* ---- added tokens (added_tokens.c) ---- */
 
@@ -106,7 +197,7 @@ typedef struct {
     int n_nodes, cap_nodes;
 } AddedTokens;
 
-void added_index(AddedTokens *a, Arena *arena, int nfc);
+Status added_index(AddedTokens *a, Arena *arena, const Normalizer *n);
 typedef struct {
     size_t from, to; /* the stretch it takes, stripped whitespace included */
     const AddedToken *token;
@@ -115,8 +206,30 @@ typedef struct {
 int added_find(const AddedTokens *a, int normalized, int special, const char *s, size_t n,
                size_t at, AddedMatch *m);
 
-/* NFC of n bytes appended to out; bytes that are not UTF-8 pass unchanged (nfc.c). */
-Status nfc_append(Text *out, const char *s, size_t n);
+/* ---- decoding (decode.c, decode_read.c) ---- */
+
+typedef enum { DECODE_REPLACE, DECODE_METASPACE, DECODE_BYTE_FALLBACK, DECODE_STRIP } DecodeKind;
+typedef struct {
+    DecodeKind kind;
+    Replacer replace;
+    const char *content; /* Strip's, Metaspace's character */
+    int start, stop; /* Strip: how often at most; Metaspace: start: it drops spaces at a start */
+} DecodeStep;
+
+enum { DECODE_STEPS = 16 };
+typedef struct { /* what models by character do; byte-level ones have none of it */
+    DecodeStep step[DECODE_STEPS];
+    int n, fused;
+    char strip; /* behind Fuse: dropped up to n_strip times at the start of a text */
+    int n_strip;
+    /* bytes of every token that is not a text's first */
+    Text pool;
+    uint32_t *at; /* [size + 1] */
+} Decoder;
+
+Status decoder_read(Decoder *d, Arena *a, const JsonDoc *doc, const Json *node, int by_char);
+Status decoder_index(Tokenizer *t); /* once the vocabulary is complete */
+void decoder_release(Decoder *d);
 
 /* ---- the whole ---- */
 
@@ -127,8 +240,9 @@ typedef struct {
 struct Tokenizer {
     Bpe bpe;
     AddedTokens added;
+    Normalizer normalizer;
     Pretokenizer *pre;
-    int nfc;
+    Decoder decoder;
     int *prefix, *suffix, n_prefix, n_suffix; /* what the post-processor adds */
     int bos, eos, pad;
     const char *unk; /* the model's unk_token, NULL when null */
@@ -141,6 +255,10 @@ struct Tokenizer {
     Arena arena;
 };
 
+/* An object's "type". */
+Status json_node_type(const JsonDoc *doc, const Json *n, const char **type);
+/* tokenizer_config.json and the other files beside a tokenizer.json. */
+Status tokenizer_read_dir(Tokenizer *t, const char *dir);
 /* Reads normalizer, pre_tokenizer, post_processor and decoder of a tokenizer.json. */
 Status tokenizer_read_parts(Tokenizer *t, const JsonDoc *doc);
 /* The same for a splitting named as GGUF files name it: smollm, gpt-2, qwen2, llama-bpe. E_FORMAT

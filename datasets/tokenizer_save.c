@@ -29,7 +29,7 @@ static void put_added(Text *out, const Tokenizer *t) {
 static void token_text(Text *out, const Bpe *b, int id) {
     const Token *token = &b->token[id];
     const char *bytes = b->pool.s + token->at;
-    if (token->kind == TOKEN_BYTES)
+    if (token->kind == TOKEN_BYTES && !b->by_char)
         alphabet_encode(out, bytes, token->len);
     else
         text_add_bytes(out, bytes, token->len);
@@ -49,14 +49,29 @@ static void put_vocab(Text *out, const Bpe *b, Text *scratch) {
     text_add(out, "},\n");
 }
 
+static void put_side(Text *out, const Bpe *b, int id, Text *scratch) {
+    text_clear(scratch);
+    token_text(scratch, b, id);
+    json_put_string_n(out, scratch->s ? scratch->s : "", scratch->len);
+}
+
+/* "a b" where no token can hold a space: the byte alphabet has none. */
 static void put_merges(Text *out, const Bpe *b, Text *scratch) {
     text_add(out, "\"merges\":[");
     for (int rank = 0; rank < b->n_merges; rank++) {
+        text_add(out, rank ? ",\n" : "\n");
+        if (b->by_char) {
+            text_add(out, "[");
+            put_side(out, b, b->merge_left[rank], scratch);
+            text_add(out, ",");
+            put_side(out, b, b->merge_right[rank], scratch);
+            text_add(out, "]");
+            continue;
+        }
         text_clear(scratch);
         token_text(scratch, b, b->merge_left[rank]);
-        text_add(scratch, " "); /* the byte alphabet has no space */
+        text_add(scratch, " ");
         token_text(scratch, b, b->merge_right[rank]);
-        text_add(out, rank ? ",\n" : "\n");
         json_put_string_n(out, scratch->s, scratch->len);
     }
     text_add(out, "]");
@@ -76,8 +91,9 @@ static void put_tokenizer(Text *out, const Tokenizer *t) {
     else
         text_add(out, "null");
     text_addf(out,
-              ",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":false,"
-              "\"byte_fallback\":false,\"ignore_merges\":%s,\n",
+              ",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":%s,"
+              "\"byte_fallback\":%s,\"ignore_merges\":%s,\n",
+              true_false(t->bpe.fuse_unk), true_false(t->bpe.byte_fallback),
               true_false(t->bpe.ignore_merges));
     put_vocab(out, &t->bpe, &scratch);
     put_merges(out, &t->bpe, &scratch);
