@@ -14,7 +14,7 @@
 typedef struct {
     const char *prompt, *layout, *system;
     int greedy, top_k, max_tokens, ignore_eos, samples, rows, kv_mib, logp;
-    float temperature, top_p;
+    float temperature, top_p, min_p;
     uint64_t seed;
     StringList stop;
 } GenerateConfig;
@@ -32,6 +32,8 @@ static const Field generate_fields[] = {
              "sample from the k likeliest tokens, 0 = all"),
     FIELD_IN(GenerateConfig, top_p, FIELD_FLOAT, "1", 0.01, 1,
              "sample from the likeliest tokens of this mass"),
+    FIELD_IN(GenerateConfig, min_p, FIELD_FLOAT, "0", 0, 1,
+             "sample from tokens with this share of the likeliest one's probability, 0 = all"),
     FIELD_IN(GenerateConfig, max_tokens, FIELD_INT, "128", 1, 1 << 24, "longest answer"),
     FIELD(GenerateConfig, ignore_eos, FIELD_BOOL, "false", "go on after the end-of-sequence token"),
     FIELD(GenerateConfig, seed, FIELD_U64, "1", "an answer is a function of it and the row"),
@@ -263,6 +265,7 @@ static Status generate(Generator *g, const ToolConfig *c) {
                                    .temperature = cfg->greedy ? 0.0f : cfg->temperature,
                                    .top_k = cfg->top_k,
                                    .top_p = cfg->top_p,
+                                   .min_p = cfg->min_p,
                                    .rows = cfg->rows,
                                    .ignore_eos = cfg->ignore_eos,
                                    .stop = cfg->stop};

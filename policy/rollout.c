@@ -151,7 +151,11 @@ static int is_stop(Job *j, int request, int id) {
 /* The hidden states left by a prefill or a decoding step become one token each. */
 static Status draw(Job *j, const int *rows, int M) {
     RolloutEngine *e = j->e;
-    SampleParams p = {j->cfg->temperature, j->cfg->top_k, j->cfg->top_p, e->vocab};
+    SampleParams p = {.temperature = j->cfg->temperature,
+                      .top_k = j->cfg->top_k,
+                      .top_p = j->cfg->top_p,
+                      .min_p = j->cfg->min_p,
+                      .vocab = e->vocab};
     for (int i = 0; i < M; i++) {
         int request = e->active[rows[i]];
         e->uniform[i] = rng_uniform(j->seed, RNG_SAMPLE, j->requests[request].sequence,

@@ -18,6 +18,7 @@ typedef struct {
     float temperature; /* 0 = greedy */
     int top_k;         /* 0 = off */
     float top_p;       /* 1 = off */
+    float min_p;       /* 0 = off */
     int rows;          /* sequences decoded at once */
     int ignore_eos;
     StringList stop; /* texts that end a response */

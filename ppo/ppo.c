@@ -215,8 +215,7 @@ static Status improve(Ppo *p, Metrics *m) {
     }
     put_improve_metrics(m, &all, &values, norms);
     if (p->ptx.tokens) metrics_set(m, "loss/ptx", p->ptx.nll / (double)p->ptx.tokens);
-    metrics_set(m, "rollout/logp_drift",
-                p->session.b->exact_decode ? first_deviation : p->drift);
+    metrics_set(m, "rollout/logp_drift", p->session.b->exact_decode ? first_deviation : p->drift);
     metrics_set(m, "optimizer_steps", updates);
     p->state.first_deviation = fmax(p->state.first_deviation, first_deviation);
     return OK;

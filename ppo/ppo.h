@@ -17,7 +17,7 @@ typedef struct {
     float kl_loss_coef;
     const char *kl_loss_estimator;
     float gamma, lambda, clip, clip_high, dual_clip, value_clip, entropy_coef, target_kl;
-    float temperature, top_p;
+    float temperature, top_p, min_p;
     int top_k, max_new_tokens;
     StringList stop;
     const char *score_at, *normalize_score;

@@ -48,6 +48,8 @@ const Field ppo_fields[] = {
              "sample from the k likeliest tokens, 0 = all"),
     FIELD_IN(PpoConfig, top_p, FIELD_FLOAT, "1", 0.01, 1,
              "sample from the likeliest tokens of this mass"),
+    FIELD_IN(PpoConfig, min_p, FIELD_FLOAT, "0", 0, 1,
+             "sample from tokens with this share of the likeliest one's probability, 0 = all"),
     FIELD_IN(PpoConfig, max_new_tokens, FIELD_INT, "64", 1, 1 << 20, "longest response"),
     FIELD(PpoConfig, stop, FIELD_LIST, "", "texts that end a response (it counts as truncated)"),
     FIELD_OF(PpoConfig, score_at, "last_token", "last_token|after_eos", "where the score is added"),
@@ -221,6 +223,7 @@ Status ppo_create(Ppo *p) {
                                    .temperature = c->temperature,
                                    .top_k = c->top_k,
                                    .top_p = c->top_p,
+                                   .min_p = c->min_p,
                                    .rows = c->rows,
                                    .stop = c->stop};
 

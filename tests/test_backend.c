@@ -611,7 +611,8 @@ static void rows_do_not_depend_on_their_number(void **state) {
     }
 }
 
-/* Sampling: frequencies follow the probabilities; top-k and top-p keep only the likeliest. */
+/* Sampling: frequencies follow the probabilities; top-k, top-p and min-p keep only the likeliest.
+ */
 static void sampling_follows_the_distribution(void **state) {
     (void)state;
     enum { V = 6, DRAWS = 20000 };
@@ -630,10 +631,11 @@ static void sampling_follows_the_distribution(void **state) {
     b->upload(b, w.w, eye, V * V);
     b->upload(b, h, logits, V);
     b->pack(b, w);
-    for (int how = 0; how < 4; how++) {
+    for (int how = 0; how < 5; how++) {
         SampleParams p = {.temperature = how == 3 ? 0.0f : .7f,
                           .top_k = how == 1 ? 2 : 0,
                           .top_p = how == 2 ? .8f : 1.0f,
+                          .min_p = how == 4 ? .2f : 0.0f,
                           .vocab = V};
         int counts_of[V] = {0};
         double q[V], total = 0;
@@ -649,7 +651,7 @@ static void sampling_follows_the_distribution(void **state) {
             b->download(b, &logp, lp, 1);
             b->download(b, &mass, cut, 1);
             counts_of[id]++;
-            if (how < 3)
+            if (how != 3)
                 assert_true(fabs(logp - log(q[id] / total)) <
                             1e-5); /* scored under the whole distribution */
         }
@@ -658,7 +660,7 @@ static void sampling_follows_the_distribution(void **state) {
                 assert_true(fabs((double)counts_of[v] / DRAWS - q[v] / total) < 0.015);
             assert_true(mass == 0.0f);
         }
-        if (how == 1 || how == 2) { /* both keep tokens 2 and 1 here */
+        if (how == 1 || how == 2 || how == 4) { /* all keep tokens 2 and 1 here */
             assert_int_equal(counts_of[1] + counts_of[2], DRAWS);
             assert_true(fabs(mass - (1.0 - (q[1] + q[2]) / total)) < 1e-4);
         }

@@ -543,12 +543,20 @@ static void sample_case(int V, int C, SampleParams p) {
 
 static void sampling(void **state) {
     (void)state;
-    sample_case(130, 24, (SampleParams){0.0f, 0, 1.0f, 120});
-    sample_case(130, 24, (SampleParams){0.7f, 0, 1.0f, 130});
-    sample_case(1001, 32, (SampleParams){1.0f, 0, 1.0f, 1000});
-    sample_case(1001, 32, (SampleParams){1.0f, 20, 1.0f, 1001});
-    sample_case(1001, 32, (SampleParams){1.2f, 0, 0.8f, 1001});
-    sample_case(257, 32, (SampleParams){1.0f, 50, 0.9f, 250});
+    sample_case(130, 24,
+                (SampleParams){.temperature = 0.0f, .top_k = 0, .top_p = 1.0f, .vocab = 120});
+    sample_case(130, 24,
+                (SampleParams){.temperature = 0.7f, .top_k = 0, .top_p = 1.0f, .vocab = 130});
+    sample_case(1001, 32,
+                (SampleParams){.temperature = 1.0f, .top_k = 0, .top_p = 1.0f, .vocab = 1000});
+    sample_case(1001, 32,
+                (SampleParams){.temperature = 1.0f, .top_k = 20, .top_p = 1.0f, .vocab = 1001});
+    sample_case(1001, 32,
+                (SampleParams){.temperature = 1.2f, .top_k = 0, .top_p = 0.8f, .vocab = 1001});
+    sample_case(257, 32,
+                (SampleParams){.temperature = 1.0f, .top_p = 1.0f, .min_p = 0.1f, .vocab = 257});
+    sample_case(257, 32,
+                (SampleParams){.temperature = 1.0f, .top_k = 50, .top_p = 0.9f, .vocab = 250});
 }
 
 static void optimizer(void **state) {

@@ -68,6 +68,7 @@ typedef struct {
     float temperature; /* 0 = greedy, scored at temperature 1 */
     int top_k;         /* 0 = off */
     float top_p;       /* 1 = off */
+    float min_p;       /* least share of the likeliest token's probability, 0 = off */
     int vocab;         /* ids below this may be sampled: embedding rows may exceed the vocabulary */
 } SampleParams;
 

@@ -294,6 +294,12 @@ static int draw(const float *z, RowStats s, const SampleParams *p, double u, flo
         threshold = fmaxf(threshold, cut_at(z, p->vocab, s, 0, p->top_p * kept));
         kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
     }
+    if (p->min_p > 0.0f) {
+        float top = -INFINITY;
+        for (int v = 0; v < p->vocab; v++) top = z[v] > top ? z[v] : top;
+        threshold = fmaxf(threshold, top + logf(p->min_p));
+        kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
+    }
     *cut = (float)(whole - kept);
     mass_from(z, p->vocab, s.lse, threshold, u * kept, &count, &token);
     return token;

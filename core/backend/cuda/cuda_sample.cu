@@ -144,11 +144,15 @@ static __device__ float threshold_of(const Row &r, float max, const SampleParams
                                      float *removed) {
     bool by_count = p.top_k > 0 && p.top_k < p.vocab, by_mass = p.top_p < 1.0f;
     *removed = 0.0f;
-    if (!by_count && !by_mass) return -INFINITY;
+    if (!by_count && !by_mass && !(p.min_p > 0.0f)) return -INFINITY;
     Above all = above<WIDE>(r, -INFINITY, room);
     Cut cut = {fmaxf(all.least, max - 1000.0f), all.mass}; /* below that, probabilities are 0 */
     if (by_count) cut = cut_at<WIDE>(r, cut, max, p.top_k, 0.0, room);
     if (by_mass) cut = cut_at<WIDE>(r, cut, max, 0, (double)p.top_p * cut.kept, room);
+    if (p.min_p > 0.0f && max + logf(p.min_p) > cut.threshold) {
+        cut.threshold = max + logf(p.min_p);
+        cut.kept = above<WIDE>(r, cut.threshold, room).mass;
+    }
     *removed = (float)(all.mass - cut.kept);
     return cut.threshold;
 }
