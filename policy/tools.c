@@ -185,3 +185,61 @@ Status tokenize_main(int argc, char **argv) {
     arena_release(&arena);
     return s;
 }
+
+/* ------------------------------------------------ detokenize */
+
+typedef struct {
+    int skip_special;
+} DetokenizeConfig;
+static const Field detokenize_fields[] = {
+    FIELD(DetokenizeConfig, skip_special, FIELD_BOOL, "false", "leave special tokens out"),
+};
+
+typedef struct {
+    const Tokenizer *t;
+    int keep_special;
+    Text text;
+} Detokenizer;
+
+static Status detokenize_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
+    const Detokenizer *d = ctx;
+    return row_ids(doc, tokenizer_vocab_size(d->t), ids);
+}
+
+static Status put_text(Detokenizer *d, Rows *r, int row) {
+    text_clear(&d->text);
+    Status s =
+        tokenizer_decode(d->t, rows_ids(r, row), rows_length(r, row), d->keep_special, &d->text);
+    if (s != OK) return status_context(s, "%s", json_name(r->doc[row]));
+    Text *line = rows_begin(r, row, (const char *[]){"text", NULL});
+    json_put_key(line, "text");
+    json_put_string_n(line, d->text.s ? d->text.s : "", d->text.len);
+    return rows_put(r);
+}
+
+static Status detokenize_rows(void *ctx, Rows *r) {
+    for (int i = 0; i < r->n; i++) TRY(put_text(ctx, r, i));
+    return OK;
+}
+
+Status detokenize_main(int argc, char **argv) {
+    static const char usage[] =
+        "rlhf detokenize --model DIR --data F [--out F]: rows {\"ids\"} gain text; DIR needs only a tokenizer.\n"
+        "Bytes that are not UTF-8 become U+FFFD";
+    Arena arena = {0};
+    ToolConfig c;
+    DetokenizeConfig own;
+    Section section = SECTION("", detokenize_fields, &own);
+    ToolModel m = {0};
+    int go;
+    Status s = tool_settings(&arena, &c, &section, usage, argc, argv, &go);
+    if (s == OK && go) {
+        s = tool_model_open(&m, &c, TOOL_TOKENIZER);
+        Detokenizer d = {.t = m.t, .keep_special = !own.skip_special};
+        if (s == OK) s = rows_run(c.data, c.out, 0, INT_MAX, detokenize_ids, detokenize_rows, &d);
+        text_release(&d.text);
+    }
+    tool_model_close(&m);
+    arena_release(&arena);
+    return s;
+}

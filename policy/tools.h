@@ -13,6 +13,7 @@ Status logprobs_main(int argc,
 Status score_main(
     int argc,
     char **argv); /* rows {"ids"}, {"prompt","completion"}, {"messages"}, {"text"} -> + "score" */
-Status tokenize_main(int argc, char **argv); /* rows {"text"} -> + "ids" */
+Status tokenize_main(int argc, char **argv);   /* rows {"text"} -> + "ids" */
+Status detokenize_main(int argc, char **argv); /* rows {"ids"} -> + "text" */
 
 #endif

@@ -433,6 +433,24 @@ static void special_tokens_of_a_text(void **state) {
     json_release(doc);
 }
 
+static void expect_detokenized(const char *flags, int row, const char *want) {
+    succeed(detokenize_main, "--tokenizer @lm --data @ids --out @text %s", flags);
+    JsonDoc *doc = line_of("text", row);
+    assert_string_equal(json_str(get(doc, "text")), want);
+    get(doc, "ids");
+    get(doc, "more");
+    json_release(doc);
+}
+
+static void ids_become_their_text_again(void **state) {
+    (void)state;
+    rows("t", "{\"text\":\"a<|eos|>b\",\"more\":1}\n{\"text\":\"\",\"more\":2}\n");
+    succeed(tokenize_main, "--model @lm --data @t --out @ids");
+    expect_detokenized("", 0, "a<|eos|>b");
+    expect_detokenized("--skip-special", 0, "ab");
+    expect_detokenized("", 1, "");
+}
+
 /* ------------------------------------------------ refusals */
 
 static void refused(Tool tool, const char *flags, const char *sentence) {
@@ -472,6 +490,7 @@ static void bad_rows_are_named(void **state) {
         {score_main, "rm", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
          "bad:3:2: the conversation ends without"},
         {score_main, "rm", "{\"a\":1}", "bad:3: a row needs \"ids\", "},
+        {detokenize_main, "lm", "{\"ids\":[-1]}", "bad:"},
         {tokenize_main, "lm", "{\"ids\":[1],\"text\":null}", "bad:3:12: \"text\" must be a string"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -556,6 +575,7 @@ int main(void) {
         cmocka_unit_test(answers_can_be_scored),
         cmocka_unit_test(logprobs_are_the_same_alone),
         cmocka_unit_test(special_tokens_of_a_text),
+        cmocka_unit_test(ids_become_their_text_again),
         cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(a_device_is_not_replaced),
         cmocka_unit_test(too_long_rows_are_named),
