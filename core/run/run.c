@@ -11,6 +11,7 @@
 
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "core/run/events.h"
 #include "core/run/run_inside.h"
 
 const Field run_fields[] = {
@@ -27,6 +28,7 @@ const Field run_fields[] = {
     FIELD(RunConfig, overwrite, FIELD_BOOL, "false", "replace the run that the directory holds"),
     FIELD_IN(RunConfig, log_every, FIELD_INT, "10", 1, 1e9,
              "steps between lines when not on a terminal"),
+    FIELD(RunConfig, tensorboard, FIELD_BOOL, "true", "write metrics as TensorBoard events, too"),
 };
 const int run_n_fields = sizeof run_fields / sizeof *run_fields;
 
@@ -78,7 +80,14 @@ static int holds_run(const Run *run) {
     return file_exists(path);
 }
 
+static Status remove_events(void *ctx, const char *name, const char *path, uint64_t bytes) {
+    (void)ctx, (void)bytes;
+    if (strncmp(name, "events.", 7) || unlink(path) == 0) return OK;
+    return status_fail(E_IO, "cannot remove %s: %s", path, strerror(errno));
+}
+
 static Status remove_old(const Run *run) {
+    TRY(run_visit_logs(run, remove_events, NULL));
     for (size_t i = 0; i < sizeof own_files / sizeof *own_files; i++) {
         char path[RUN_PATH];
         run_path(path, run, own_files[i]);
@@ -179,7 +188,9 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     *out = NULL;
     Run *run = calloc(1, sizeof *run);
     if (!run) return status_fail(E_MEMORY, "no memory to open the run directory %s", cfg->dir);
-    run->lock = run->metrics = run->samples = -1;
+    run->lock = run->metrics = run->samples = run->events = -1;
+    run->tensorboard = cfg->tensorboard;
+    run->resumed = cfg->resume;
     run->last_step = run->saved_step = -1;
     run->keep = cfg->keep > 2 ? cfg->keep : 2;
     snprintf(run->verb, sizeof run->verb, "%s", verb);
@@ -206,6 +217,7 @@ void run_close(Run *run) {
     if (run->discard) file_remove_tree(run->dir);
     if (run->metrics >= 0) close(run->metrics);
     if (run->samples >= 0) close(run->samples);
+    if (run->events >= 0) close(run->events);
     if (run->lock >= 0) close(run->lock);
     free(run);
 }
@@ -239,6 +251,35 @@ static void append_row(Run *run, int fd, const char *name, Text *row) {
     text_release(row);
 }
 
+/* A file of its own for every process: who resumes begins a new one with a START. */
+static void open_events(Run *run, double now, int step) {
+    char host[64] = "host", name[128], path[RUN_PATH];
+    Text t = {0};
+    gethostname(host, sizeof host - 1);
+    snprintf(name, sizeof name, "events.out.tfevents.%lld.%.60s.%ld", (long long)now, host,
+             (long)getpid());
+    run_path(path, run, name);
+    run->events = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    if (run->events < 0) {
+        log_warn("%s cannot be written (%s); the run goes on without it", path, strerror(errno));
+        run->tensorboard = 0;
+        return;
+    }
+    events_put_version(&t, now);
+    if (run->resumed) events_put_start(&t, now, step);
+    append(run->events, t.s, t.len);
+    text_release(&t);
+}
+
+static void log_events(Run *run, double now, int step, const Metrics *m) {
+    Text t = {0};
+    if (!run->tensorboard) return;
+    if (run->events < 0) open_events(run, now, step);
+    events_put_scalars(&t, now, step, m);
+    if (run->events >= 0 && t.len) append(run->events, t.s, t.len);
+    text_release(&t);
+}
+
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m) {
     struct timespec now;
     Text t = {0};
@@ -252,6 +293,7 @@ Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metr
     }
     text_add(&t, "}");
     append_row(run, run->metrics, "metrics.jsonl", &t);
+    log_events(run, (double)now.tv_sec + 1e-9 * (double)now.tv_nsec, step, m);
     run->last_step = step;
     return OK;
 }

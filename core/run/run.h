@@ -21,6 +21,7 @@ typedef struct {
     int resume;                       /* continue from the newest good checkpoint if there is one */
     int overwrite;                    /* replace a finished or foreign run in dir */
     int log_every;                    /* steps between progress lines in a pipe */
+    int tensorboard;                  /* metrics also as TensorBoard events */
 } RunConfig;
 extern const Field run_fields[];
 extern const int run_n_fields;

@@ -10,6 +10,8 @@ struct Run {
     char dir[1024], verb[32];
     int keep, lock;
     int metrics, samples; /* descriptors opened for appending */
+    int tensorboard;      /* wanted; the file is opened with the first row */
+    int events, resumed;
     int last_step;        /* of the last metrics row; -1 none */
     int saved_step;       /* of the newest complete checkpoint; -1 none known */
     int rows_lost;        /* log rows that could not be written */
