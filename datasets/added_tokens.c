@@ -36,14 +36,17 @@ static void insert(AddedTokens *a, Arena *arena, int root, const char *s, size_t
 }
 
 static Status insert_normalized(AddedTokens *a, Arena *arena, const Normalizer *n, int token) {
-    const char *s = a->v[token].content;
+    const char *s = a->v[token].matched;
     if (!n->n) {
         insert(a, arena, 1, s, strlen(s), token);
         return OK;
     }
     Text normal = {0};
     Status status = normalizer_run(n, s, strlen(s), &normal);
-    if (status == OK && normal.len) insert(a, arena, 1, normal.s, normal.len, token);
+    if (status == OK && normal.len) {
+        a->v[token].matched = arena_strdup(arena, normal.s);
+        insert(a, arena, 1, normal.s, normal.len, token);
+    }
     text_release(&normal);
     return status;
 }
@@ -52,7 +55,8 @@ Status added_index(AddedTokens *a, Arena *arena, const Normalizer *n) {
     new_node(a, arena, 0);
     new_node(a, arena, 0);
     for (int i = 0; i < a->n; i++) {
-        const AddedToken *t = &a->v[i];
+        AddedToken *t = &a->v[i];
+        t->matched = t->content;
         if (!*t->content) continue;
         if (t->normalized)
             TRY(insert_normalized(a, arena, n, i));

@@ -8,26 +8,38 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* What the vocabulary lacks becomes the unknown token, or nothing where the model names none. */
-static int unknown(const Bpe *b, int *id, int n, int *pending) {
-    if (b->unk < 0 || (b->fuse_unk && *pending)) return n;
-    *pending = 1;
-    id[n] = b->unk;
-    return n + 1;
+/* What the vocabulary lacks becomes the unknown token, or nothing where the model names none. The
+ * reference holds it back until a character that is known, beyond bytes fallen back on. */
+typedef struct {
+    const Bpe *b;
+    int *id;
+    int n, pending;
+} Symbols;
+
+static void put_pending(Symbols *y) {
+    if (y->pending) y->id[y->n++] = y->b->unk;
+    y->pending = 0;
 }
 
-static int byte_symbols(const Bpe *b, const char *s, size_t n, int *id) {
-    int kept = 0, pending = 0;
+static void put_known(Symbols *y, int id) {
+    put_pending(y);
+    y->id[y->n++] = id;
+}
+
+static void put_unknown(Symbols *y) {
+    if (y->b->unk < 0) return;
+    if (!y->b->fuse_unk) put_pending(y);
+    y->pending = 1;
+}
+
+static void byte_symbols(Symbols *y, const char *s, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        int v = b->byte_id[(uint8_t)s[i]];
-        if (v < 0) {
-            kept = unknown(b, id, kept, &pending);
-            continue;
-        }
-        id[kept++] = v;
-        pending = 0;
+        int id = y->b->byte_id[(uint8_t)s[i]];
+        if (id >= 0)
+            put_known(y, id);
+        else
+            put_unknown(y);
     }
-    return kept;
 }
 
 static int bytes_known(const Bpe *b, const char *s, int n) {
@@ -36,30 +48,33 @@ static int bytes_known(const Bpe *b, const char *s, int n) {
     return known;
 }
 
-static int char_symbols(const Bpe *b, const char *s, size_t n, int *id) {
-    int kept = 0, pending = 0;
+static void char_symbols(Symbols *y, const char *s, size_t n) {
+    const Bpe *b = y->b;
     for (size_t i = 0; i < n;) {
         int32_t code;
         int used = utf8_next(s + i, n - i, &code);
-        int v = code < 0           ? -1
-                : code < BPE_CHARS ? b->char_id[code]
-                                   : bpe_find_any(b, s + i, (size_t)used);
-        if (v >= 0) {
-            id[kept++] = v;
-            pending = 0;
-        } else if (bytes_known(b, s + i, used)) {
-            for (int k = 0; k < used; k++) id[kept++] = b->byte_id[(uint8_t)s[i + (size_t)k]];
-            pending = 0;
-        } else {
-            kept = unknown(b, id, kept, &pending);
-        }
+        int id = code < 0           ? -1
+                 : code < BPE_CHARS ? b->char_id[code]
+                                    : bpe_find_any(b, s + i, (size_t)used);
+        if (id >= 0)
+            put_known(y, id);
+        else if (bytes_known(b, s + i, used))
+            for (int k = 0; k < used; k++) y->id[y->n++] = b->byte_id[(uint8_t)s[i + (size_t)k]];
+        else
+            put_unknown(y);
         i += (size_t)used;
     }
-    return kept;
 }
 
+/* Room for as many ids as there are bytes suffices. */
 static int symbols(const Bpe *b, const char *s, size_t n, int *id) {
-    return b->by_char ? char_symbols(b, s, n, id) : byte_symbols(b, s, n, id);
+    Symbols y = {.b = b, .id = id};
+    if (b->by_char)
+        char_symbols(&y, s, n);
+    else
+        byte_symbols(&y, s, n);
+    put_pending(&y);
+    return y.n;
 }
 
 static void merge(const Bpe *b, BpeWork *w, const char *s, size_t n, Ids *out) {

@@ -72,8 +72,8 @@ static Status run_steps(const Decoder *d, int first, const char *s, size_t n, Te
 static int written(const Tokenizer *t, int id, const char **s, size_t *n) {
     const AddedToken *added = t->added_by_id[id];
     if (added) {
-        *s = added->content;
-        *n = strlen(added->content);
+        *s = added->matched;
+        *n = strlen(added->matched);
         return 1;
     }
     if (id >= t->bpe.n || t->bpe.token[id].kind == TOKEN_HOLE) return 0;

@@ -62,6 +62,18 @@ void tokenizer_add_eos(Tokenizer *t, int id) {
     if (t->eos < 0) t->eos = id;
 }
 
+/* Of a token as vocabularies write it; -1. */
+static int vocabulary_id(const Bpe *b, const char *token) {
+    size_t n = strlen(token);
+    if (b->by_char) return bpe_find_any(b, token, n);
+    Text bytes = {0};
+    int id = alphabet_decode(&bytes, token, n)
+                 ? bpe_find(b, bytes.s ? bytes.s : "", bytes.len, TOKEN_BYTES)
+                 : -1;
+    text_release(&bytes);
+    return id >= 0 ? id : bpe_find(b, token, n, TOKEN_VERBATIM);
+}
+
 static int special_id(const Tokenizer *t, const char *name) {
     for (int i = 0; i < t->added.n; i++)
         if (t->added.v[i].special && !strcmp(t->added.v[i].content, name)) return t->added.v[i].id;
@@ -118,6 +130,26 @@ static int in_range(const Tokenizer *t, int id) {
     return id < t->size ? id : -1;
 }
 
+/* The reference goes by the vocabulary where a file contradicts itself; here that is refused. */
+static Status place_added(Tokenizer *t, const AddedToken *a) {
+    const AddedToken *other = t->added_by_id[a->id];
+    if (other && strcmp(other->content, a->content))
+        return status_fail(E_FORMAT, "the added tokens \"%.80s\" and \"%.80s\" have the same id %d",
+                           other->content, a->content, a->id);
+    int id = vocabulary_id(&t->bpe, a->content);
+    if (id >= 0 && id != a->id)
+        return status_fail(E_FORMAT,
+                           "the added token \"%.80s\" has the id %d, in the vocabulary %d",
+                           a->content, a->id, id);
+    if (id < 0 && a->id < t->bpe.n && t->bpe.token[a->id].kind != TOKEN_HOLE)
+        return status_fail(E_FORMAT,
+                           "the id %d of the added token \"%.80s\" is another token's in the "
+                           "vocabulary",
+                           a->id, a->content);
+    t->added_by_id[a->id] = a;
+    return OK;
+}
+
 static Status check_ends(const Tokenizer *t, const int *ids, int n) {
     for (int i = 0; i < n; i++)
         if (ids[i] >= t->size)
@@ -132,7 +164,7 @@ Status tokenizer_finish(Tokenizer *t) {
         if (t->added.v[i].id >= t->size) t->size = t->added.v[i].id + 1;
     if (t->size == 0) return status_fail(E_FORMAT, "the vocabulary is empty");
     t->added_by_id = arena_alloc(&t->arena, (size_t)t->size * sizeof(*t->added_by_id));
-    for (int i = 0; i < t->added.n; i++) t->added_by_id[t->added.v[i].id] = &t->added.v[i];
+    for (int i = 0; i < t->added.n; i++) TRY(place_added(t, &t->added.v[i]));
     TRY(added_index(&t->added, &t->arena, &t->normalizer));
     TRY(check_ends(t, t->prefix, t->n_prefix));
     TRY(check_ends(t, t->suffix, t->n_suffix));
@@ -248,13 +280,5 @@ int tokenizer_is_eos(const Tokenizer *t, int id) {
 int tokenizer_id(const Tokenizer *t, const char *token) {
     for (int i = 0; i < t->added.n; i++)
         if (!strcmp(t->added.v[i].content, token)) return t->added.v[i].id;
-    if (t->bpe.by_char) return bpe_find_any(&t->bpe, token, strlen(token));
-    Text bytes = {0};
-    size_t n = strlen(token);
-    int id = alphabet_decode(&bytes, token, n)
-                 ? bpe_find(&t->bpe, bytes.s ? bytes.s : "", bytes.len, TOKEN_BYTES)
-                 : -1;
-    if (id < 0) id = bpe_find(&t->bpe, token, n, TOKEN_VERBATIM);
-    text_release(&bytes);
-    return id;
+    return vocabulary_id(&t->bpe, token);
 }

@@ -179,6 +179,7 @@ Status metaspace_read(const JsonDoc *doc, const Json *node, const char **space, 
 typedef struct {
     int id;
     const char *content;
+    const char *matched; /* what is looked for, set by added_index: the content, normalized */
     int special, normalized, lstrip, rstrip, single_word;
 } AddedToken;
 
