@@ -1,6 +1,7 @@
 /* byte_alphabet.c - GPT-2's byte alphabet: every byte as one printable character, so that a
  * vocabulary can be written as text. Printable Latin-1 stands for itself, the other 68 bytes for
  * U+0100 and up. */
+#include <string.h>
 #include <utf8proc.h>
 #include "datasets/tokenizer_parts.h"
 
@@ -133,4 +134,12 @@ size_t utf8_skip_space_left(const char *s, size_t at, size_t floor) {
         at = from;
     }
     return at;
+}
+
+const char *find_short(const char *s, size_t n, const char *what, size_t width) {
+    for (const char *end = s + n; (size_t)(end - s) >= width; s++) {
+        s = memchr(s, what[0], (size_t)(end - s) - width + 1);
+        if (!s || !memcmp(s, what, width)) return s;
+    }
+    return NULL;
 }

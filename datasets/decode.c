@@ -21,7 +21,7 @@ static void byte_fallback(const char *s, size_t n, Text *out) {
 
 static void metaspace(const DecodeStep *step, int first, const char *s, size_t n, Text *out) {
     size_t width = strlen(step->content);
-    for (const char *at; n > 0 && (at = memmem(s, n, step->content, width));) {
+    for (const char *at; n > 0 && (at = find_short(s, n, step->content, width));) {
         text_add_bytes(out, s, (size_t)(at - s));
         if (!first || !step->start) text_add(out, " ");
         n -= (size_t)(at - s) + width;

@@ -40,7 +40,8 @@ static Status too_long(const Text *out) {
 }
 
 static const char *find_literal(const Replacer *r, const char *s, size_t n) {
-    return r->n_literal == 1 ? memchr(s, r->literal[0], n) : memmem(s, n, r->literal, r->n_literal);
+    return r->n_literal <= 8 ? find_short(s, n, r->literal, r->n_literal)
+                             : memmem(s, n, r->literal, r->n_literal);
 }
 
 static Status replace_literal(const Replacer *r, const char *s, size_t n, Text *out) {

@@ -74,7 +74,8 @@ static Status split_spaces(Run *r, int k, const Text *t, int first) {
     size_t width = strlen(space), from = 0;
     while (from < t->len) {
         const char *next = NULL;
-        if (t->len - from > width) next = memmem(t->s + from + 1, t->len - from - 1, space, width);
+        if (t->len - from > width)
+            next = find_short(t->s + from + 1, t->len - from - 1, space, width);
         size_t to = next ? (size_t)(next - t->s) : t->len;
         TRY(stage_run(r, k + 1, t->s + from, to - from, first && from == 0));
         from = to;

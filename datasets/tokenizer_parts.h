@@ -35,6 +35,8 @@ int utf8_is_word(int32_t code);
  */
 size_t utf8_skip_space(const char *s, size_t n, size_t at);
 size_t utf8_skip_space_left(const char *s, size_t at, size_t floor);
+/* Where a short string (a character) begins in s; NULL. */
+const char *find_short(const char *s, size_t n, const char *what, size_t width);
 /* Start of the character that ends at `at` > 0. */
 size_t utf8_before(const char *s, size_t at);
 
