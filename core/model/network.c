@@ -158,6 +158,22 @@ void workspace_release(Workspace *ws) {
 
 /* --- networks --- */
 
+/* Slow frequencies are divided by `factor`, fast ones stay, those between are blended. */
+static float llama3_frequency(const RopeScaling *r, float inv) {
+    float wavelength = 6.28318530717958647692f / inv, original = (float)r->original;
+    if (wavelength < original / r->high_freq_factor) return inv;
+    if (wavelength > original / r->low_freq_factor) return inv / r->factor;
+    float fast =
+        (original / wavelength - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+    return (1.0f - fast) * inv / r->factor + fast * inv;
+}
+
+static float rope_frequency(const ModelConfig *m, int i) {
+    float inv = 1.0f / powf(m->rope_theta, (float)(2 * i) / (float)m->HS);
+    if (m->rope.type == ROPE_LINEAR) return inv / m->rope.factor;
+    return m->rope.type == ROPE_LLAMA3 ? llama3_frequency(&m->rope, inv) : inv;
+}
+
 static Status rope_table(Network *net, int length) {
     int HS = net->w.cfg.HS, half = HS / 2;
     float *table = malloc((size_t)length * (size_t)HS * sizeof *table);
@@ -165,8 +181,7 @@ static Status rope_table(Network *net, int length) {
     for (int t = 0; t < length; t++) {
         for (int i = 0; i < half; i++) {
             /* the angle in f32, as everybody who trained these models computed it */
-            float inv = 1.0f / powf(net->w.cfg.rope_theta, (float)(2 * i) / (float)HS);
-            float angle = (float)t * inv;
+            float angle = (float)t * rope_frequency(&net->w.cfg, i);
             table[(size_t)t * HS + i] = cosf(angle);
             table[(size_t)t * HS + half + i] = sinf(angle);
         }
@@ -178,9 +193,19 @@ static Status rope_table(Network *net, int length) {
     return s;
 }
 
+/* Within the window every position is seen, and attention is the ordinary one. */
+static Status window_fits(const ModelConfig *m, int length) {
+    if (!m->sliding_window || length <= m->sliding_window) return OK;
+    return status_fail(E_USAGE,
+                       "sliding_window is %d, but sequences of up to %d tokens are asked for: "
+                       "sliding-window attention is not computed; keep them within the window",
+                       m->sliding_window, length);
+}
+
 Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
                       int trainable) {
     *net = (Network){.b = b, .ws = ws};
+    TRY(window_fits(cfg, ws->plan.max_length));
     TRY(weights_create(&net->w, b, cfg, trainable ? DT_F32 : b->dtype));
     TRY(rope_table(net, ws->plan.max_length));
     if (!trainable) return OK;
@@ -398,7 +423,7 @@ Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int 
     b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, batch->N, net->w.cfg.C);
     decoder_forward(net, kv, 0);
     b->gather_rows(b, ws->hr, ws->hidden, ws->rows, batch->S, net->w.cfg.C);
-    return b->sync(b);
+    return b->error; /* nothing to wait for: the sampler does */
 }
 
 /* Which recorded step this is: all its buffers follow from network, cache and batch size. */
@@ -425,7 +450,7 @@ Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows
         b->copy(b, ws->hr, ws->hidden, (size_t)M * (size_t)net->w.cfg.C);
         b->replay_end(b);
     }
-    return b->sync(b);
+    return b->error;
 }
 
 Status network_extend(Network *net, KvCache *kv, const int *ids, const int *rows,
@@ -442,7 +467,7 @@ Status network_extend(Network *net, KvCache *kv, const int *ids, const int *rows
     b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, N, net->w.cfg.C);
     decoder_forward(net, kv, 1);
     b->gather_rows(b, ws->hr, ws->hidden, ws->rows, M, net->w.cfg.C);
-    return b->sync(b);
+    return b->error;
 }
 
 Status network_sample(Network *net, const double *uniform, SampleParams p, int M, int *ids,
@@ -452,9 +477,8 @@ Status network_sample(Network *net, const double *uniform, SampleParams p, int M
     b->upload(b, ws->uniform, uniform, (size_t)M);
     b->sample(b, ws->ids, ws->out[0], ws->out[1], ws->hr, net->w.head, ws->uniform, ws->logits,
               ws->chunk, M, p);
-    TRY(b->sync(b));
     b->download(b, ids, ws->ids, (size_t)M);
     b->download(b, logp, ws->out[0], (size_t)M);
     b->download(b, cut, ws->out[1], (size_t)M);
-    return OK;
+    return b->error;
 }
