@@ -1,6 +1,7 @@
 /* memory.c - arenas and the frozen allocator. */
 #include "core/base/memory.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -103,6 +104,7 @@ Status memory_mul(size_t *out, size_t a, size_t b, const char *what) {
 }
 
 static int frozen;
+static size_t in_use, peak; /* of memory_alloc, in bytes */
 
 Status memory_alloc(void **out, size_t bytes, const char *what) {
     CHECK(!frozen); /* all tensor memory is planned before the first step */
@@ -112,12 +114,24 @@ Status memory_alloc(void **out, size_t bytes, const char *what) {
     *out = aligned_alloc(ALIGN, size);
     if (!*out) return status_fail(E_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
     memset(*out, 0, size);
+    in_use += malloc_usable_size(*out);
+    if (in_use > peak) peak = in_use;
     return OK;
 }
 
 void memory_release(void *p) {
+    if (p) in_use -= malloc_usable_size(p);
     free(p);
 }
+
+size_t memory_in_use(void) {
+    return in_use;
+}
+
+size_t memory_peak(void) {
+    return peak;
+}
+
 /* The first number of a one-line file, or behind `key` at the start of a line; SIZE_MAX without. */
 static size_t number_in(const char *path, const char *key) {
     char line[256];
