@@ -182,6 +182,7 @@ static Status generate_rows(void *ctx, Rows *r) {
 
 typedef struct {
     const Tokenizer *t;
+    TokenizerStream at;
     const StringList *stop;
     Text text;
     size_t shown, held; /* bytes at the end that may yet turn out to be a stop text */
@@ -209,7 +210,7 @@ static void show(Stream *w, size_t upto) {
 static void show_token(void *ctx, int request, int id) {
     (void)request;
     Stream *w = ctx;
-    if (tokenizer_decode(w->t, &id, 1, 0, &w->text) != OK || !w->text.s) return;
+    if (tokenizer_decode_next(w->t, &w->at, &id, 1, 0, &w->text) != OK || !w->text.s) return;
     size_t end = w->text.len > w->held ? w->text.len - w->held : 0;
     size_t stop = before_stop(&w->text, w->stop);
     show(w, whole_characters(w->text.s, stop < end ? stop : end));
