@@ -81,12 +81,13 @@ static int word_after(const char *s, size_t n, size_t at) {
 }
 
 static const AddedToken *longest_at(const AddedTokens *a, int root, int special, const char *s,
-                                    size_t n, size_t at, size_t *end) {
+                                    const uint8_t *data, size_t n, size_t at, size_t *end) {
     const AddedToken *best = NULL;
     int node = root;
     for (size_t i = at; i < n; i++) {
         node = child(a, node, (uint8_t)s[i]);
         if (!node) break;
+        if (data && data[i]) special = 0;
         int token = a->node[node].added;
         if (token < 0 || (a->v[token].special && !special)) continue;
         best = &a->v[token];
@@ -95,14 +96,14 @@ static const AddedToken *longest_at(const AddedTokens *a, int root, int special,
     return best;
 }
 
-int added_find(const AddedTokens *a, int normalized, int special, const char *s, size_t n,
-               size_t at, AddedMatch *m) {
+int added_find(const AddedTokens *a, int normalized, int special, const char *s,
+               const uint8_t *data, size_t n, size_t at, AddedMatch *m) {
     int root = normalized ? 1 : 0;
     if (!a->has[root]) return 0;
     for (size_t i = at; i < n; i++) {
         if (!a->starts[root][(uint8_t)s[i]]) continue;
         size_t end = i;
-        const AddedToken *t = longest_at(a, root, special, s, n, i, &end);
+        const AddedToken *t = longest_at(a, root, special, s, data, n, i, &end);
         if (!t) continue;
         if (t->single_word && (word_before(s, i) || word_after(s, n, end))) {
             i = end - 1;

@@ -116,6 +116,7 @@ static uint64_t hash_all(const Tokenizer *t) {
     h = hash_string(t->source.normalizer, h);
     h = hash_string(t->source.pre_tokenizer, h);
     h = hash_string(t->chat_template, h);
+    h = hash_string(t->bos_text, hash_string(t->eos_text, h));
     int nfc = normalizer_composes(&t->normalizer);
     int numbers[] = {t->bos, t->eos, t->pad, nfc, b->ignore_merges, t->n_prefix, t->n_suffix};
     h = file_hash(numbers, sizeof(numbers), h);
@@ -124,6 +125,15 @@ static uint64_t hash_all(const Tokenizer *t) {
     h = file_hash(t->eos_set, (size_t)t->n_eos * sizeof(int), h);
     h = file_hash(t->prefix, (size_t)t->n_prefix * sizeof(int), h);
     return file_hash(t->suffix, (size_t)t->n_suffix * sizeof(int), h);
+}
+
+static const char *text_of(Tokenizer *t, int id) {
+    Text text = {0};
+    const char *s = NULL;
+    if (id >= 0 && tokenizer_decode(t, &id, 1, 1, &text) == OK)
+        s = arena_strndup(&t->arena, text.s ? text.s : "", text.len);
+    text_release(&text);
+    return s;
 }
 
 static int in_range(const Tokenizer *t, int id) {
@@ -178,13 +188,18 @@ Status tokenizer_finish(Tokenizer *t) {
     t->bos = in_range(t, t->bos);
     t->pad = in_range(t, t->pad);
     settle_eos_and_pad(t);
+    if (!t->named) {
+        t->bos_text = text_of(t, t->bos);
+        t->eos_text = text_of(t, t->eos);
+    }
     t->hash = hash_all(t);
     return OK;
 }
 
 typedef struct {
     const Tokenizer *t;
-    int special;
+    const Normalizer *normalizer;
+    int special, begins; /* begins: nothing stands before the text */
     RegexScratch *scratch;
     BpeWork work;
     Ids *out;
@@ -201,10 +216,11 @@ static Status encode_pieces(Encoding *e, const char *s, size_t n, int first) {
 }
 
 /* Text between raw added tokens, normalized: the normalized ones are cut out, the rest is split. */
-static Status encode_normalized(Encoding *e, const char *s, size_t n, int first) {
+static Status encode_normalized(Encoding *e, int special, const char *s, const uint8_t *data,
+                                size_t n, int first) {
     size_t at = 0;
     AddedMatch m;
-    while (added_find(&e->t->added, 1, e->special, s, n, at, &m)) {
+    while (added_find(&e->t->added, 1, special, s, data, n, at, &m)) {
         TRY(encode_pieces(e, s + at, m.from - at, first && at == 0));
         ids_add(e->out, m.token->id);
         at = m.to;
@@ -212,38 +228,69 @@ static Status encode_normalized(Encoding *e, const char *s, size_t n, int first)
     return encode_pieces(e, s + at, n - at, first && at == 0);
 }
 
-/* first: the stretch begins the text. */
-static Status encode_stretch(Encoding *e, const char *s, size_t n, int first) {
+/* first: the stretch begins the text. Where normalizing moves bytes it is not known which were
+ * data: no special token is found there when any was. */
+static Status encode_stretch(Encoding *e, const char *s, const uint8_t *data, size_t n, int first) {
     if (n == 0) return OK;
-    if (!e->t->normalizer.n) return encode_normalized(e, s, n, first);
+    if (!e->normalizer->n) return encode_normalized(e, e->special, s, data, n, first);
     Text normal = {0};
-    Status status = normalizer_run(&e->t->normalizer, s, n, &normal);
-    if (status == OK && normal.len) status = encode_normalized(e, normal.s, normal.len, first);
+    int special = e->special;
+    Status status = normalizer_run(e->normalizer, s, n, &normal);
+    if (status == OK && data && (normal.len != n || memcmp(normal.s, s, n))) {
+        for (size_t i = 0; i < n; i++)
+            if (data[i]) special = 0;
+        data = NULL;
+    }
+    if (status == OK && normal.len)
+        status = encode_normalized(e, special, normal.s, data, normal.len, first);
     text_release(&normal);
     return status;
 }
 
-static Status encode_text(Encoding *e, const char *s, size_t n) {
+static Status encode_text(Encoding *e, const char *s, const uint8_t *data, size_t n) {
     size_t at = 0;
     AddedMatch m;
-    while (added_find(&e->t->added, 0, e->special, s, n, at, &m)) {
-        TRY(encode_stretch(e, s + at, m.from - at, at == 0));
+    while (added_find(&e->t->added, 0, e->special, s, data, n, at, &m)) {
+        TRY(encode_stretch(e, s + at, data ? data + at : NULL, m.from - at, e->begins && at == 0));
         ids_add(e->out, m.token->id);
         at = m.to;
     }
-    return encode_stretch(e, s + at, n - at, at == 0);
+    return encode_stretch(e, s + at, data ? data + at : NULL, n - at, e->begins && at == 0);
+}
+
+static Status encode(Encoding *e, const char *s, const uint8_t *data, size_t n) {
+    if (n > TOKENIZER_TEXT_MAX)
+        return status_fail(E_USAGE, "a text of %zu bytes is too long to be encoded at once", n);
+    Status status = encode_text(e, s, data, n);
+    bpe_work_release(&e->work);
+    regex_scratch_release(e->scratch);
+    return status;
+}
+
+Status tokenizer_encode_mixed(const Tokenizer *t, const char *text, const uint8_t *data, size_t len,
+                              int begins, Ids *out) {
+    Normalizer inside = {.n = 0}; /* what is put before every text stands before this one already */
+    for (int i = 0; i < t->normalizer.n; i++)
+        if (t->normalizer.step[i].kind != NORMALIZE_PREPEND)
+            inside.step[inside.n++] = t->normalizer.step[i];
+    Encoding e = {.t = t,
+                  .normalizer = begins ? &t->normalizer : &inside,
+                  .special = 1,
+                  .begins = begins,
+                  .out = out};
+    return encode(&e, text, data, len);
 }
 
 Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out) {
-    if (len > TOKENIZER_TEXT_MAX)
-        return status_fail(E_USAGE, "a text of %zu bytes is too long to be encoded at once", len);
-    Encoding e = {.t = t, .special = (flags & TOKENIZE_PARSE_SPECIAL) != 0, .out = out};
+    Encoding e = {.t = t,
+                  .normalizer = &t->normalizer,
+                  .special = (flags & TOKENIZE_PARSE_SPECIAL) != 0,
+                  .begins = 1,
+                  .out = out};
     int add = (flags & TOKENIZE_ADD_SPECIAL) != 0;
     for (int i = 0; add && i < t->n_prefix; i++) ids_add(out, t->prefix[i]);
-    Status status = encode_text(&e, text, len);
+    Status status = encode(&e, text, NULL, len);
     for (int i = 0; add && i < t->n_suffix; i++) ids_add(out, t->suffix[i]);
-    bpe_work_release(&e.work);
-    regex_scratch_release(e.scratch);
     return status;
 }
 
@@ -264,6 +311,12 @@ uint64_t tokenizer_hash(const Tokenizer *t) {
 }
 const char *tokenizer_chat_template(const Tokenizer *t) {
     return t->chat_template ? t->chat_template : "";
+}
+const char *tokenizer_bos_text(const Tokenizer *t) {
+    return t->bos_text;
+}
+const char *tokenizer_eos_text(const Tokenizer *t) {
+    return t->eos_text;
 }
 
 const int *tokenizer_eos_ids(const Tokenizer *t, int *n) {

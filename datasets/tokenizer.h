@@ -45,6 +45,12 @@ void tokenizer_release(Tokenizer *t);
 enum { TOKENIZE_PARSE_SPECIAL = 1, TOKENIZE_ADD_SPECIAL = 2 };
 Status tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int flags, Ids *out);
 
+/* Text of a template with users' text in it: `data` has a byte for every byte of text, not 0 where
+ * users wrote it. Special tokens are found where all their bytes are the template's; all else is as
+ * for TOKENIZE_PARSE_SPECIAL. begins: else the text goes on behind another. */
+Status tokenizer_encode_mixed(const Tokenizer *t, const char *text, const uint8_t *data, size_t len,
+                              int begins, Ids *out);
+
 /* Appends the bytes of ids; special tokens are left out unless keep_special. Ids out of range:
  * E_FORMAT. Where *out holds something the ids go on with it: models that put a space in front of
  * every text drop it again only where a text begins. */
@@ -68,7 +74,10 @@ int tokenizer_bos(const Tokenizer *t);
 int tokenizer_id(const Tokenizer *t,
                  const char *token); /* added or vocabulary token by content; -1 */
 const char *tokenizer_chat_template(const Tokenizer *t); /* "" when none */
-uint64_t tokenizer_hash(const Tokenizer *t);             /* of everything that changes ids */
+/* What chat templates call bos_token and eos_token; NULL when the tokenizer's config has none. */
+const char *tokenizer_bos_text(const Tokenizer *t);
+const char *tokenizer_eos_text(const Tokenizer *t);
+uint64_t tokenizer_hash(const Tokenizer *t); /* of everything that changes ids */
 
 /* Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json that transformers reads.
  */

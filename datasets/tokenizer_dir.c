@@ -31,8 +31,17 @@ static int named_token(const Tokenizer *t, const Json *config, const char *key) 
     return is_string(n) ? tokenizer_id(t, json_str(n)) : -1;
 }
 
+static const char *token_text(Tokenizer *t, const Json *config, const char *key) {
+    const Json *n = member(config, key);
+    if (n && json_type(n) == JSON_OBJECT) n = member(n, "content");
+    return is_string(n) ? arena_strdup(&t->arena, json_str(n)) : NULL;
+}
+
 static void take_names(Tokenizer *t, const JsonDoc *doc) {
     if (!doc || json_type(json_root(doc)) != JSON_OBJECT) return;
+    if (!t->bos_text) t->bos_text = token_text(t, json_root(doc), "bos_token");
+    if (!t->eos_text) t->eos_text = token_text(t, json_root(doc), "eos_token");
+    t->named = 1;
     if (t->eos < 0) tokenizer_add_eos(t, named_token(t, json_root(doc), "eos_token"));
     if (t->bos < 0) t->bos = named_token(t, json_root(doc), "bos_token");
     if (t->pad < 0) t->pad = named_token(t, json_root(doc), "pad_token");

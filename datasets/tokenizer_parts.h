@@ -205,9 +205,10 @@ typedef struct {
     size_t from, to; /* the stretch it takes, stripped whitespace included */
     const AddedToken *token;
 } AddedMatch;
-/* First match in s at or behind `at`; specials only with `special`. 0 when there is none. */
-int added_find(const AddedTokens *a, int normalized, int special, const char *s, size_t n,
-               size_t at, AddedMatch *m);
+/* First match in s at or behind `at`; specials only with `special`, and only where no byte of
+ * theirs is marked in `data` (NULL: none is). 0 when there is none. */
+int added_find(const AddedTokens *a, int normalized, int special, const char *s,
+               const uint8_t *data, size_t n, size_t at, AddedMatch *m);
 
 /* ---- decoding (decode.c, decode_read.c) ---- */
 
@@ -251,6 +252,8 @@ struct Tokenizer {
     const char *unk; /* the model's unk_token, NULL when null */
     int *eos_set, n_eos;
     const char *chat_template;
+    int named; /* a config file names special tokens: those that it leaves out have no name */
+    const char *bos_text, *eos_text;
     TokenizerSource source;
     int size;                       /* highest id + 1 */
     const AddedToken **added_by_id; /* [size] */

@@ -115,7 +115,10 @@ static void put_named(Text *out, const Tokenizer *t, const char *key, int id) {
 }
 
 static void put_special_names(Text *out, const Tokenizer *t) {
-    put_named(out, t, "bos_token", t->bos);
+    if (t->bos_text) { /* a bos that config.json alone has is no token of templates */
+        json_put_key(out, "bos_token");
+        json_put_string(out, t->bos_text);
+    }
     put_named(out, t, "eos_token", t->eos);
     put_named(out, t, "pad_token", t->pad);
     if (!t->unk) return;
