@@ -60,10 +60,14 @@ static void expect_same(const ModelConfig *a, const ModelConfig *b) {
         int n = snprintf(
             text[i], sizeof(text[i]),
             "%d %d %d %d %d %d %d, %d positions, theta %.9g eps %.9g std %.9g, tied %d "
-            "lm_head %d scores %d, bos %d pad %d, mean %.17g std %.17g, eos",
+            "lm_head %d scores %d, bos %d pad %d, mean %.17g std %.17g, family %d window %d, "
+            "rope %d %g %g %g %d, eos",
             m[i]->V, m[i]->C, m[i]->L, m[i]->NH, m[i]->NKV, m[i]->HS, m[i]->FF, m[i]->max_positions,
             (double)m[i]->rope_theta, (double)m[i]->norm_eps, (double)m[i]->init_std, m[i]->tied,
-            m[i]->lm_head, m[i]->scores, m[i]->bos, m[i]->pad, m[i]->score_mean, m[i]->score_std);
+            m[i]->lm_head, m[i]->scores, m[i]->bos, m[i]->pad, m[i]->score_mean, m[i]->score_std,
+            m[i]->family, m[i]->sliding_window, m[i]->rope.type, (double)m[i]->rope.factor,
+            (double)m[i]->rope.low_freq_factor, (double)m[i]->rope.high_freq_factor,
+            m[i]->rope.original);
         for (int e = 0; e < m[i]->n_eos; e++)
             n += snprintf(text[i] + n, sizeof(text[i]) - (size_t)n, " %d", m[i]->eos[e]);
     }
@@ -251,6 +255,52 @@ static void test_written_is_read_back(void **state) {
     }
 }
 
+static void expect_written(ModelConfig cfg) {
+    ModelConfig got;
+    Weights w;
+    const char *dir = directory("written");
+    create(&w, cfg);
+    expect_ok(model_write(&w, dir));
+    expect_ok(model_read_config(&got, dir));
+    expect_same(&got, &cfg);
+    expect_reads(dir, hash_of(&w));
+    weights_release(&w);
+}
+
+static void test_families_are_written_and_read_back(void **state) {
+    (void)state;
+    for (int scores = 0; scores < 2; scores++) {
+        ModelConfig cfg = small;
+        cfg.lm_head = !scores, cfg.scores = scores;
+        cfg.rope = (RopeScaling){ROPE_LLAMA3, 8.0f, 1.0f, 4.0f, 64};
+        expect_written(cfg);
+        cfg.rope = (RopeScaling){.type = ROPE_LINEAR, .factor = 2.5f};
+        cfg.family = FAMILY_MISTRAL;
+        expect_written(cfg);
+        cfg.sliding_window = 64;
+        expect_written(cfg);
+    }
+}
+
+static void test_forms_of_families(void **state) {
+    (void)state;
+    const char *dir = directory("config");
+    ModelConfig got;
+    expect_ok(
+        model_read_config(&got, edited(dir, "\"llama\"", "\"mistral\", \"sliding_window\": null")));
+    assert_int_equal(got.family, FAMILY_MISTRAL);
+    assert_int_equal(got.sliding_window, 0);
+    expect_ok(model_read_config(&got, edited(dir, "\"llama\"", "\"mistral\"")));
+    assert_int_equal(got.sliding_window, 4096); /* the class's default */
+    expect_ok(model_read_config(
+        &got, edited(dir, "\"rope_scaling\": null",
+                     "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, "
+                     "\"low_freq_factor\": 1, \"high_freq_factor\": 4}")));
+    assert_int_equal(got.rope.type, ROPE_LLAMA3);
+    assert_int_equal(got.rope.original, 128); /* as transformers 5 fills it in */
+    assert_true(got.rope.factor == 8.0f && got.rope_theta == 500.0f);
+}
+
 static void test_transformers_4_config(void **state) {
     (void)state;
     ModelConfig got;
@@ -366,12 +416,26 @@ static void test_config_rules_refuse(void **state) {
     static const struct {
         const char *from, *to, *part;
     } bad[] = {
-        {"\"model_type\": \"llama\"", "\"model_type\": \"qwen2\"", "\"qwen2\""},
+        {"\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"", "\"gpt2\""},
         {"\"model_type\": \"llama\", ", "", "model_type"},
         {"LlamaForCausalLM", "LlamaForTokenClassification", "LlamaForTokenClassification"},
-        {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}",
-         "\"linear\""},
-        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"llama3\"}", "\"llama3\""},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0}",
+         "\"dynamic\""},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}", "factor"},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}",
+         "factor must be above 0"},
+        {"\"rope_scaling\": null",
+         "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 2, \"low_freq_factor\": 4, "
+         "\"high_freq_factor\": 1}",
+         "low_freq_factor < high_freq_factor"},
+        {"\"rope_scaling\": null",
+         "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, "
+         "\"rope_parameters\": {\"type\": \"linear\", \"factor\": 3}",
+         "contradict"},
+        {"\"mlp_bias\": false", "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+         "layer_types"},
+        {"\"model_type\": \"llama\"", "\"model_type\": \"mistral\", \"sliding_window\": 0",
+         "sliding_window must be"},
         {"\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"yarn\"}", "\"yarn\""},
         {"\"rope_scaling\": null", "\"rope_scaling\": 2", "must be an object"},
         {"\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"},
@@ -694,6 +758,8 @@ static void test_gguf_rules_refuse(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_written_is_read_back),
+        cmocka_unit_test(test_families_are_written_and_read_back),
+        cmocka_unit_test(test_forms_of_families),
         cmocka_unit_test(test_transformers_4_config),
         cmocka_unit_test(test_forms_of_a_config),
         cmocka_unit_test(test_half_precision),

@@ -8,10 +8,23 @@
 
 enum { EOS_MAX = 8 };
 
+typedef enum { FAMILY_LLAMA, FAMILY_MISTRAL } Family; /* what config.json is written as */
+
+typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
+typedef struct { /* how angles are slowed down for more positions; default: all 0 */
+    RopeType type;
+    float factor;
+    float low_freq_factor, high_freq_factor; /* llama3: turns within `original` positions */
+    int original;
+} RopeScaling;
+
 typedef struct {
+    Family family;
     int V, C, L, NH, NKV, HS, FF;
     int max_positions;
+    int sliding_window; /* attention sees so many positions back, 0 = all */
     float rope_theta, norm_eps;
+    RopeScaling rope;
     int tied;    /* the head is the embedding */
     int lm_head; /* has a language-model head */
     int scores;  /* outputs of the scalar head, 0 = none */

@@ -1,0 +1,13 @@
+/* hf_config.h - the config.json of a Hugging Face directory: keys of transformers 4 and 5 are read,
+ * both are written. */
+#ifndef HF_CONFIG_H
+#define HF_CONFIG_H
+
+#include "core/base/json.h"
+#include "core/model/config.h"
+
+/* E_FORMAT names the key that is missing, cannot be, or asks for what is not computed. */
+Status config_read(ModelConfig *m, const JsonDoc *doc);
+Status config_write(const ModelConfig *m, const char *dir);
+
+#endif

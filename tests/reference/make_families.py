@@ -1,0 +1,91 @@
+"""make_families.py - tiny random models of each family, computed by transformers in float64.
+
+    python3 tests/reference/make_families.py tests/fixtures/families           # writes NAME/...
+    build/tests/test_families --write DIR                                      # our copies of them
+    python3 tests/reference/make_families.py --check DIR                       # read by transformers
+
+Needs torch and transformers. Writes for each: config.json, model.safetensors (BF16), golden.json (ids of
+two sequences and the log-probability of each token) and gradients.safetensors (of the mean negative
+log-probability). --check compares the copies' log-probabilities with golden.json, and the scores of the
+copies with a score head with those that we computed.
+"""
+
+import json
+import pathlib
+import sys
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+V, LENGTHS = 32, [21, 12]
+SHAPE = dict(vocab_size=V, hidden_size=16, intermediate_size=12, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=4, max_position_embeddings=64, rms_norm_eps=1e-5,
+             bos_token_id=1, eos_token_id=2, pad_token_id=None, tie_word_embeddings=False, rope_theta=10000.0)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64)
+ABSENT = object()
+CASES = {
+    "llama3": dict(model_type="llama", head_dim=8, rope_parameters=LLAMA3, rope_theta=ABSENT, tie_word_embeddings=True),
+    "mistral": dict(model_type="mistral", rope_scaling={"type": "linear", "factor": 2.5}, sliding_window=32),
+    "llama_bias": dict(model_type="llama", attention_bias=True, mlp_bias=True),
+    "qwen2": dict(model_type="qwen2", head_dim=ABSENT, use_sliding_window=False,
+                  sliding_window=8, max_window_layers=1),
+    "qwen3": dict(model_type="qwen3", head_dim=6, tie_word_embeddings=True),
+    "smollm3": dict(model_type="smollm3", head_dim=ABSENT, no_rope_layers=[1, 0],
+                    tie_word_embeddings=True),
+}
+
+
+def model_at(path, kind=AutoModelForCausalLM):
+    return kind.from_pretrained(path, dtype=torch.float64, attn_implementation="eager").eval()
+
+
+def log_probabilities(model, ids):
+    all_logp = []
+    for row in ids:
+        z = torch.log_softmax(model(torch.tensor([row])).logits[0, :-1], -1)
+        all_logp.append(z[range(len(row) - 1), row[1:]])
+    return torch.cat(all_logp)
+
+
+def make(name, case, to):
+    to.mkdir(parents=True, exist_ok=True)
+    config = {k: v for k, v in {**SHAPE, **case}.items() if v is not ABSENT}
+    (to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    torch.manual_seed(sum(map(ord, name)))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(to))
+    config["architectures"] = [type(model).__name__]
+    (to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    weights = {k: ("norm" in k) + 0.3 * torch.randn_like(p) for k, p in model.named_parameters()}
+    weights = {k: w.to(torch.bfloat16) for k, w in weights.items()}
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    model = model_at(to)
+    ids = [torch.randint(0, V, (n,)).tolist() for n in LENGTHS]
+    logp = log_probabilities(model, ids)
+    (-logp.mean()).backward()
+    save_file({k: p.grad.float() for k, p in model.named_parameters()}, to / "gradients.safetensors")
+    (to / "golden.json").write_text(json.dumps({"ids": ids, "logp": [round(x, 7) for x in logp.tolist()]}) + "\n")
+    print(f"{name}: {type(model).__name__}, loss {-logp.mean().item():.6f}")
+
+
+def check(name, copies, fixtures):
+    golden = json.loads((fixtures / name / "golden.json").read_text())
+    theirs = model_at(copies / name)
+    worst = (log_probabilities(theirs, golden["ids"]) - torch.tensor(golden["logp"])).abs().max().item()
+    scorer = model_at(copies / f"{name}-score", AutoModelForSequenceClassification)
+    hidden = scorer.model(torch.tensor([golden["ids"][0]])).last_hidden_state[0]
+    ours = torch.tensor(json.loads((copies / f"{name}-score" / "scores.json").read_text()), dtype=torch.float64)
+    score = (scorer.score(hidden)[:, 0] - ours).abs().max().item()
+    ok = worst < 1e-4 and score < 1e-4
+    print(f"{name}: {type(theirs).__name__} {worst:.1e}, {type(scorer).__name__} {score:.1e}{'' if ok else ' TOO LARGE'}")
+    return ok
+
+
+if sys.argv[1] == "--check":
+    fixtures = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
+    results = [check(name, pathlib.Path(sys.argv[2]), fixtures) for name in CASES if (fixtures / name).is_dir()]
+    sys.exit(not all(results))
+for name, case in CASES.items():
+    if len(sys.argv) < 3 or name in sys.argv[2:]:
+        make(name, case, pathlib.Path(sys.argv[1]) / name)
