@@ -5,11 +5,12 @@
 set -eu
 BUILD=${BUILD:-build}
 rm -rf bundle
-mkdir -p bundle/build/gpu bundle/build/bench bundle/build/lib bundle/tests bundle/recipes
+mkdir -p bundle/build/gpu bundle/build/bench bundle/build/lib bundle/bench bundle/tests bundle/recipes
 cp "$BUILD/rlhf" bundle/build/
 cp "$BUILD/gpu/test_cuda" bundle/build/gpu/
 cp "$BUILD/bench/bench_gpu" bundle/build/bench/
 cp tests/gpu_check.sh tests/crash.sh bundle/tests/
+cp bench/bench_torch.py bundle/bench/
 cp recipes/quickstart.json recipes/quickstart.sh bundle/recipes/
 for program in bundle/build/rlhf bundle/build/gpu/test_cuda; do
     ldd "$program" | sed -n 's|.*=> \(/[^ ]*\) .*|\1|p'

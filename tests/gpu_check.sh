@@ -16,6 +16,8 @@ OUT=$(cd "$OUT" && pwd)
 table=$OUT/table.txt
 : > "$table"
 failed=0
+TIME=${TIME:-530} # seconds for everything: a step gets what is left at most
+started=$(date +%s)
 
 if [ -d "$BUILD/lib" ]; then # a bundle brings its libraries
     LD_LIBRARY_PATH=$(cd "$BUILD/lib" && pwd)${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
@@ -34,6 +36,12 @@ step() {
     name=$1 limit=$2
     shift 2
     began=$(date +%s)
+    left=$((TIME - began + started))
+    [ "$limit" -le "$left" ] || limit=$left
+    if [ "$limit" -lt 10 ]; then
+        row "$name" "skipped: the time is over (TIME=$TIME)"
+        return 1
+    fi
     timeout -k 5 "$limit" "$@" > "$OUT/$name.log" 2>&1
     rc=$?
     seconds=$(($(date +%s) - began))
@@ -85,7 +93,13 @@ done
 
 rm -f "$OUT/results.jsonl"
 step bench 240 "$BUILD/bench/bench_gpu" --device "$DEVICE" --json "$OUT/results.jsonl"
-cat "$OUT/bench.log" | tee -a "$table"
+tee -a "$table" < "$OUT/bench.log"
+if python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+    step bench_torch 200 python3 bench/bench_torch.py --device "$DEVICE" --json "$OUT/results.jsonl"
+    tee -a "$table" < "$OUT/bench_torch.log"
+else
+    row "the same work in PyTorch" "python3 with torch is not on this machine"
+fi
 
 echo
 echo "------ $table"
