@@ -27,7 +27,7 @@ static void expect_refusal(Status s, const char *part) {
 
 static double seconds(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* other programs do not count */
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -198,6 +198,7 @@ static double time_encode(const Tokenizer *t, const char *s, size_t n, int *coun
     return taken;
 }
 
+/* A search that is not linear takes minutes here; how fast a linear one is, is for benchmarks. */
 static void expect_linear_time(const Tokenizer *t) {
     enum { N = 1 << 20 };
     char *s = malloc(N);
@@ -207,14 +208,14 @@ static void expect_linear_time(const Tokenizer *t) {
         int n;
         memset(s, c, N);
         double taken = time_encode(t, s, N, &n);
-        if (taken > 1.0) fail_msg("1 MiB of byte %d took %.2f s", c, taken);
+        if (taken > 5.0) fail_msg("1 MiB of byte %d took %.2f s", c, taken);
         assert_true(n > 0);
     }
     for (int i = 0; i < N; i += 2)
         memcpy(s + i, i % 4 ? "\xcc\x81" : "\xcc\xa7", 2); /* marks to be ordered */
     int n;
     double taken = time_encode(t, s, N, &n);
-    if (taken > 1.0) fail_msg("1 MiB of combining marks took %.2f s", taken);
+    if (taken > 5.0) fail_msg("1 MiB of combining marks took %.2f s", taken);
     free(s);
 }
 
@@ -271,7 +272,7 @@ static void test_trainer(void **state) {
     double start = seconds();
     Tokenizer *t = train(10000, 2048), *again; /* about 3 MB */
     double taken = seconds() - start;
-    if (taken > 3.0) fail_msg("training took %.2f s", taken);
+    if (taken > 10.0) fail_msg("training took %.2f s", taken);
     again = train(10000, 2048);
     assert_true(tokenizer_hash(t) == tokenizer_hash(again));
     tokenizer_release(again);
