@@ -59,8 +59,9 @@ static Status read_token(Tokenizer *t, int id, const char *token, int type, Text
     int special = type == GGML_CONTROL || type == GGML_UNKNOWN;
     if (special || type == GGML_USER_DEFINED) {
         AddedToken a = {.id = id, .content = token, .special = special};
-        if (len == 0 || len > 4096)
-            return status_fail(E_FORMAT, "token %d: an added token must have 1 to 4096 bytes", id);
+        if (len == 0 || len > ADDED_BYTES_MAX)
+            return status_fail(E_FORMAT, "token %d: an added token must have 1 to %d bytes", id,
+                               ADDED_BYTES_MAX);
         tokenizer_add_added(t, &a);
     }
     text_clear(bytes);

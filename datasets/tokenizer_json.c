@@ -189,8 +189,8 @@ static Status read_added(Tokenizer *t, const JsonDoc *doc) {
         TRY(json_get_bool(doc, n, "single_word", JSON_OPTIONAL, &a.single_word));
         if (a.id < 0 || a.id >= limit)
             return json_fail(doc, n, "the token id %d is out of range", a.id);
-        if (!*a.content || strlen(a.content) > 4096)
-            return json_fail(doc, n, "an added token must have 1 to 4096 bytes");
+        if (!*a.content || strlen(a.content) > ADDED_BYTES_MAX)
+            return json_fail(doc, n, "an added token must have 1 to %d bytes", ADDED_BYTES_MAX);
         tokenizer_add_added(t, &a);
     }
     return OK;

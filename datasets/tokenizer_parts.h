@@ -178,6 +178,9 @@ Status metaspace_read(const JsonDoc *doc, const Json *node, const char **space, 
 
 /* ---- added tokens (added_tokens.c) ---- */
 
+/* A text that nearly matches everywhere costs this many steps per byte. */
+enum { ADDED_BYTES_MAX = 256 };
+
 typedef struct {
     int id;
     const char *content;

@@ -452,6 +452,17 @@ static void test_refusals(void **state) {
     expect_refusal(&(Parts){.added = ADDED(40, "<x>", "") "," ADDED(40, "<y>", "")}, "same id 40");
 }
 
+static void test_added_tokens_are_short(void **state) {
+    (void)state;
+    Text added = {0};
+    text_add(&added, "{\"id\":40,\"content\":\"");
+    for (int i = 0; i < 257; i++) text_add(&added, "a");
+    text_add(&added, "\"}");
+    expect_refusal(&(Parts){.added = added.s}, "1 to 256 bytes");
+    expect_refusal(&(Parts){.added = ADDED(40, "", "")}, "1 to 256 bytes");
+    text_release(&added);
+}
+
 static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* other programs do not count */
@@ -558,6 +569,7 @@ int main(void) {
         cmocka_unit_test(test_decoding_goes_on_with_what_is_there),
         cmocka_unit_test(test_saved_is_the_same),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_added_tokens_are_short),
         cmocka_unit_test(test_time_is_linear),
         cmocka_unit_test(test_cuts_change_nothing),
     };
