@@ -175,8 +175,8 @@ struct Backend {
     double (*sum_squares)(Backend *b, Buf g, size_t count); /* f64, in fixed order; waits */
 };
 
-/* device "auto", "cpu", "cuda" or "cuda:N"; kernels "auto" or a name from the CPU's table; dtype "f32" or "bf16".
- * E_USAGE when this machine lacks it. */
+/* device "auto", "cpu", "cuda" or "cuda:N"; kernels "auto" or a name from the CPU's table; dtype
+ * "f32" or "bf16". E_USAGE when this machine lacks it. */
 Status backend_create(Backend **b, const char *device, const char *kernels, const char *dtype);
 void backend_release(Backend *b);
 

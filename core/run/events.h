@@ -1,5 +1,5 @@
-/* events.h - TensorBoard's event files (TFRecord with CRC-32C, protocol buffers of tensorflow.Event):
- * scalars only. */
+/* events.h - TensorBoard's event files (TFRecord with CRC-32C, protocol buffers of
+ * tensorflow.Event): scalars only. */
 #ifndef EVENTS_H
 #define EVENTS_H
 

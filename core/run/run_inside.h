@@ -12,10 +12,10 @@ struct Run {
     int metrics, samples; /* descriptors opened for appending */
     int tensorboard;      /* wanted; the file is opened with the first row */
     int events, resumed;
-    int last_step;        /* of the last metrics row; -1 none */
-    int saved_step;       /* of the newest complete checkpoint; -1 none known */
-    int rows_lost;        /* log rows that could not be written */
-    int discard;          /* the run never began: its directory goes when it closes */
+    int last_step;  /* of the last metrics row; -1 none */
+    int saved_step; /* of the newest complete checkpoint; -1 none known */
+    int rows_lost;  /* log rows that could not be written */
+    int discard;    /* the run never began: its directory goes when it closes */
 };
 
 /* dir/name; the folder's own length was checked when the run was opened. */

@@ -13,9 +13,8 @@ Status cuda_create(Backend **b, int device, Dtype dtype, int invariant) {
     (void)dtype;
     (void)invariant;
     *b = NULL;
-    return status_fail(E_USAGE,
-                       "device \"cuda:%d\": this build has no CUDA (make says what it lacks)",
-                       device);
+    return status_fail(
+        E_USAGE, "device \"cuda:%d\": this build has no CUDA (make says what it lacks)", device);
 }
 
 void cuda_release(Backend *b) {
