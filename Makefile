@@ -135,7 +135,7 @@ test: deps       ## everything that is needed, then every test
 tests-built: all $(TESTS) $(EMULATED_RLHF)
 check: test      ## tests, layering, formatting
 	@sh tests/layering.sh
-	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
+	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
 asan:            ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory test BUILD=build/asan CUDA=0 EMULATE=0 OPT="-O1 -g" \
 	    EXTRA_CFLAGS="-Wno-format-truncation -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
@@ -158,7 +158,7 @@ crash-test: all  ## kill -9 at random times in every trainer, resume, compare (N
 install: all     ## PREFIX=/usr/local
 	install -D -m 755 $(BUILD)/rlhf $(DESTDIR)$(PREFIX)/bin/rlhf
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
 clean:
 	rm -rf build config.mk
 help:            ## this list
