@@ -58,6 +58,11 @@ step() {
 
 value() { sed -n "s|.*\"$2\":\\([^,}]*\\).*|\\1|p" "$1" | head -n "${3:-1}" | tail -n 1; }
 
+"$BUILD/rlhf" env 2> /dev/null | grep -q 'device cuda' || {
+    echo "gpu-check: there is no usable GPU here" >&2
+    exit 1
+}
+
 row device "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null || echo '?')"
 row program "$("$BUILD/rlhf" env 2> /dev/null | head -n 2 | tail -n 1)"
 
