@@ -383,6 +383,7 @@ static const Verb verbs[] = {
     {"score", "score rows with a reward model", score_main},
     {"tokenize", "token ids of rows", tokenize_main},
     {"detokenize", "the text of rows' token ids", detokenize_main},
+    {"template", "conversations as a model's chat template writes them", template_main},
     {"data", "make the embedded world, train a tokenizer", data_main},
     {"env", "what this machine and build have, for bug reports", env_main},
     {"schema", "JSON Schema of recipes, for editors", schema_main},
@@ -407,7 +408,7 @@ static Status help_main(int argc, char **argv) {
     for (int i = 0; argc && i < N_VERBS; i++) {
         Status (*run)(int, char **) = verbs[i].run;
         int tool = run == generate_verb || run == logprobs_main || run == score_main ||
-                   run == tokenize_main || run == detokenize_main;
+                   run == tokenize_main || run == detokenize_main || run == template_main;
         if (tool && !strcmp(verbs[i].name, argv[0])) return run(1, (char *[]){"--help"});
     }
     printf("rlhf.c %s aligns language models: SFT, reward models, PPO, DPO.\n\n", RLHF_VERSION);

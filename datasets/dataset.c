@@ -65,11 +65,12 @@ static Sequence copy_sequence(Arena *a, const Renderer *r) {
 
 /* An answer may not bring its own end: it would stand there twice, once as text. */
 static Status check_answer(const Build *b, const JsonDoc *doc, const char *answer) {
-    int ends[] = {b->render.end, tokenizer_eos(b->render.t)};
+    int n_ends;
+    const int *ends = tokenizer_eos_ids(b->render.t, &n_ends);
     Status s = OK;
-    for (int i = 0; i < 2 && s == OK; i++) {
+    for (int i = 0; i < n_ends && s == OK; i++) {
         Text name = {0};
-        if (ends[i] >= 0) s = tokenizer_decode(b->render.t, &ends[i], 1, 1, &name);
+        s = tokenizer_decode(b->render.t, &ends[i], 1, 1, &name);
         size_t n = strlen(answer);
         if (s == OK && name.len && n >= name.len &&
             !memcmp(answer + n - name.len, name.s, name.len))
@@ -95,7 +96,7 @@ static int prompt_fits(Build *b) {
 
 static Status answer_sequence(Build *b, const JsonDoc *doc, const char *answer, Sequence *out) {
     TRY(check_answer(b, doc, answer));
-    TRY(render_answer(&b->render, answer));
+    TRY(render_status(doc, render_answer(&b->render, answer)));
     if (b->render.ids.n - b->render.n_prompt < 2)
         return json_fail(doc, NULL, "nothing to train on: an answer has no token but its end");
     *out = copy_sequence(&b->scratch, &b->render);
@@ -110,7 +111,7 @@ static int same_ids(const Sequence *a, const Sequence *b) {
 static Status prompted_row(Build *b, const JsonDoc *doc, const Example *e, Row *row,
                            Outcome *outcome) {
     Renderer *r = &b->render;
-    TRY(render_prompt(r, e));
+    TRY(render_status(doc, render_prompt(r, e)));
     row->prompt = arena_strndup(&b->scratch, r->text.s, r->text.len);
     row->completion = e->answer[0];
     if (r->n_prompt < 1) return json_fail(doc, NULL, "the prompt has no token");
@@ -134,13 +135,14 @@ static Status whole_row(Build *b, const JsonDoc *doc, const Example *e, Row *row
                         Outcome *outcome) {
     Renderer *r = &b->render;
     int trained = 0;
-    TRY(render_all(r, e, &row->completion));
+    TRY(render_status(doc, render_all(r, e, &row->completion)));
     for (int i = 0; i < e->n; i++)
         if (e->is_text || e->turn[i].role == ROLE_ASSISTANT)
             TRY(check_answer(b, doc, e->turn[i].content));
     row->prompt = arena_strndup(&b->scratch, r->text.s, r->prompt_text);
     if (!prompt_fits(b)) *outcome = ROW_LONG;
-    for (int i = 1; i < r->ids.n; i++) trained += r->trained.s[i] && r->ids.v[i] != r->end;
+    for (int i = 1; i < r->ids.n; i++)
+        trained += r->trained.s[i] && !tokenizer_is_eos(r->t, r->ids.v[i]);
     if (!trained) return json_fail(doc, NULL, "nothing to train on: there is no token but the end");
     row->a = copy_sequence(&b->scratch, r);
     return OK;
@@ -345,20 +347,11 @@ static Status write_rejects(const char *rejects_path, const char *path, const Te
 
 /* ---- a data set ---- */
 
-static void warn_layout(const DataConfig *cfg, const Tokenizer *t) {
-    int has_markers = tokenizer_id(t, "<|im_start|>") >= 0 && tokenizer_id(t, "<|im_end|>") >= 0;
-    if (tokenizer_chat_template(t)[0] && !has_markers &&
-        (!cfg->layout || strcmp(cfg->layout, "plain")))
-        log_warn(
-            "the tokenizer's chat template is not chatml and is not used: messages are written in the plain layout");
-}
-
 Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind kind,
                     const Tokenizer *t, const char *rejects_path) {
     Text name = {0};
     Build b = {.d = d, .cfg = cfg, .path = path};
     *d = (Dataset){0};
-    warn_layout(cfg, t);
     Status s = cache_name(&name, cfg, path, kind, t);
     if (s == OK && (!name.len || !cache_load(d, &b.rejects, name.s))) {
         d->kind = kind;

@@ -8,9 +8,10 @@
  * rejected} {chosen, rejected}; prompts and answers are strings or lists of role/content. Layouts:
  * plain puts a string prompt and its answer together as they are, and messages as blocks
  * "System:\n...\n\n", "User:\n...\n\n", "Assistant:\n...<eos>\n\n"; chatml is
- * <|im_start|>role\n...<|im_end|>\n, a string prompt being one message of the user. auto takes
- * chatml when the tokenizer has these two tokens and the row holds messages or the tokenizer has a
- * chat template. */
+ * <|im_start|>role\n...<|im_end|>\n, a string prompt being one message of the user. auto lets the
+ * model's own chat template write prompts and messages, a string being one message of the user;
+ * without one it takes chatml when the tokenizer has these two tokens and the row holds messages,
+ * else plain. */
 #ifndef DATASET_H
 #define DATASET_H
 

@@ -10,7 +10,7 @@
 #include "core/base/log.h"
 #include "datasets/dataset_parts.h"
 
-enum { CACHE_VERSION = 1 };
+enum { CACHE_VERSION = 2 };
 static const char magic[8] = "RLHFROWS";
 static const size_t CACHE_MAX = (size_t)8 << 30;
 

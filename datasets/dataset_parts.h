@@ -1,17 +1,19 @@
 /* dataset_parts.h - what a data set is made from; private to the files of the data set.
  *
  * a JSON row -> Example (turns and answers, whatever shape the row had) -> Renderer (text and ids
- * in one layout) -> Row. */
+ * in one layout, or by the model's own template) -> Row. */
 #ifndef DATASET_PARTS_H
 #define DATASET_PARTS_H
 
 #include <stdint.h>
 #include "datasets/dataset.h"
+#include "datasets/template.h"
 
 typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT } Role;
 typedef struct {
     Role role;
     const char *content;
+    const Json *message; /* all that the row says of it; NULL when it was a string */
 } Turn;
 
 /* ---- dataset_shapes.c ---- */
@@ -46,6 +48,10 @@ typedef struct {
     Text pending; /* text that is not encoded yet */
     int n_prompt; /* ids before the first trained one */
     size_t prompt_text;
+    int templated;      /* the model's template writes this example */
+    ChatTemplate *chat; /* opened when it is first needed */
+    JinjaOutput out;
+    Text messages; /* the conversation as JSON, its ] not there yet */
 } Renderer;
 
 void renderer_init(Renderer *r, const Tokenizer *t, const DataConfig *cfg);
@@ -58,6 +64,16 @@ Status render_answer(Renderer *r, const char *answer);
 /* A whole conversation up to its last assistant turn, or a text; *first is the first trained
  * answer. */
 Status render_all(Renderer *r, const Example *e, const char **first);
+
+void renderer_mark(Renderer *r, int trained); /* the ids that have no flag yet */
+/* Puts the row's place before the sentence of what a renderer refused about it. */
+Status render_status(const JsonDoc *doc, Status s);
+
+/* ---- dataset_template.c: the same three by the model's template ---- */
+
+Status template_prompt(Renderer *r, const Example *e);
+Status template_answer(Renderer *r, const char *answer);
+Status template_all(Renderer *r, const Example *e, const char **first);
 
 /* ---- dataset_cache.c ---- */
 

@@ -5,6 +5,9 @@
  * chatml: <|im_start|>role\n...<|im_end|>\n for every turn, the opening <|im_start|>assistant\n for
  * the answer; a string prompt is one message of the user.
  *
+ * With the layout auto a model that has a template of its own is written by that
+ * (dataset_template.c).
+ *
  * Text is cut where an answer starts and ends and the parts are encoded by themselves, as
  * generation does it. Data never becomes a special token: markers are put in by id, everything else
  * is encoded with special-token parsing off. */
@@ -41,23 +44,35 @@ void renderer_release(Renderer *r) {
     text_release(&r->trained);
     text_release(&r->text);
     text_release(&r->pending);
+    text_release(&r->messages);
+    jinja_output_release(&r->out);
+    chat_template_release(r->chat);
+}
+
+/* A template that cannot be read is no fault of a row. */
+static Status use_template(Renderer *r) {
+    r->templated = 1;
+    if (r->chat || chat_template_of(&r->chat, r->t) == OK) return OK;
+    return status_context(
+        E_USAGE, "the model's own template cannot be used (the layouts plain and chatml can)");
 }
 
 static Status choose_layout(Renderer *r, const Example *e) {
     const char *layout = r->cfg->layout && r->cfg->layout[0] ? r->cfg->layout : "auto";
     int has_markers = r->im_start >= 0 && r->im_end >= 0;
-    r->chatml = !strcmp(layout, "chatml") || (!strcmp(layout, "auto") && has_markers &&
-                                              (e->is_chat || tokenizer_chat_template(r->t)[0]));
+    int automatic = !strcmp(layout, "auto");
+    r->templated = 0;
+    r->chatml = !strcmp(layout, "chatml") || (automatic && has_markers && e->is_chat);
     if (e->is_text) r->chatml = 0;
     if (r->chatml && !has_markers)
         return status_fail(E_USAGE,
                            "the layout chatml needs a tokenizer with <|im_start|> and <|im_end|>");
     r->end = r->chatml ? r->im_end : tokenizer_eos(r->t);
     if (r->end < 0) return status_fail(E_USAGE, "the tokenizer names no end-of-sequence token");
-    return OK;
+    return automatic && !e->is_text && tokenizer_chat_template(r->t)[0] ? use_template(r) : OK;
 }
 
-static void mark(Renderer *r, int trained) {
+void renderer_mark(Renderer *r, int trained) {
     char flag = (char)trained;
     while (r->trained.len < (size_t)r->ids.n) text_add_bytes(&r->trained, &flag, 1);
 }
@@ -68,14 +83,14 @@ static Status flush(Renderer *r, int trained) {
         text_add_bytes(&r->text, r->pending.s, r->pending.len);
         text_clear(&r->pending);
     }
-    mark(r, trained);
+    renderer_mark(r, trained);
     return OK;
 }
 
 static Status special(Renderer *r, int id, int trained) {
     TRY(flush(r, 0));
     ids_add(&r->ids, id);
-    mark(r, trained);
+    renderer_mark(r, trained);
     return tokenizer_decode(r->t, &id, 1, 1, &r->text);
 }
 
@@ -86,7 +101,7 @@ static Status start(Renderer *r, const Example *e) {
     text_clear(&r->text);
     text_clear(&r->pending);
     r->n_prompt = -1;
-    return !r->chatml && r->bos >= 0 ? special(r, r->bos, 0) : OK;
+    return !r->templated && !r->chatml && r->bos >= 0 ? special(r, r->bos, 0) : OK;
 }
 
 static Status open_turn(Renderer *r, Role role) {
@@ -137,6 +152,7 @@ static void prompt_ends_here(Renderer *r) {
 
 Status render_prompt(Renderer *r, const Example *e) {
     TRY(start(r, e));
+    if (r->templated) return template_prompt(r, e);
     TRY(put_system(r, e));
     if (!r->chatml && !e->is_chat) {
         text_add(&r->pending, e->turn[0].content);
@@ -159,7 +175,7 @@ Status render_answer(Renderer *r, const char *answer) {
     r->ids.n = r->n_prompt;
     r->trained.len = (size_t)r->n_prompt;
     r->text.len = r->prompt_text;
-    return put_answer(r, answer);
+    return r->templated ? template_answer(r, answer) : put_answer(r, answer);
 }
 
 static Status render_text(Renderer *r, const Example *e) {
@@ -175,6 +191,7 @@ Status render_all(Renderer *r, const Example *e, const char **first) {
     TRY(start(r, e));
     *first = e->turn[0].content;
     if (e->is_text) return render_text(r, e);
+    if (r->templated) return template_all(r, e, first);
     TRY(put_system(r, e));
     for (int i = 0; i < e->n; i++) {
         const Turn *t = &e->turn[i];
@@ -193,6 +210,15 @@ Status render_all(Renderer *r, const Example *e, const char **first) {
     return OK; /* what is pending stands behind the last end and is left out */
 }
 
+Status render_status(const JsonDoc *doc, Status s) {
+    if (s != E_FORMAT) return s;
+    Text why = {0};
+    text_add(&why, status_message());
+    s = json_fail(doc, NULL, "%s", why.s);
+    text_release(&why);
+    return s;
+}
+
 Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
                      const Json *prompt, Ids *out, Text *rendered) {
     Example e = {0};
@@ -200,7 +226,7 @@ Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *d
     Renderer r;
     renderer_init(&r, t, cfg);
     Status s = example_prompt(&e, &arena, doc, prompt);
-    if (s == OK) s = render_prompt(&r, &e);
+    if (s == OK) s = render_status(doc, render_prompt(&r, &e));
     for (int i = 0; s == OK && i < r.ids.n; i++) ids_add(out, r.ids.v[i]);
     if (s == OK && rendered) text_add_bytes(rendered, r.text.s ? r.text.s : "", r.text.len);
     renderer_release(&r);

@@ -47,6 +47,7 @@ static Status read_turns(Turn **turns, int *n, Arena *a, const JsonDoc *doc, con
         if (t->role != ROLE_SYSTEM && is_empty(content))
             return json_fail(doc, m, "an empty message");
         t->content = content;
+        t->message = m;
         ++*n;
     }
     return *n ? OK : json_fail(doc, list, "a list of messages without a message");
@@ -66,7 +67,7 @@ static Status set_string(Example *e, Arena *a, const JsonDoc *doc, const Json *n
     const char *s = json_str(n);
     if (is_empty(s)) return json_fail(doc, n, "an empty prompt");
     e->turn = arena_alloc(a, sizeof(*e->turn));
-    e->turn[0] = (Turn){ROLE_USER, s};
+    e->turn[0] = (Turn){ROLE_USER, s, NULL};
     e->n = 1;
     return OK;
 }
@@ -155,7 +156,7 @@ static Status implicit_strings(Example *e, Arena *a, const JsonDoc *doc, const J
     char *prompt = arena_strndup(a, e->answer[0], n);
     if (is_empty(prompt)) return json_fail(doc, at, "chosen and rejected have no common prompt");
     e->turn = arena_alloc(a, sizeof(*e->turn));
-    e->turn[0] = (Turn){ROLE_USER, prompt};
+    e->turn[0] = (Turn){ROLE_USER, prompt, NULL};
     e->n = 1;
     for (int i = 0; i < 2; i++) {
         e->answer[i] += n;

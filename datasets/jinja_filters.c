@@ -87,9 +87,10 @@ static Status filter_indent(Eval *e, Value v, const Args *a, Value *out) {
     Value lines;
     Str by, text;
     int first = truth_of(a->v[1], 0), blank = truth_of(a->v[2], 0);
+    if (v.type == V_UNDEFINED) return undefined_fail(e, v);
+    if (v.type != V_STRING) return eval_fail(e, "a %s cannot be indented", value_kind(v));
     TRY(indention(e, a->v[0], &by));
-    TRY(value_text(e, v, &text));
-    TRY(str_concat(e, text, str_of("\n"), &text));
+    TRY(str_concat(e, v.s, str_of("\n"), &text));
     TRY(str_lines(e, text, 0, &lines));
     for (size_t i = 0; i < lines.list->n; i++) {
         Str line = lines.list->v[i].s;
@@ -168,7 +169,7 @@ static Status filter_float(Eval *e, Value v, const Args *a, Value *out) {
 
 static Status filter_abs(Eval *e, Value v, const Args *a, Value *out) {
     (void)a;
-    *out = v.type == V_FLOAT ? value_float(fabs(v.f)) : v;
+    *out = v.type == V_FLOAT ? value_float(fabs(v.f)) : value_int(v.i);
     if (is_whole(v)) return v.i < 0 ? value_arith(e, OP_SUB, value_int(0), v, out) : OK;
     return v.type == V_FLOAT ? OK : eval_fail(e, "a %s has no absolute value", value_kind(v));
 }

@@ -240,6 +240,7 @@ static Status filter_sort(Eval *e, Value v, const Args *a, Value *out) {
 
 static Status filter_dictsort(Eval *e, Value v, const Args *a, Value *out) {
     Value all, by = value_int(0);
+    if (v.type == V_UNDEFINED) return undefined_fail(e, v);
     TRY(filter_items(e, v, a, &all));
     if (a->v[1].type == V_STRING && str_is(a->v[1].s, "value"))
         by = value_int(1);

@@ -22,7 +22,8 @@ TEST(boolean, v.type == V_BOOL)
 TEST(true, v.type == V_BOOL && v.i)
 TEST(false, v.type == V_BOOL && !v.i)
 TEST(sequence, is_list(v) || v.type == V_STRING || v.type == V_DICT || v.type == V_UNDEFINED)
-TEST(callable, v.type == V_MACRO || v.type == V_FUNCTION || v.type == V_METHOD)
+TEST(callable,
+     v.type == V_UNDEFINED || v.type == V_MACRO || v.type == V_FUNCTION || v.type == V_METHOD)
 
 static Status compare_with(Eval *e, Value v, const Args *a, int least, int most, Value *out) {
     int order;

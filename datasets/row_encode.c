@@ -6,11 +6,12 @@
 /* A column that no row has: other shapes in the row do not count. */
 #define NO_COLUMN "\x7f"
 
-static Status render(const Tokenizer *t, const DataConfig *cfg, const Example *e, Ids *out) {
+static Status render(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
+                     const Example *e, Ids *out) {
     Renderer r;
     renderer_init(&r, t, cfg);
-    Status s = render_prompt(&r, e);
-    if (s == OK) s = render_answer(&r, e->answer[0]);
+    Status s = render_status(doc, render_prompt(&r, e));
+    if (s == OK) s = render_status(doc, render_answer(&r, e->answer[0]));
     for (int i = 0; s == OK && i < r.ids.n; i++) ids_add(out, r.ids.v[i]);
     renderer_release(&r);
     return s;
@@ -34,7 +35,7 @@ Status answer_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *d
         s = example_read(&e, &arena, &named, ROWS_PROMPTS, doc);
     }
     if (s == OK && !e.answer[0]) s = json_fail(doc, prompt, "the row has no \"%s\"", key);
-    if (s == OK) s = render(t, cfg, &e, out);
+    if (s == OK) s = render(t, cfg, doc, &e, out);
     arena_release(&arena);
     return s;
 }
@@ -49,7 +50,7 @@ Status conversation_encode(const Tokenizer *t, const DataConfig *cfg, const Json
     if (s == OK && !e.answer[0])
         s = json_fail(doc, json_get(json_root(doc), "messages"),
                       "the conversation ends without an answer of the assistant");
-    if (s == OK) s = render(t, cfg, &e, out);
+    if (s == OK) s = render(t, cfg, doc, &e, out);
     arena_release(&arena);
     return s;
 }

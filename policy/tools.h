@@ -15,5 +15,7 @@ Status score_main(
     char **argv); /* rows {"ids"}, {"prompt","completion"}, {"messages"}, {"text"} -> + "score" */
 Status tokenize_main(int argc, char **argv);   /* rows {"text"} -> + "ids" */
 Status detokenize_main(int argc, char **argv); /* rows {"ids"} -> + "text" */
+/* rows {"messages"} -> + "text" and "assistant_spans", or "error" */
+Status template_main(int argc, char **argv);
 
 #endif

@@ -17,7 +17,11 @@ static char dir[64];
 static Tokenizer *tok, *smol; /* without and with SmolLM2's chat template */
 
 static const char smol_template[] =
-    "{{ 'You are a helpful AI assistant named SmolLM, trained by Hugging Face' }}";
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 static void expect_ok(Status s) {
     if (s != OK) fail_msg("status %d: %s", s, status_message());
