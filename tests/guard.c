@@ -59,6 +59,8 @@ GUARD(rmsnorm_forward, (Backend * b, Buf o, Buf r, Buf x, Buf w, int N, int C, f
       (b, o, r, x, w, N, C, e))
 GUARD(rmsnorm_backward, (Backend * b, Buf dx, Buf dw, Buf d, Buf x, Buf w, Buf r, int N, int C),
       (b, dx, dw, d, x, w, r, N, C))
+GUARD(bias_forward, (Backend * b, Buf y, Buf w, int N, int O), (b, y, w, N, O))
+GUARD(bias_backward, (Backend * b, Buf dw, Buf dy, int N, int O), (b, dw, dy, N, O))
 GUARD(rope, (Backend * b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int k),
       (b, q, p, t, N, s, h, HS, k))
 GUARD(attention_forward,
@@ -113,8 +115,8 @@ Backend *guard_create(const char *dtype) {
         USE(matmul_forward);
     USE(matmul_backward_input), USE(matmul_backward_weight), USE(embedding_forward),
         USE(embedding_backward);
-    USE(rmsnorm_forward), USE(rmsnorm_backward), USE(rope), USE(attention_forward),
-        USE(attention_backward);
+    USE(rmsnorm_forward), USE(rmsnorm_backward), USE(bias_forward), USE(bias_backward), USE(rope),
+        USE(attention_forward), USE(attention_backward);
     USE(swiglu_forward), USE(swiglu_backward), USE(gather_rows), USE(scatter_rows),
         USE(head_forward), USE(head_backward);
     USE(score_forward), USE(score_backward), USE(kv_write), USE(attention_decode), USE(sample),

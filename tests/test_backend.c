@@ -77,6 +77,9 @@ static void whole_step_behind_the_guard(const char *dtype) {
                              .max_positions = 64,
                              .rope_theta = 1e4f,
                              .norm_eps = 1e-5f,
+                             .qkv_bias = 1,
+                             .o_bias = 1,
+                             .mlp_bias = 1,
                              .tied = 1,
                              .lm_head = 1,
                              .scores = 1,
@@ -322,6 +325,15 @@ static void run_layers(Bench *t, Size z) {
     b->add(b, sum, x, d, N * C);
 }
 
+static void run_biases(Bench *t, Size z) {
+    Backend *b = t->b;
+    size_t N = (size_t)z.N, C = (size_t)z.C;
+    Buf y = act_input(t, N * C), bias = input(t, C), dbias = input(t, C), dy = act_input(t, N * C);
+    b->bias_forward(b, y, bias, z.N, z.C);
+    b->bias_backward(b, dbias, dy, z.N, z.C);
+    b->bias_backward(b, (Buf){NULL, DT_F32}, dy, z.N, z.C);
+}
+
 static void run_rows(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, V = (size_t)z.O;
@@ -439,6 +451,56 @@ static void run_optimizer(Bench *t, Size z) {
     b->lerp(b, average, w, n, .25f);
 }
 
+/* sum of a fixed random number times each element of what an operation gives */
+typedef struct {
+    Backend *b;
+    float *x, *w, *c; /* inputs and the numbers */
+    Buf dx, dw;
+    int N, C;
+} Operation;
+
+static double bias_loss(void *ctx) {
+    Operation *o = ctx;
+    size_t n = (size_t)o->N * (size_t)o->C;
+    Buf y, bias;
+    double sum = 0.0;
+    float *out = malloc(n * sizeof *out);
+    assert_int_equal(o->b->alloc(o->b, &y, DT_F32, n, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &bias, DT_F32, (size_t)o->C, "test"), OK);
+    o->b->upload(o->b, y, o->x, n);
+    o->b->upload(o->b, bias, o->w, (size_t)o->C);
+    o->b->bias_forward(o->b, y, bias, o->N, o->C);
+    o->b->download(o->b, out, y, n);
+    for (size_t i = 0; i < n; i++) sum += (double)o->c[i] * out[i];
+    free(out);
+    o->b->release(o->b, &y);
+    o->b->release(o->b, &bias);
+    return sum;
+}
+
+static void the_gradient_of_a_bias(void **state) {
+    (void)state;
+    enum { ROWS = 7, WIDTH = 37 };
+    float x[ROWS * WIDTH], w[WIDTH], c[ROWS * WIDTH], dw[WIDTH];
+    fill_random(x, ROWS * WIDTH, 1, 1.0f);
+    fill_random(w, WIDTH, 2, 1.0f);
+    fill_random(c, ROWS * WIDTH, 3, 1.0f);
+    for (int k = 0; k < 3; k++) {
+        Operation o = {backend(kernels[k], "f32"), x, w, c, {0}, {0}, ROWS, WIDTH};
+        Buf dy;
+        if (!o.b) continue;
+        assert_int_equal(o.b->alloc(o.b, &dy, DT_F32, ROWS * WIDTH, "test"), OK);
+        assert_int_equal(o.b->alloc(o.b, &o.dw, DT_F32, WIDTH, "test"), OK);
+        o.b->upload(o.b, dy, c, ROWS * WIDTH);
+        o.b->bias_backward(o.b, o.dw, dy, ROWS, WIDTH);
+        o.b->download(o.b, dw, o.dw, WIDTH);
+        expect_gradient("bias", bias_loss, &o, w, dw, WIDTH, 1e-2, 1e-4);
+        o.b->release(o.b, &dy);
+        o.b->release(o.b, &o.dw);
+        backend_release(o.b);
+    }
+}
+
 static void an_average_moves_by_its_share(void **state) {
     (void)state;
     enum { MANY = 100003 }; /* several chunks, the last one short */
@@ -474,9 +536,9 @@ static const struct {
     double tolerance; /* in bf16: a store rounds by 2^-9, in the norm by 0.0017; gradients go
                          through several */
 } groups[] = {{"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
-              {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
-              {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
-              {"optimizer", run_optimizer, 1e-6}};
+              {"biases", run_biases, 4e-3},       {"rows", run_rows, 2.5e-3},
+              {"attention", run_attention, 8e-3}, {"decoding", run_decoding, 2.5e-3},
+              {"heads", run_heads, 4e-3},         {"optimizer", run_optimizer, 1e-6}};
 static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
                              {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
 enum { GROUPS = sizeof groups / sizeof *groups, SIZES = sizeof sizes / sizeof *sizes };
@@ -696,6 +758,7 @@ int main(void) {
         cmocka_unit_test(kernels_keep_to_their_outputs_and_agree),
         cmocka_unit_test(bf16_rounds_to_nearest_even),
         cmocka_unit_test(bf16_is_f32_but_for_rounding),
+        cmocka_unit_test(the_gradient_of_a_bias),
         cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),

@@ -300,6 +300,30 @@ static void rmsnorm(void **state) {
     }
 }
 
+static void biases(void **state) {
+    (void)state;
+    const int shapes[][2] = {{1, 8}, {3, 37}, {65, 40}, {300, 600}};
+    for (int i = 0; i < 4; i++) {
+        int N = shapes[i][0], O = shapes[i][1];
+        size_t n = (size_t)N * O;
+        Two y = activations(n), w = masters((size_t)O), dw = floats((size_t)O), dy = activations(n);
+        cpu->bias_forward(cpu, y.c, w.c, N, O);
+        gpu->bias_forward(gpu, y.g, w.g, N, O);
+        close_to("bias_forward", y, 1e-6, .005);
+        cpu->bias_backward(cpu, dw.c, dy.c, N, O);
+        gpu->bias_backward(gpu, dw.g, dy.g, N, O);
+        close_to("bias_backward", dw, 2e-5, 2e-5);
+        gpu->bias_backward(gpu, (Buf){NULL, DT_F32}, dy.g, N, O);
+        if (dtype == DT_BF16) { /* a frozen network's biases */
+            Two frozen = activations((size_t)O), z = activations(n);
+            cpu->bias_forward(cpu, z.c, frozen.c, N, O);
+            gpu->bias_forward(gpu, z.g, frozen.g, N, O);
+            close_to("bias_forward of a bf16 bias", z, 1e-6, .005);
+        }
+        release_all();
+    }
+}
+
 static void rotary_and_swiglu(void **state) {
     (void)state;
     const int shapes[][3] = {{5, 3, 6}, {33, 4, 64}, {17, 2, 80}}; /* N, heads, HS */
@@ -604,6 +628,9 @@ static const ModelConfig small = {.V = 61,
                                   .max_positions = 64,
                                   .rope_theta = 1e4f,
                                   .norm_eps = 1e-5f,
+                                  .qkv_bias = 1,
+                                  .o_bias = 1,
+                                  .mlp_bias = 1,
                                   .tied = 1,
                                   .lm_head = 1,
                                   .scores = 1,
@@ -799,6 +826,7 @@ static int run_all(Dtype t) {
         cmocka_unit_test(products),
         cmocka_unit_test(embedding),
         cmocka_unit_test(rmsnorm),
+        cmocka_unit_test(biases),
         cmocka_unit_test(rotary_and_swiglu),
         cmocka_unit_test(attention),
         cmocka_unit_test(decoding),

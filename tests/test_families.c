@@ -23,7 +23,10 @@
 static const struct {
     const char *name;
     Family family;
-} families[] = {{"llama3", FAMILY_LLAMA}, {"mistral", FAMILY_MISTRAL}};
+} families[] = {{"llama3", FAMILY_LLAMA},
+                {"mistral", FAMILY_MISTRAL},
+                {"llama_bias", FAMILY_LLAMA},
+                {"qwen2", FAMILY_QWEN2}};
 enum { FAMILIES = sizeof families / sizeof *families, N_MAX = 64, LONGEST = 32 };
 
 typedef struct {

@@ -61,13 +61,14 @@ static void expect_same(const ModelConfig *a, const ModelConfig *b) {
             text[i], sizeof(text[i]),
             "%d %d %d %d %d %d %d, %d positions, theta %.9g eps %.9g std %.9g, tied %d "
             "lm_head %d scores %d, bos %d pad %d, mean %.17g std %.17g, family %d window %d, "
+            "biases %d %d %d, "
             "rope %d %g %g %g %d, eos",
             m[i]->V, m[i]->C, m[i]->L, m[i]->NH, m[i]->NKV, m[i]->HS, m[i]->FF, m[i]->max_positions,
             (double)m[i]->rope_theta, (double)m[i]->norm_eps, (double)m[i]->init_std, m[i]->tied,
             m[i]->lm_head, m[i]->scores, m[i]->bos, m[i]->pad, m[i]->score_mean, m[i]->score_std,
-            m[i]->family, m[i]->sliding_window, m[i]->rope.type, (double)m[i]->rope.factor,
-            (double)m[i]->rope.low_freq_factor, (double)m[i]->rope.high_freq_factor,
-            m[i]->rope.original);
+            m[i]->family, m[i]->sliding_window, m[i]->qkv_bias, m[i]->o_bias, m[i]->mlp_bias,
+            m[i]->rope.type, (double)m[i]->rope.factor, (double)m[i]->rope.low_freq_factor,
+            (double)m[i]->rope.high_freq_factor, m[i]->rope.original);
         for (int e = 0; e < m[i]->n_eos; e++)
             n += snprintf(text[i] + n, sizeof(text[i]) - (size_t)n, " %d", m[i]->eos[e]);
     }
@@ -274,6 +275,16 @@ static void test_families_are_written_and_read_back(void **state) {
         cfg.lm_head = !scores, cfg.scores = scores;
         cfg.rope = (RopeScaling){ROPE_LLAMA3, 8.0f, 1.0f, 4.0f, 64};
         expect_written(cfg);
+        cfg.qkv_bias = cfg.o_bias = 1;
+        expect_written(cfg);
+        cfg.mlp_bias = 1;
+        expect_written(cfg);
+        cfg.o_bias = cfg.mlp_bias = 0;
+        cfg.family = FAMILY_QWEN2;
+        cfg.HS = 6;
+        expect_written(cfg);
+        cfg.HS = 10;
+        cfg.qkv_bias = 0;
         cfg.rope = (RopeScaling){.type = ROPE_LINEAR, .factor = 2.5f};
         cfg.family = FAMILY_MISTRAL;
         expect_written(cfg);
@@ -444,9 +455,11 @@ static void test_config_rules_refuse(void **state) {
         {"\"rope_scaling\": null", "\"rope_parameters\": {\"full_attention\": {}}",
          "full_attention"},
         {"\"rope_theta\": 500.0", "\"rope_theta\": 0", "rope_theta"},
-        {"\"attention_bias\": false", "\"attention_bias\": true", "attention_bias"},
+        {"\"llama\", \"vocab_size\": 61",
+         "\"mistral\", \"attention_bias\": true, \"vocab_size\": 61", "attention_bias"},
+        {"\"llama\"", "\"qwen2\", \"use_sliding_window\": true", "use_sliding_window"},
         {"\"attention_bias\": false", "\"attention_bias\": 1", "attention_bias"},
-        {"\"mlp_bias\": false", "\"mlp_bias\": true", "mlp_bias"},
+        {"\"mlp_bias\": false", "\"mlp_bias\": 1", "mlp_bias"},
         {"\"mlp_bias\": false", "\"sliding_window\": 64", "sliding_window"},
         {"\"mlp_bias\": false", "\"use_sliding_window\": true", "use_sliding_window"},
         {"\"mlp_bias\": false", "\"quantization_config\": {\"bits\": 4}", "quantization_config"},

@@ -5,9 +5,10 @@
  * gradients of weights, without exception; a weight gradient whose Buf is NULL is not wanted.
  *
  * Storage types. Activations, their gradients, packed weights and cached keys and values are of
- * b->dtype, f32 or bf16; arithmetic is f32 and rounds where it stores. Weights (Mat.w and the w of
- * embedding, norm and score), their gradients and moments are f32; in a frozen network weights may
- * be of b->dtype too. rstd, lse, logits, HeadOut, HeadGrad, score and dscore are f32 always.
+ * b->dtype, f32 or bf16; arithmetic is f32 and rounds where it stores. Weights (Mat.w, biases and
+ * the w of embedding, norm and score), their gradients and moments are f32; in a frozen network
+ * weights may be of b->dtype too. rstd, lse, logits, HeadOut, HeadGrad, score and dscore are f32
+ * always.
  *
  * Shape letters: N tokens in a packed batch, S sequences, R rows asked of the head, C channels, NH
  * query heads, NKV key/value heads, HS head size, FF feed-forward width, V vocabulary, K x O a
@@ -127,6 +128,8 @@ struct Backend {
     void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps);
     void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
                              int C);
+    void (*bias_forward)(Backend *b, Buf y, Buf bias, int N, int O);    /* y[N,O] += bias */
+    void (*bias_backward)(Backend *b, Buf dbias, Buf dy, int N, int O); /* += dy, over tokens */
     /* in place on the first `heads` heads of each row of qkv [N, stride]; table [positions][HS]:
      * cos HS/2, sin HS/2 (Su et al. 2021, rotate-half). backward rotates by the opposite angle. */
     void (*rope)(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,

@@ -8,7 +8,11 @@
 
 enum { EOS_MAX = 8 };
 
-typedef enum { FAMILY_LLAMA, FAMILY_MISTRAL } Family; /* what config.json is written as */
+typedef enum {
+    FAMILY_LLAMA,
+    FAMILY_MISTRAL,
+    FAMILY_QWEN2
+} Family; /* what config.json is written as */
 
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
 typedef struct { /* how angles are slowed down for more positions; default: all 0 */
@@ -25,9 +29,11 @@ typedef struct {
     int sliding_window; /* attention sees so many positions back, 0 = all */
     float rope_theta, norm_eps;
     RopeScaling rope;
-    int tied;    /* the head is the embedding */
-    int lm_head; /* has a language-model head */
-    int scores;  /* outputs of the scalar head, 0 = none */
+    int qkv_bias, o_bias, mlp_bias; /* products with a bias: q, k, v; what follows attention; all
+                                       three of the feed-forward */
+    int tied;                       /* the head is the embedding */
+    int lm_head;                    /* has a language-model head */
+    int scores;                     /* outputs of the scalar head, 0 = none */
     float init_std;
     int bos, pad; /* -1 none; carried for config.json */
     int eos[EOS_MAX], n_eos;

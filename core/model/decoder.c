@@ -11,6 +11,18 @@ static KvLayer kv_layer(const KvCache *kv, int l) {
     return (KvLayer){kv->keys[l], kv->values[l], kv->table, kv->max_pages};
 }
 
+/* y = x w^T + bias, where there is one */
+static void product(Network *net, Buf y, Buf x, Mat w, Buf bias) {
+    net->b->matmul_forward(net->b, y, x, w, net->ws->N);
+    if (bias.ptr) net->b->bias_forward(net->b, y, bias, net->ws->N, w.O);
+}
+
+/* what a product's weights and bias gain; x is its input, dy the gradient of its output */
+static void product_backward(Network *net, Buf dw, Buf dbias, Buf dy, Buf x, Mat w) {
+    net->b->matmul_backward_weight(net->b, dw, dy, x, net->ws->N, w.O, w.K);
+    if (dbias.ptr) net->b->bias_backward(net->b, dbias, dy, net->ws->N, w.O);
+}
+
 /* y = x + attention(norm(x)); out = y + mlp(norm(y)) */
 static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, KvCache *kv,
                           int decode) {
@@ -22,7 +34,7 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     int N = ws->N, stride = config_qkv_rows(m);
 
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
-    b->matmul_forward(b, s->qkv, ws->norm, w->qkv, N);
+    product(net, s->qkv, ws->norm, w->qkv, t->bq);
     b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
     if (kv)
         b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV,
@@ -32,13 +44,13 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
                             m->NH, m->NKV, m->HS);
     else
         b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
-    b->matmul_forward(b, ws->proj, s->att, w->o, N);
+    product(net, ws->proj, s->att, w->o, t->bo);
     b->add(b, s->xm, x, ws->proj, (size_t)N * m->C);
 
     b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
-    b->matmul_forward(b, s->gate_up, ws->norm, w->gate_up, N);
+    product(net, s->gate_up, ws->norm, w->gate_up, t->b_gate);
     b->swiglu_forward(b, ws->h, s->gate_up, N, m->FF);
-    b->matmul_forward(b, ws->proj, ws->h, w->down, N);
+    product(net, ws->proj, ws->h, w->down, t->b_down);
     b->add(b, out, s->xm, ws->proj, (size_t)N * m->C);
 }
 
@@ -63,22 +75,22 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     size_t NC = (size_t)N * m->C;
 
     b->swiglu_forward(b, ws->h, s->gate_up, N, m->FF);
-    b->matmul_backward_weight(b, g->w_down, dx, ws->h, N, m->C, m->FF);
+    product_backward(net, g->w_down, g->b_down, dx, ws->h, w->down);
     b->matmul_backward_input(b, ws->dh, dx, w->down, N);
     b->swiglu_backward(b, ws->dgate_up, ws->dh, s->gate_up, N, m->FF);
     b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
-    b->matmul_backward_weight(b, g->w_gate, ws->dgate_up, ws->norm, N, 2 * m->FF, m->C);
+    product_backward(net, g->w_gate, g->b_gate, ws->dgate_up, ws->norm, w->gate_up);
     b->matmul_backward_input(b, ws->dnorm, ws->dgate_up, w->gate_up, N);
     b->rmsnorm_backward(b, ws->dtmp, g->mlp_norm, ws->dnorm, s->xm, t->mlp_norm, s->rstd2, N, m->C);
     b->add(b, dx, dx, ws->dtmp, NC);
 
-    b->matmul_backward_weight(b, g->wo, dx, s->att, N, m->C, m->NH * m->HS);
+    product_backward(net, g->wo, g->bo, dx, s->att, w->o);
     b->matmul_backward_input(b, ws->datt, dx, w->o, N);
     b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
                           m->NH, m->NKV, m->HS);
     b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
-    b->matmul_backward_weight(b, g->wq, ws->dqkv, ws->norm, N, QKV, m->C);
+    product_backward(net, g->wq, g->bq, ws->dqkv, ws->norm, w->qkv);
     b->matmul_backward_input(b, ws->dnorm, ws->dqkv, w->qkv, N);
     b->rmsnorm_backward(b, ws->dtmp, g->attn_norm, ws->dnorm, x, t->attn_norm, s->rstd1, N, m->C);
     b->add(b, dx, dx, ws->dtmp, NC);

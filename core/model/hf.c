@@ -211,7 +211,7 @@ static Status write_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
 }
 
 static Status write_weights(const Weights *w, const char *dir) {
-    size_t most = 9 * (size_t)w->cfg.L + 8;
+    size_t most = (sizeof(LayerTensors) / sizeof(Buf)) * (size_t)w->cfg.L + 8;
     char path[1200];
     Entries e = {calloc(most, sizeof *e.entries), calloc(most, sizeof *e.names), 0};
     Save save = {.b = w->b, .host = malloc(PIECE * sizeof(float))};

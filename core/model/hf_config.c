@@ -16,6 +16,7 @@ static const struct {
 } families[] = {
     [FAMILY_LLAMA] = {"llama", "Llama", 0, 0},
     [FAMILY_MISTRAL] = {"mistral", "Mistral", 8, 4096},
+    [FAMILY_QWEN2] = {"qwen2", "Qwen2", 32, 0},
 };
 enum { FAMILIES = sizeof families / sizeof *families };
 
@@ -46,13 +47,13 @@ static int is_set(const Json *n) {
     return n && json_type(n) != JSON_NULL;
 }
 
-/* Only mistral's config means what it says without another switch. */
+/* Only mistral's config means what it says without another switch; qwen's is off, or refused. */
 static Status read_window(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     const Json *window = json_get(root, "sliding_window");
     m->sliding_window = families[m->family].sliding_window;
     if (!window) return OK;
     m->sliding_window = 0;
-    if (!is_set(window)) return OK;
+    if (!is_set(window) || m->family == FAMILY_QWEN2) return OK;
     if (m->family != FAMILY_MISTRAL)
         return json_fail(doc, window,
                          "sliding_window is set: sliding-window attention is not supported yet");
@@ -62,12 +63,15 @@ static Status read_window(ModelConfig *m, const JsonDoc *doc, const Json *root) 
 }
 
 /* Keys that change the mathematics and that we do not compute: refused unless they say "off". */
-static Status refuse_unsupported(const JsonDoc *doc, const Json *root) {
-    static const char *const must_be_false[] = {"attention_bias", "mlp_bias", "use_sliding_window"};
+static Status refuse_unsupported(const ModelConfig *m, const JsonDoc *doc, const Json *root) {
+    const char *const must_be_false[] = {"use_sliding_window",
+                                         m->family == FAMILY_LLAMA ? NULL : "attention_bias",
+                                         m->family == FAMILY_LLAMA ? NULL : "mlp_bias"};
     for (size_t i = 0; i < sizeof must_be_false / sizeof *must_be_false; i++) {
-        const Json *n = json_get(root, must_be_false[i]);
-        int off = !n || json_type(n) == JSON_NULL || (json_type(n) == JSON_BOOL && !json_bool(n));
-        if (!off) return json_fail(doc, n, "%s is true: not supported yet", must_be_false[i]);
+        const Json *n = must_be_false[i] ? json_get(root, must_be_false[i]) : NULL;
+        if (is_set(n) && (json_type(n) != JSON_BOOL || json_bool(n)))
+            return json_fail(doc, n, "%s is true: not supported for %s", must_be_false[i],
+                             families[m->family].type);
     }
     const Json *act = json_get(root, "hidden_act"), *types = json_get(root, "layer_types");
     const Json *quantized = json_get(root, "quantization_config");
@@ -80,6 +84,17 @@ static Status refuse_unsupported(const JsonDoc *doc, const Json *root) {
                          "quantization_config is set: quantized weights are read from GGUF only");
     if (act && (json_type(act) != JSON_STRING || strcmp(json_str(act), "silu")))
         return json_fail(doc, act, "hidden_act must be \"silu\"");
+    return OK;
+}
+
+static Status read_biases(ModelConfig *m, const JsonDoc *doc, const Json *root) {
+    m->qkv_bias = m->family == FAMILY_QWEN2;
+    if (m->family != FAMILY_LLAMA) return OK;
+    if (is_set(json_get(root, "attention_bias")))
+        TRY(json_get_bool(doc, root, "attention_bias", JSON_OPTIONAL, &m->qkv_bias));
+    if (is_set(json_get(root, "mlp_bias")))
+        TRY(json_get_bool(doc, root, "mlp_bias", JSON_OPTIONAL, &m->mlp_bias));
+    m->o_bias = m->qkv_bias;
     return OK;
 }
 
@@ -250,7 +265,8 @@ Status config_read(ModelConfig *m, const JsonDoc *doc) {
     TRY(read_family(m, doc, root));
     TRY(read_shape(m, doc, root));
     TRY(read_window(m, doc, root));
-    TRY(refuse_unsupported(doc, root));
+    TRY(refuse_unsupported(m, doc, root));
+    TRY(read_biases(m, doc, root));
     TRY(read_rope(m, doc, root));
     TRY(read_eos(m, doc, root));
     TRY(read_heads(m, doc, root));
@@ -300,9 +316,10 @@ static void put_bool(Text *t, const char *key, int v) {
 /* Keys that only some families have; a class's default must be written where it is not ours. */
 static void put_family(Text *t, const ModelConfig *m) {
     if (m->family == FAMILY_LLAMA) {
-        put_bool(t, "attention_bias", 0);
-        put_bool(t, "mlp_bias", 0);
+        put_bool(t, "attention_bias", m->qkv_bias);
+        put_bool(t, "mlp_bias", m->mlp_bias);
     }
+    if (m->family == FAMILY_QWEN2) put_bool(t, "use_sliding_window", 0);
     if (m->family == FAMILY_MISTRAL) {
         if (m->sliding_window)
             put_int(t, "sliding_window", m->sliding_window);

@@ -49,38 +49,58 @@ typedef struct {
 
 static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, int rows, int cols,
                         TensorInit init) {
+    int vector = init == INIT_ONE || init == INIT_ZERO;
+    const char *kind = init == INIT_ZERO ? "bias" : "weight";
     TensorInfo info = {.rows = rows,
                        .cols = cols,
-                       .vector = init == INIT_ONE,
-                       .decay = init != INIT_ONE,
+                       .vector = vector,
+                       .decay = !vector,
                        .init = init,
                        .offset = walk->offset};
     if (layer < 0)
-        snprintf(info.name, sizeof info.name, "%s.weight", name);
+        snprintf(info.name, sizeof info.name, "%s.%s", name, kind);
     else
-        snprintf(info.name, sizeof info.name, "model.layers.%d.%s.weight", layer, name);
+        snprintf(info.name, sizeof info.name, "model.layers.%d.%s.%s", layer, name, kind);
     walk->offset += (size_t)rows * (size_t)cols;
     return walk->visit(walk->ctx, &info, slot);
+}
+
+/* Neighbours are one product: q, k, v and gate, up; so are their biases. */
+static Status visit_attention(Walk *w, LayerTensors *y, int l) {
+    const ModelConfig *m = w->m;
+    int Q = m->NH * m->HS, KV = m->NKV * m->HS;
+    TRY(visit_one(w, &y->attn_norm, l, "input_layernorm", m->C, 1, INIT_ONE));
+    TRY(visit_one(w, &y->wq, l, "self_attn.q_proj", Q, m->C, INIT_NORMAL));
+    TRY(visit_one(w, &y->wk, l, "self_attn.k_proj", KV, m->C, INIT_NORMAL));
+    TRY(visit_one(w, &y->wv, l, "self_attn.v_proj", KV, m->C, INIT_NORMAL));
+    if (m->qkv_bias) {
+        TRY(visit_one(w, &y->bq, l, "self_attn.q_proj", Q, 1, INIT_ZERO));
+        TRY(visit_one(w, &y->bk, l, "self_attn.k_proj", KV, 1, INIT_ZERO));
+        TRY(visit_one(w, &y->bv, l, "self_attn.v_proj", KV, 1, INIT_ZERO));
+    }
+    TRY(visit_one(w, &y->wo, l, "self_attn.o_proj", m->C, Q, INIT_RESIDUAL));
+    return m->o_bias ? visit_one(w, &y->bo, l, "self_attn.o_proj", m->C, 1, INIT_ZERO) : OK;
+}
+
+static Status visit_mlp(Walk *w, LayerTensors *y, int l) {
+    const ModelConfig *m = w->m;
+    TRY(visit_one(w, &y->mlp_norm, l, "post_attention_layernorm", m->C, 1, INIT_ONE));
+    TRY(visit_one(w, &y->w_gate, l, "mlp.gate_proj", m->FF, m->C, INIT_NORMAL));
+    TRY(visit_one(w, &y->w_up, l, "mlp.up_proj", m->FF, m->C, INIT_NORMAL));
+    if (m->mlp_bias) {
+        TRY(visit_one(w, &y->b_gate, l, "mlp.gate_proj", m->FF, 1, INIT_ZERO));
+        TRY(visit_one(w, &y->b_up, l, "mlp.up_proj", m->FF, 1, INIT_ZERO));
+    }
+    TRY(visit_one(w, &y->w_down, l, "mlp.down_proj", m->C, m->FF, INIT_RESIDUAL));
+    return m->mlp_bias ? visit_one(w, &y->b_down, l, "mlp.down_proj", m->C, 1, INIT_ZERO) : OK;
 }
 
 Status tensors_visit(const ModelConfig *m, Tensors *t, TensorVisitor visit, void *ctx) {
     Walk w = {m, visit, ctx, 0};
     TRY(visit_one(&w, &t->tok_emb, -1, "model.embed_tokens", m->V, m->C, INIT_NORMAL));
     for (int l = 0; l < m->L; l++) {
-        LayerTensors *y = &t->layer[l];
-        TRY(visit_one(&w, &y->attn_norm, l, "input_layernorm", m->C, 1, INIT_ONE));
-        TRY(visit_one(&w, &y->wq, l, "self_attn.q_proj", m->NH * m->HS, m->C,
-                      INIT_NORMAL)); /* q, k, v: */
-        TRY(visit_one(&w, &y->wk, l, "self_attn.k_proj", m->NKV * m->HS, m->C,
-                      INIT_NORMAL)); /* neighbours, */
-        TRY(visit_one(&w, &y->wv, l, "self_attn.v_proj", m->NKV * m->HS, m->C,
-                      INIT_NORMAL)); /* one product */
-        TRY(visit_one(&w, &y->wo, l, "self_attn.o_proj", m->C, m->NH * m->HS, INIT_RESIDUAL));
-        TRY(visit_one(&w, &y->mlp_norm, l, "post_attention_layernorm", m->C, 1, INIT_ONE));
-        TRY(visit_one(&w, &y->w_gate, l, "mlp.gate_proj", m->FF, m->C,
-                      INIT_NORMAL)); /* gate, up: one product */
-        TRY(visit_one(&w, &y->w_up, l, "mlp.up_proj", m->FF, m->C, INIT_NORMAL));
-        TRY(visit_one(&w, &y->w_down, l, "mlp.down_proj", m->C, m->FF, INIT_RESIDUAL));
+        TRY(visit_attention(&w, &t->layer[l], l));
+        TRY(visit_mlp(&w, &t->layer[l], l));
     }
     TRY(visit_one(&w, &t->final_norm, -1, "model.norm", m->C, 1, INIT_ONE));
     if (m->lm_head && !m->tied)
@@ -193,8 +213,8 @@ Status weights_init_tensor(Weights *w, const TensorInfo *info, Buf slot, uint64_
     if (info->init == INIT_RESIDUAL) std /= sqrtf(2.0f * (float)m->L);
     if (info->init == INIT_SCORE) std = 1.0f / sqrtf((float)m->C + 1.0f);
     for (size_t i = 0; i < count; i++)
-        host[i] =
-            info->init == INIT_ONE ? 1.0f : std * rng_normal(seed, RNG_INIT, (uint64_t)index, i);
+        host[i] = info->vector ? (float)(info->init == INIT_ONE)
+                               : std * rng_normal(seed, RNG_INIT, (uint64_t)index, i);
     w->b->upload(w->b, slot, host, count);
     free(host);
     return OK;

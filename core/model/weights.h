@@ -11,6 +11,7 @@
 
 typedef struct {
     Buf attn_norm, wq, wk, wv, wo, mlp_norm, w_gate, w_up, w_down;
+    Buf bq, bk, bv, bo, b_gate, b_up, b_down; /* NULL where the model has none */
 } LayerTensors;
 
 typedef struct { /* weights, or gradients of the same shape */
@@ -22,6 +23,7 @@ typedef enum {
     INIT_NORMAL,
     INIT_RESIDUAL /* std / sqrt(2L) */,
     INIT_ONE,
+    INIT_ZERO, /* a bias */
     INIT_SCORE /* 1/sqrt(C+1) */
 } TensorInit;
 

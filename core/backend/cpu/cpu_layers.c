@@ -1,7 +1,7 @@
-/* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
- * SwiGLU (Shazeer 2020): what stands between the products. Tokens are split over threads in the
- * forwards and in gradients of activations, columns in gradients of weights, whose chains run over
- * tokens in order. */
+/* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019), biases, rotary positions (Su et al.
+ * 2021), SwiGLU (Shazeer 2020): what stands between the products. Tokens are split over threads in
+ * the forwards and in gradients of activations, columns in gradients of weights, whose chains run
+ * over tokens in order. */
 #include "core/backend/cpu/act.h"
 
 typedef struct {
@@ -145,6 +145,43 @@ static void rmsnorm_backward(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w,
     CPU(parallel)(N, GRAIN, rmsnorm_dx, &r);
 }
 
+static void bias_rows(void *ctx, int first, int last) {
+    const Rows *r = ctx;
+    for (int n = first; n < last; n++) {
+        act *y_n = r->out + (size_t)n * r->C;
+        for (int c = 0; c < r->C; c += VW) {
+            int left = r->C - c;
+            astore_upto(y_n + c, aload_upto(y_n + c, left) + weights_upto(r->w, (size_t)c, left),
+                        left);
+        }
+    }
+}
+
+static void bias_forward(Backend *b, Buf y, Buf bias, int N, int O) {
+    (void)b;
+    Rows r = {.out = acts(y), .w = bias, .C = O};
+    CPU(parallel)(N, GRAIN, bias_rows, &r);
+}
+
+static void bias_columns(void *ctx, int first, int last) {
+    const Rows *r = ctx;
+    for (int n = 0; n < r->N; n++) {
+        const act *dy_n = r->dout + (size_t)n * r->C;
+        for (int c = first; c < last; c += VW) {
+            int left = last - c;
+            vf sum = vload_upto(r->dw + c, left, 0.0f) + aload_upto(dy_n + c, left);
+            vstore_upto(r->dw + c, sum, left);
+        }
+    }
+}
+
+static void bias_backward(Backend *b, Buf dbias, Buf dy, int N, int O) {
+    (void)b;
+    if (!dbias.ptr) return;
+    Rows r = {.dw = f32(dbias), .dout = acts(dy), .N = N, .C = O};
+    CPU(parallel)(O, 64, bias_columns, &r);
+}
+
 typedef struct {
     act *qkv;
     const float *table;
@@ -238,6 +275,8 @@ void CPU(layers_page)(Backend *b) {
     b->embedding_backward = embedding_backward;
     b->rmsnorm_forward = rmsnorm_forward;
     b->rmsnorm_backward = rmsnorm_backward;
+    b->bias_forward = bias_forward;
+    b->bias_backward = bias_backward;
     b->rope = rope;
     b->swiglu_forward = swiglu_forward;
     b->swiglu_backward = swiglu_backward;

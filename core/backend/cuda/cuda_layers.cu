@@ -1,6 +1,6 @@
-/* cuda_layers.cu - embedding, RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
- * SwiGLU (Shazeer 2020), sums: what stands between the products and is bound by bandwidth. Rows are
- * read once where they fit into the registers of a team of threads. */
+/* cuda_layers.cu - embedding, RMSNorm (Zhang & Sennrich 2019), biases, rotary positions (Su et
+ * al. 2021), SwiGLU (Shazeer 2020), sums: what stands between the products and is bound by
+ * bandwidth. Rows are read once where they fit into the registers of a team of threads. */
 #include "core/backend/cuda/device.cuh"
 #include "core/backend/cuda/row.cuh"
 
@@ -361,6 +361,70 @@ static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dout, Buf x, Buf
     norm(cuda(page), a, true);
 }
 
+/* --- biases --- */
+
+template <class T, class WT, int W>
+static __global__ void __launch_bounds__(THREADS) bias_rows(T *y, const WT *bias, int O) {
+    T *y_n = y + (size_t)blockIdx.x * O;
+    for (int c = (int)threadIdx.x * W; c < O; c += (int)blockDim.x * W) {
+        float v[W], w[W];
+        load_few(v, y_n + c);
+        load_weights<T>(w, bias + c);
+#pragma unroll
+        for (int j = 0; j < W; j++) v[j] += w[j];
+        store_few(y_n + c, v);
+    }
+}
+
+template <class T, class WT> static void bias_add(CudaBackend *b, Buf y, Buf bias, int N, int O) {
+    constexpr int W = Pack<T>::N;
+    bool wide = wide_rows(O, W, y.ptr, bias.ptr);
+    auto *kernel = wide ? bias_rows<T, WT, W> : bias_rows<T, WT, 1>;
+    LAUNCH(b, kernel, N, row_threads(wide ? O / W : O), 0, as<T>(y), as<WT>(bias), O);
+}
+
+static void bias_forward(Backend *page, Buf y, Buf bias, int N, int O) {
+    CudaBackend *b = cuda(page);
+    if (N <= 0) return;
+    if (y.dtype == DT_F32)
+        bias_add<float, float>(b, y, bias, N, O);
+    else if (bias.dtype == DT_F32)
+        bias_add<bf16, float>(b, y, bias, N, O);
+    else
+        bias_add<bf16, bf16>(b, y, bias, N, O);
+}
+
+/* A thread per column and share of the tokens. */
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+    bias_shares(float *partial, const T *dy, int N, int O, int parts) {
+    int share = (int)blockIdx.x % parts, each = (N + parts - 1) / parts;
+    int c = (int)blockIdx.x / parts * THREADS + (int)threadIdx.x, last = min(N, (share + 1) * each);
+    if (c >= O) return;
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int n = share * each; n < last; n++) sum += to_f32(dy[(size_t)n * O + c]);
+    partial[(size_t)share * O + c] = sum;
+}
+
+template <class T> static void bias_sum(CudaBackend *b, Buf dbias, Buf dy, int N, int O) {
+    size_t fit = SCRATCH_BYTES / ((size_t)O * sizeof(float));
+    int parts = blocks_for((size_t)N, WARP);
+    if ((size_t)parts > fit) parts = (int)fit;
+    CHECK(parts > 0);
+    LAUNCH(b, bias_shares<T>, blocks_for((size_t)O, THREADS) * parts, THREADS, 0,
+           (float *)b->scratch, as<T>(dy), N, O, parts);
+    cuda_add_partials(b, as<float>(dbias), parts, (size_t)O);
+}
+
+static void bias_backward(Backend *page, Buf dbias, Buf dy, int N, int O) {
+    if (!dbias.ptr || N <= 0) return;
+    if (dy.dtype == DT_F32)
+        bias_sum<float>(cuda(page), dbias, dy, N, O);
+    else
+        bias_sum<bf16>(cuda(page), dbias, dy, N, O);
+}
+
 /* --- rotary positions --- */
 
 template <class T, int W>
@@ -540,6 +604,8 @@ void cuda_layers_page(Backend *b) {
     b->embedding_backward = embedding_backward;
     b->rmsnorm_forward = rmsnorm_forward;
     b->rmsnorm_backward = rmsnorm_backward;
+    b->bias_forward = bias_forward;
+    b->bias_backward = bias_backward;
     b->rope = rope;
     b->swiglu_forward = swiglu_forward;
     b->swiglu_backward = swiglu_backward;
