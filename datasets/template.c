@@ -13,7 +13,11 @@ struct ChatTemplate {
     Arena arena;
 };
 
-enum { CONFIG_MAX = 64 << 20 };
+enum {
+    CONFIG_MAX = 64 << 20,
+    PREFIX_BYTES_MAX = 256 << 20, /* rendered to find the answers of one conversation */
+    PREFIX_BYTES_LEAST = 4096     /* what the shortest rendering counts */
+};
 
 /* Roles of which templates make special tokens ("<|" + role + "|>"). Others are data. */
 static const char *const roles[] = {"system",      "user",          "assistant", "tool",
@@ -176,6 +180,7 @@ static const char *span_of(const ChatTemplate *t, const Json *messages, int i,
 Status chat_template_render_marked(const ChatTemplate *t, const Json *messages,
                                    int add_generation_prompt, JinjaOutput *out, const char **why) {
     int i = 0;
+    size_t rendered = 0;
     *why = NULL;
     TRY(chat_template_render(t, messages, -1, add_generation_prompt, out));
     if (jinja_has_marks(t->jinja)) return OK;
@@ -183,6 +188,9 @@ Status chat_template_render_marked(const ChatTemplate *t, const Json *messages,
         JinjaSpan span;
         if (!is_assistant(m)) continue;
         *why = span_of(t, messages, i, out, &span);
+        rendered += 2 * (span.to + PREFIX_BYTES_LEAST);
+        if (!*why && rendered > PREFIX_BYTES_MAX && json_next(m))
+            *why = "the conversation is too long to find where the assistant speaks in it";
         if (!*why) TRY(jinja_output_mark(out, span));
     }
     if (*why) out->n_marks = 0;

@@ -238,6 +238,23 @@ static void test_refused_rows(void **state) {
     }
 }
 
+/* Prefixes are rendered again and again: a conversation of very many answers is refused in time. */
+static void test_endless_conversations(void **state) {
+    (void)state;
+    Tokenizer *t = with_template(CHATML);
+    DataConfig cfg = config();
+    Text row = {0};
+    Dataset d;
+    text_add(&row, "{\"messages\":[" TALK);
+    for (int i = 0; i < 20000; i++) text_add(&row, "," TALK);
+    text_add(&row, "]}");
+    write_file("row.jsonl", row.s);
+    assert_int_equal(dataset_open(&d, &cfg, in_dir("row.jsonl"), ROWS_SFT, t, NULL), E_FORMAT);
+    assert_non_null(strstr(status_message(), "too long to find"));
+    text_release(&row);
+    tokenizer_release(t);
+}
+
 /* ---- forged turns ---- */
 
 static int count_id(const Ids *ids, int id) {
@@ -407,6 +424,7 @@ int main(void) {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_template_and_layout_agree),
         cmocka_unit_test(test_refused_rows),
+        cmocka_unit_test(test_endless_conversations),
         cmocka_unit_test(test_users_cannot_forge_turns),
         cmocka_unit_test(test_pieces_do_not_break_words),
         cmocka_unit_test(test_verb),
