@@ -15,8 +15,8 @@ struct ChatTemplate {
 
 enum {
     CONFIG_MAX = 64 << 20,
-    PREFIX_BYTES_MAX = 256 << 20, /* rendered to find the answers of one conversation */
-    PREFIX_BYTES_LEAST = 4096     /* what the shortest rendering counts */
+    PREFIX_BYTES_MAX = 64 << 20, /* rendered to find the answers of one conversation */
+    PREFIX_BYTES_LEAST = 4096    /* what the shortest rendering counts */
 };
 
 /* Roles of which templates make special tokens ("<|" + role + "|>"). Others are data. */
