@@ -80,6 +80,7 @@ static void whole_step_behind_the_guard(const char *dtype) {
                              .qkv_bias = 1,
                              .o_bias = 1,
                              .mlp_bias = 1,
+                             .qk_norm = 1,
                              .tied = 1,
                              .lm_head = 1,
                              .scores = 1,
@@ -334,6 +335,18 @@ static void run_biases(Bench *t, Size z) {
     b->bias_backward(b, (Buf){NULL, DT_F32}, dy, z.N, z.C);
 }
 
+/* two heads in rows of three */
+static void run_head_norms(Bench *t, Size z) {
+    Backend *b = t->b;
+    int HS = z.C < 256 ? z.C : 256, stride = 3 * HS;
+    size_t N = (size_t)z.N, all = N * (size_t)stride, two = 2 * N * (size_t)HS;
+    Buf qkv = act_input(t, all), before = act_output(t, two), rstd = output(t, 2 * N),
+        w = input(t, (size_t)HS), dqkv = act_input(t, all), dw = input(t, (size_t)HS);
+    b->headnorm_forward(b, qkv, before, rstd, w, z.N, stride, 2, HS, 1e-5f);
+    b->headnorm_backward(b, dqkv, dw, before, w, rstd, z.N, stride, 2, HS);
+    b->headnorm_backward(b, dqkv, (Buf){NULL, DT_F32}, before, w, rstd, z.N, stride, 2, HS);
+}
+
 static void run_rows(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, V = (size_t)z.O;
@@ -501,6 +514,57 @@ static void the_gradient_of_a_bias(void **state) {
     }
 }
 
+static double headnorm_loss(void *ctx) {
+    Operation *o = ctx;
+    int HS = o->C, stride = 3 * HS;
+    size_t n = (size_t)o->N * (size_t)stride, two = 2 * (size_t)o->N * (size_t)HS;
+    Buf qkv, before, rstd, w;
+    double sum = 0.0;
+    float *out = malloc(n * sizeof *out);
+    assert_int_equal(o->b->alloc(o->b, &qkv, DT_F32, n, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &before, DT_F32, two, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &rstd, DT_F32, 2 * (size_t)o->N, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &w, DT_F32, (size_t)HS, "test"), OK);
+    o->b->upload(o->b, qkv, o->x, n);
+    o->b->upload(o->b, w, o->w, (size_t)HS);
+    o->b->headnorm_forward(o->b, qkv, before, rstd, w, o->N, stride, 2, HS, 1e-5f);
+    o->b->download(o->b, out, qkv, n);
+    for (size_t i = 0; i < n; i++) sum += (double)o->c[i] * out[i];
+    if (o->dx.ptr) { /* the gradient, too */
+        o->b->upload(o->b, o->dx, o->c, n);
+        o->b->headnorm_backward(o->b, o->dx, o->dw, before, w, rstd, o->N, stride, 2, HS);
+    }
+    free(out);
+    o->b->release(o->b, &qkv);
+    o->b->release(o->b, &before);
+    o->b->release(o->b, &rstd);
+    o->b->release(o->b, &w);
+    return sum;
+}
+
+static void the_gradient_of_head_norms(void **state) {
+    (void)state;
+    enum { ROWS = 5, HS = 19, ALL = ROWS * 3 * HS };
+    float x[ALL], w[HS], c[ALL], dx[ALL], dw[HS];
+    fill_random(x, ALL, 1, 1.0f);
+    fill_random(w, HS, 2, 1.0f);
+    fill_random(c, ALL, 3, 1.0f);
+    for (int k = 0; k < 3; k++) {
+        Operation o = {backend(kernels[k], "f32"), x, w, c, {0}, {0}, ROWS, HS};
+        if (!o.b) continue;
+        assert_int_equal(o.b->alloc(o.b, &o.dx, DT_F32, ALL, "test"), OK);
+        assert_int_equal(o.b->alloc(o.b, &o.dw, DT_F32, HS, "test"), OK);
+        headnorm_loss(&o);
+        o.b->download(o.b, dx, o.dx, ALL);
+        o.b->download(o.b, dw, o.dw, HS);
+        o.b->release(o.b, &o.dx);
+        expect_gradient("head norms, x", headnorm_loss, &o, x, dx, ALL, 1e-2, 1e-3);
+        expect_gradient("head norms, w", headnorm_loss, &o, w, dw, HS, 1e-2, 1e-3);
+        o.b->release(o.b, &o.dw);
+        backend_release(o.b);
+    }
+}
+
 static void an_average_moves_by_its_share(void **state) {
     (void)state;
     enum { MANY = 100003 }; /* several chunks, the last one short */
@@ -536,9 +600,10 @@ static const struct {
     double tolerance; /* in bf16: a store rounds by 2^-9, in the norm by 0.0017; gradients go
                          through several */
 } groups[] = {{"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
-              {"biases", run_biases, 4e-3},       {"rows", run_rows, 2.5e-3},
-              {"attention", run_attention, 8e-3}, {"decoding", run_decoding, 2.5e-3},
-              {"heads", run_heads, 4e-3},         {"optimizer", run_optimizer, 1e-6}};
+              {"biases", run_biases, 4e-3},       {"head norms", run_head_norms, 6e-3},
+              {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
+              {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
+              {"optimizer", run_optimizer, 1e-6}};
 static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
                              {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
 enum { GROUPS = sizeof groups / sizeof *groups, SIZES = sizeof sizes / sizeof *sizes };
@@ -759,6 +824,7 @@ int main(void) {
         cmocka_unit_test(bf16_rounds_to_nearest_even),
         cmocka_unit_test(bf16_is_f32_but_for_rounding),
         cmocka_unit_test(the_gradient_of_a_bias),
+        cmocka_unit_test(the_gradient_of_head_norms),
         cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),

@@ -300,6 +300,27 @@ static void rmsnorm(void **state) {
     }
 }
 
+static void head_norms(void **state) {
+    (void)state;
+    const int shapes[][3] = {{1, 1, 6}, {33, 3, 64}, {70, 4, 80}, {9, 2, 256}}; /* N, heads, HS */
+    for (int i = 0; i < 4; i++) {
+        int N = shapes[i][0], heads = shapes[i][1], HS = shapes[i][2], stride = (heads + 2) * HS;
+        size_t all = (size_t)N * stride, n = (size_t)N * heads * HS, rows = (size_t)N * heads;
+        Two qkv = activations(all), w = masters((size_t)HS), before = output(n);
+        Two rstd = output_f32(rows), dqkv = activations(all), dw = floats((size_t)HS);
+        cpu->headnorm_forward(cpu, qkv.c, before.c, rstd.c, w.c, N, stride, heads, HS, 1e-5f);
+        gpu->headnorm_forward(gpu, qkv.g, before.g, rstd.g, w.g, N, stride, heads, HS, 1e-5f);
+        close_to("headnorm_forward", qkv, 1e-5, .005);
+        close_to("headnorm_forward's before", before, 0, 0);
+        close_to("headnorm_forward's rstd", rstd, 1e-5, 1e-5);
+        cpu->headnorm_backward(cpu, dqkv.c, dw.c, before.c, w.c, rstd.c, N, stride, heads, HS);
+        gpu->headnorm_backward(gpu, dqkv.g, dw.g, before.g, w.g, rstd.g, N, stride, heads, HS);
+        close_to("headnorm_backward", dqkv, 2e-5, .006);
+        close_to("headnorm_backward's dw", dw, 2e-5, 2e-5);
+        release_all();
+    }
+}
+
 static void biases(void **state) {
     (void)state;
     const int shapes[][2] = {{1, 8}, {3, 37}, {65, 40}, {300, 600}};
@@ -631,6 +652,7 @@ static const ModelConfig small = {.V = 61,
                                   .qkv_bias = 1,
                                   .o_bias = 1,
                                   .mlp_bias = 1,
+                                  .qk_norm = 1,
                                   .tied = 1,
                                   .lm_head = 1,
                                   .scores = 1,
@@ -683,7 +705,7 @@ static void run_network(Backend *b, Trace *t) {
     t->grad = host_floats(net.w.count);
     t->weights = host_floats(net.w.count);
     b->download(b, t->grad, net.grad, net.w.count);
-    assert_int_equal(optim_step(&optim, 1e-2f, &t->norm), OK);
+    assert_int_equal(optim_step(&optim, 3e-3f, &t->norm), OK);
     b->download(b, t->weights, net.w.flat, net.w.count);
 
     int last[3], at[3];
@@ -826,6 +848,7 @@ static int run_all(Dtype t) {
         cmocka_unit_test(products),
         cmocka_unit_test(embedding),
         cmocka_unit_test(rmsnorm),
+        cmocka_unit_test(head_norms),
         cmocka_unit_test(biases),
         cmocka_unit_test(rotary_and_swiglu),
         cmocka_unit_test(attention),

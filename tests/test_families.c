@@ -26,7 +26,8 @@ static const struct {
 } families[] = {{"llama3", FAMILY_LLAMA},
                 {"mistral", FAMILY_MISTRAL},
                 {"llama_bias", FAMILY_LLAMA},
-                {"qwen2", FAMILY_QWEN2}};
+                {"qwen2", FAMILY_QWEN2},
+                {"qwen3", FAMILY_QWEN3}};
 enum { FAMILIES = sizeof families / sizeof *families, N_MAX = 64, LONGEST = 32 };
 
 typedef struct {

@@ -61,14 +61,15 @@ static void expect_same(const ModelConfig *a, const ModelConfig *b) {
             text[i], sizeof(text[i]),
             "%d %d %d %d %d %d %d, %d positions, theta %.9g eps %.9g std %.9g, tied %d "
             "lm_head %d scores %d, bos %d pad %d, mean %.17g std %.17g, family %d window %d, "
-            "biases %d %d %d, "
+            "biases %d %d %d, head norms %d, "
             "rope %d %g %g %g %d, eos",
             m[i]->V, m[i]->C, m[i]->L, m[i]->NH, m[i]->NKV, m[i]->HS, m[i]->FF, m[i]->max_positions,
             (double)m[i]->rope_theta, (double)m[i]->norm_eps, (double)m[i]->init_std, m[i]->tied,
             m[i]->lm_head, m[i]->scores, m[i]->bos, m[i]->pad, m[i]->score_mean, m[i]->score_std,
             m[i]->family, m[i]->sliding_window, m[i]->qkv_bias, m[i]->o_bias, m[i]->mlp_bias,
-            m[i]->rope.type, (double)m[i]->rope.factor, (double)m[i]->rope.low_freq_factor,
-            (double)m[i]->rope.high_freq_factor, m[i]->rope.original);
+            m[i]->qk_norm, m[i]->rope.type, (double)m[i]->rope.factor,
+            (double)m[i]->rope.low_freq_factor, (double)m[i]->rope.high_freq_factor,
+            m[i]->rope.original);
         for (int e = 0; e < m[i]->n_eos; e++)
             n += snprintf(text[i] + n, sizeof(text[i]) - (size_t)n, " %d", m[i]->eos[e]);
     }
@@ -285,6 +286,12 @@ static void test_families_are_written_and_read_back(void **state) {
         expect_written(cfg);
         cfg.HS = 10;
         cfg.qkv_bias = 0;
+        cfg.family = FAMILY_QWEN3;
+        cfg.qk_norm = 1;
+        expect_written(cfg);
+        cfg.qkv_bias = cfg.o_bias = 1;
+        expect_written(cfg);
+        cfg.qkv_bias = cfg.o_bias = cfg.qk_norm = 0;
         cfg.rope = (RopeScaling){.type = ROPE_LINEAR, .factor = 2.5f};
         cfg.family = FAMILY_MISTRAL;
         expect_written(cfg);

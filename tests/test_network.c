@@ -35,10 +35,11 @@ static const ModelConfig small = {.V = 61,
                                   .pad = -1};
 
 /* The kinds of model that the promises are held to. */
-enum { PLAIN, TIED, BIASES, MODELS };
+enum { PLAIN, TIED, BIASES, HEAD_NORMS, MODELS };
 static ModelConfig kind_of_model(int i) {
     ModelConfig cfg = small;
-    cfg.tied = i == TIED;
+    cfg.tied = i == TIED || i == HEAD_NORMS;
+    cfg.qk_norm = i == HEAD_NORMS;
     if (i == BIASES) cfg.qkv_bias = cfg.o_bias = cfg.mlp_bias = 1;
     if (i > TIED) cfg.init_std = 0.15f; /* less curvature for what is stirred */
     return cfg;
@@ -109,7 +110,8 @@ static Model model_create(Backend *b, ModelConfig cfg, int recompute) {
     assert_int_equal(workspace_create(&m.ws, b, &plan, &c, 1, NULL), OK);
     assert_int_equal(network_create(&m.net, b, &cfg, m.ws, 1), OK);
     assert_int_equal(weights_init(&m.net.w, 3), OK);
-    if (cfg.qkv_bias) assert_int_equal(tensors_visit(&cfg, &m.net.w.t, stir_vector, b), OK);
+    if (cfg.qkv_bias || cfg.qk_norm)
+        assert_int_equal(tensors_visit(&cfg, &m.net.w.t, stir_vector, b), OK);
     return m;
 }
 
@@ -181,7 +183,8 @@ typedef struct {
 static Status check_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     (void)slot;
     PerTensor *p = ctx;
-    double step = info->init == INIT_ZERO ? 1e-3 : p->step; /* a key's bias moves little */
+    int weak = info->init == INIT_ZERO || strstr(info->name, "self_attn.") != NULL;
+    double step = weak && info->vector ? 1e-3 : p->step; /* they move little */
     expect_gradient(info->name, loss_of, p->loss, p->loss->host + info->offset,
                     p->grad + info->offset, (size_t)info->rows * (size_t)info->cols, step, 4e-3);
     return OK;
@@ -230,7 +233,8 @@ static void gradients_in_bf16_are_close_to_those_in_f32(void **state) {
             }
             printf("%s, %s: the gradient is off by %.2g of its norm\n", kinds[k].kernels,
                    kinds[k].dtype, sqrt(d / norm));
-            assert_true(sqrt(d / norm) < 0.015);
+            /* heads of norm 1 have larger scores than others here: attention is sharper */
+            assert_true(sqrt(d / norm) < (kind == HEAD_NORMS ? 0.025 : 0.015));
             if (grad != want) free(grad);
             free(l.host);
             model_release(&m);

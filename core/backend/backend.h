@@ -128,6 +128,12 @@ struct Backend {
     void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps);
     void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
                              int C);
+    /* RMSNorm of each of the first `heads` heads of HS of a row of qkv [N, stride], in place;
+     * before [N, heads HS] is what they were, rstd [N, heads]. backward: in place on dqkv. */
+    void (*headnorm_forward)(Backend *b, Buf qkv, Buf before, Buf rstd, Buf w, int N, int stride,
+                             int heads, int HS, float eps);
+    void (*headnorm_backward)(Backend *b, Buf dqkv, Buf dw, Buf before, Buf w, Buf rstd, int N,
+                              int stride, int heads, int HS);
     void (*bias_forward)(Backend *b, Buf y, Buf bias, int N, int O);    /* y[N,O] += bias */
     void (*bias_backward)(Backend *b, Buf dbias, Buf dy, int N, int O); /* += dy, over tokens */
     /* in place on the first `heads` heads of each row of qkv [N, stride]; table [positions][HS]:

@@ -11,7 +11,8 @@ enum { EOS_MAX = 8 };
 typedef enum {
     FAMILY_LLAMA,
     FAMILY_MISTRAL,
-    FAMILY_QWEN2
+    FAMILY_QWEN2,
+    FAMILY_QWEN3
 } Family; /* what config.json is written as */
 
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
@@ -34,6 +35,7 @@ typedef struct {
     int tied;                       /* the head is the embedding */
     int lm_head;                    /* has a language-model head */
     int scores;                     /* outputs of the scalar head, 0 = none */
+    int qk_norm;                    /* RMSNorm over each head of q and k, before the rotation */
     float init_std;
     int bos, pad; /* -1 none; carried for config.json */
     int eos[EOS_MAX], n_eos;

@@ -23,6 +23,28 @@ static void product_backward(Network *net, Buf dw, Buf dbias, Buf dy, Buf x, Mat
     if (dbias.ptr) net->b->bias_backward(net->b, dbias, dy, net->ws->N, w.O);
 }
 
+static void norm_heads(Network *net, const LayerTensors *t, const LayerSaved *s) {
+    const ModelConfig *m = &net->w.cfg;
+    int N = net->ws->N, stride = config_qkv_rows(m), Q = m->NH * m->HS;
+    net->b->headnorm_forward(net->b, s->qkv, s->before, s->rstd_qk, t->q_norm, N, stride, m->NH,
+                             m->HS, m->norm_eps);
+    net->b->headnorm_forward(net->b, buf_at(s->qkv, (size_t)Q), buf_at(s->before, (size_t)N * Q),
+                             buf_at(s->rstd_qk, (size_t)N * m->NH), t->k_norm, N, stride, m->NKV,
+                             m->HS, m->norm_eps);
+}
+
+static void norm_heads_backward(Network *net, const LayerTensors *g, const LayerTensors *t,
+                                const LayerSaved *s) {
+    const ModelConfig *m = &net->w.cfg;
+    Workspace *ws = net->ws;
+    int N = ws->N, stride = config_qkv_rows(m), Q = m->NH * m->HS;
+    net->b->headnorm_backward(net->b, ws->dqkv, g->q_norm, s->before, t->q_norm, s->rstd_qk, N,
+                              stride, m->NH, m->HS);
+    net->b->headnorm_backward(net->b, buf_at(ws->dqkv, (size_t)Q), g->k_norm,
+                              buf_at(s->before, (size_t)N * Q), t->k_norm,
+                              buf_at(s->rstd_qk, (size_t)N * m->NH), N, stride, m->NKV, m->HS);
+}
+
 /* y = x + attention(norm(x)); out = y + mlp(norm(y)) */
 static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, KvCache *kv,
                           int decode) {
@@ -35,6 +57,7 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
 
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     product(net, s->qkv, ws->norm, w->qkv, t->bq);
+    if (m->qk_norm) norm_heads(net, t, s);
     b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
     if (kv)
         b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV,
@@ -89,6 +112,7 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
                           m->NH, m->NKV, m->HS);
     b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
+    if (m->qk_norm) norm_heads_backward(net, g, t, s);
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     product_backward(net, g->wq, g->bq, ws->dqkv, ws->norm, w->qkv);
     b->matmul_backward_input(b, ws->dnorm, ws->dqkv, w->qkv, N);

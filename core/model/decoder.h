@@ -7,6 +7,7 @@
 
 typedef struct { /* what a layer's forward leaves for its backward */
     Buf rstd1, qkv, att, lse, xm, rstd2, gate_up;
+    Buf before, rstd_qk; /* q and k before their norm: all of q, then all of k */
 } LayerSaved;
 
 enum { WS_LAYERS_MAX = 1000 };

@@ -12,11 +12,14 @@
 static const struct {
     const char *type, *prefix; /* of the architectures' names */
     int NKV;                   /* 0: as many as query heads */
+    int HS;                    /* 0: hidden size by query heads */
     int sliding_window;
+    int attention_bias, mlp_bias; /* has the key */
 } families[] = {
-    [FAMILY_LLAMA] = {"llama", "Llama", 0, 0},
-    [FAMILY_MISTRAL] = {"mistral", "Mistral", 8, 4096},
-    [FAMILY_QWEN2] = {"qwen2", "Qwen2", 32, 0},
+    [FAMILY_LLAMA] = {"llama", "Llama", 0, 0, 0, 1, 1},
+    [FAMILY_MISTRAL] = {"mistral", "Mistral", 8, 0, 4096, 0, 0},
+    [FAMILY_QWEN2] = {"qwen2", "Qwen2", 32, 0, 0, 0, 0},
+    [FAMILY_QWEN3] = {"qwen3", "Qwen3", 32, 128, 0, 1, 0},
 };
 enum { FAMILIES = sizeof families / sizeof *families };
 
@@ -53,7 +56,7 @@ static Status read_window(ModelConfig *m, const JsonDoc *doc, const Json *root) 
     m->sliding_window = families[m->family].sliding_window;
     if (!window) return OK;
     m->sliding_window = 0;
-    if (!is_set(window) || m->family == FAMILY_QWEN2) return OK;
+    if (!is_set(window) || m->family >= FAMILY_QWEN2) return OK;
     if (m->family != FAMILY_MISTRAL)
         return json_fail(doc, window,
                          "sliding_window is set: sliding-window attention is not supported yet");
@@ -64,9 +67,9 @@ static Status read_window(ModelConfig *m, const JsonDoc *doc, const Json *root) 
 
 /* Keys that change the mathematics and that we do not compute: refused unless they say "off". */
 static Status refuse_unsupported(const ModelConfig *m, const JsonDoc *doc, const Json *root) {
-    const char *const must_be_false[] = {"use_sliding_window",
-                                         m->family == FAMILY_LLAMA ? NULL : "attention_bias",
-                                         m->family == FAMILY_LLAMA ? NULL : "mlp_bias"};
+    const char *const must_be_false[] = {
+        "use_sliding_window", families[m->family].attention_bias ? NULL : "attention_bias",
+        families[m->family].mlp_bias ? NULL : "mlp_bias"};
     for (size_t i = 0; i < sizeof must_be_false / sizeof *must_be_false; i++) {
         const Json *n = must_be_false[i] ? json_get(root, must_be_false[i]) : NULL;
         if (is_set(n) && (json_type(n) != JSON_BOOL || json_bool(n)))
@@ -89,10 +92,11 @@ static Status refuse_unsupported(const ModelConfig *m, const JsonDoc *doc, const
 
 static Status read_biases(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     m->qkv_bias = m->family == FAMILY_QWEN2;
-    if (m->family != FAMILY_LLAMA) return OK;
+    m->qk_norm = m->family == FAMILY_QWEN3;
+    if (!families[m->family].attention_bias) return OK;
     if (is_set(json_get(root, "attention_bias")))
         TRY(json_get_bool(doc, root, "attention_bias", JSON_OPTIONAL, &m->qkv_bias));
-    if (is_set(json_get(root, "mlp_bias")))
+    if (families[m->family].mlp_bias && is_set(json_get(root, "mlp_bias")))
         TRY(json_get_bool(doc, root, "mlp_bias", JSON_OPTIONAL, &m->mlp_bias));
     m->o_bias = m->qkv_bias;
     return OK;
@@ -239,10 +243,12 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     const Json *kv = json_get(root, "num_key_value_heads"), *head_dim = json_get(root, "head_dim");
     m->NKV = kv || !families[m->family].NKV ? m->NH : families[m->family].NKV;
     if (is_set(kv)) TRY(json_get_int(doc, root, "num_key_value_heads", JSON_REQUIRED, &m->NKV));
-    m->HS = m->NH > 0 ? m->C / m->NH : 0;
+    m->HS = !head_dim && families[m->family].HS ? families[m->family].HS
+            : m->NH > 0                         ? m->C / m->NH
+                                                : 0;
     if (is_set(head_dim))
         TRY(json_get_int(doc, root, "head_dim", JSON_REQUIRED, &m->HS));
-    else if (m->NH > 0 && m->C % m->NH)
+    else if (m->NH > 0 && m->HS == m->C / m->NH && m->C % m->NH)
         return json_fail(doc, json_get(root, "hidden_size"),
                          "hidden_size %d is not a multiple of num_attention_heads %d", m->C, m->NH);
     m->max_positions = 2048;
@@ -315,11 +321,9 @@ static void put_bool(Text *t, const char *key, int v) {
 
 /* Keys that only some families have; a class's default must be written where it is not ours. */
 static void put_family(Text *t, const ModelConfig *m) {
-    if (m->family == FAMILY_LLAMA) {
-        put_bool(t, "attention_bias", m->qkv_bias);
-        put_bool(t, "mlp_bias", m->mlp_bias);
-    }
-    if (m->family == FAMILY_QWEN2) put_bool(t, "use_sliding_window", 0);
+    if (families[m->family].attention_bias) put_bool(t, "attention_bias", m->o_bias);
+    if (families[m->family].mlp_bias) put_bool(t, "mlp_bias", m->mlp_bias);
+    if (m->family >= FAMILY_QWEN2) put_bool(t, "use_sliding_window", 0);
     if (m->family == FAMILY_MISTRAL) {
         if (m->sliding_window)
             put_int(t, "sliding_window", m->sliding_window);

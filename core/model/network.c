@@ -26,6 +26,7 @@ static Buf carve(Carve *c, Dtype dtype, size_t count) {
 
 typedef struct { /* the largest of each size over the configs */
     size_t C, L, NH, QKV, ATT, FF, V, K;
+    size_t QK, heads; /* of q and k with a norm */
 } Sizes;
 
 static size_t larger(size_t a, size_t b) {
@@ -42,6 +43,10 @@ static Sizes sizes_of(const ModelConfig *const *configs, int n) {
         s.QKV = larger(s.QKV, (size_t)config_qkv_rows(m));
         s.ATT = larger(s.ATT, (size_t)m->NH * (size_t)m->HS);
         s.FF = larger(s.FF, (size_t)m->FF);
+        if (m->qk_norm) {
+            s.heads = larger(s.heads, (size_t)(m->NH + m->NKV));
+            s.QK = larger(s.QK, (size_t)(m->NH + m->NKV) * (size_t)m->HS);
+        }
         if (m->lm_head) s.V = larger(s.V, (size_t)m->V);
         s.K = larger(s.K, (size_t)m->scores);
     }
@@ -55,7 +60,9 @@ static LayerSaved carve_saved(Carve *c, const Sizes *z, size_t N) {
                         .lse = carve(c, DT_F32, 2 * N * z->NH),
                         .xm = carve(c, c->act, N * z->C),
                         .rstd2 = carve(c, DT_F32, N),
-                        .gate_up = carve(c, c->act, N * 2 * z->FF)};
+                        .gate_up = carve(c, c->act, N * 2 * z->FF),
+                        .before = carve(c, c->act, N * z->QK),
+                        .rstd_qk = carve(c, DT_F32, N * z->heads)};
 }
 
 static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {

@@ -78,6 +78,10 @@ static Status visit_attention(Walk *w, LayerTensors *y, int l) {
         TRY(visit_one(w, &y->bk, l, "self_attn.k_proj", KV, 1, INIT_ZERO));
         TRY(visit_one(w, &y->bv, l, "self_attn.v_proj", KV, 1, INIT_ZERO));
     }
+    if (m->qk_norm) {
+        TRY(visit_one(w, &y->q_norm, l, "self_attn.q_norm", m->HS, 1, INIT_ONE));
+        TRY(visit_one(w, &y->k_norm, l, "self_attn.k_norm", m->HS, 1, INIT_ONE));
+    }
     TRY(visit_one(w, &y->wo, l, "self_attn.o_proj", m->C, Q, INIT_RESIDUAL));
     return m->o_bias ? visit_one(w, &y->bo, l, "self_attn.o_proj", m->C, 1, INIT_ZERO) : OK;
 }

@@ -11,6 +11,7 @@
 
 typedef struct {
     Buf attn_norm, wq, wk, wv, wo, mlp_norm, w_gate, w_up, w_down;
+    Buf q_norm, k_norm;                       /* NULL where the model has none */
     Buf bq, bk, bv, bo, b_gate, b_up, b_down; /* NULL where the model has none */
 } LayerTensors;
 

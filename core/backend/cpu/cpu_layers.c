@@ -2,6 +2,8 @@
  * 2021), SwiGLU (Shazeer 2020): what stands between the products. Tokens are split over threads in
  * the forwards and in gradients of activations, columns in gradients of weights, whose chains run
  * over tokens in order. */
+#include <string.h>
+
 #include "core/backend/cpu/act.h"
 
 typedef struct {
@@ -12,6 +14,7 @@ typedef struct {
     Buf w;
     const int *ids;
     int N, C;
+    int stride, heads; /* of rows that hold heads of C */
     float eps;
 } Rows;
 
@@ -62,21 +65,22 @@ STEP norm_step(const Rows *r, act *out_n, const act *x_n, float rstd, int c, int
     astore_upto(out_n + c, v * weights_upto(r->w, (size_t)c, left), left);
 }
 
+static float norm_row(const Rows *r, act *out_n, const act *x_n) {
+    vf sum = {0};
+    int c = 0;
+    for (; c + VW <= r->C; c += VW) sum = vfma(aload(x_n + c), aload(x_n + c), sum);
+    if (c < r->C) sum = vfma(aload_n(x_n + c, r->C - c), aload_n(x_n + c, r->C - c), sum);
+    float rstd = 1.0f / sqrtf(vsum(sum) / (float)r->C + r->eps);
+    c = 0;
+    for (; c + VW <= r->C; c += VW) norm_step(r, out_n, x_n, rstd, c, VW);
+    if (c < r->C) norm_step(r, out_n, x_n, rstd, c, r->C - c);
+    return rstd;
+}
+
 static void rmsnorm_rows(void *ctx, int first, int last) {
     const Rows *r = ctx;
-    for (int n = first; n < last; n++) {
-        const act *x_n = r->x + (size_t)n * r->C;
-        act *out_n = r->out + (size_t)n * r->C;
-        vf sum = {0};
-        int c = 0;
-        for (; c + VW <= r->C; c += VW) sum = vfma(aload(x_n + c), aload(x_n + c), sum);
-        if (c < r->C) sum = vfma(aload_n(x_n + c, r->C - c), aload_n(x_n + c, r->C - c), sum);
-        float rstd = 1.0f / sqrtf(vsum(sum) / (float)r->C + r->eps);
-        c = 0;
-        for (; c + VW <= r->C; c += VW) norm_step(r, out_n, x_n, rstd, c, VW);
-        if (c < r->C) norm_step(r, out_n, x_n, rstd, c, r->C - c);
-        r->rstd[n] = rstd;
-    }
+    for (int n = first; n < last; n++)
+        r->rstd[n] = norm_row(r, r->out + (size_t)n * r->C, r->x + (size_t)n * r->C);
 }
 
 static void rmsnorm_forward(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps) {
@@ -96,22 +100,24 @@ STEP dx_step(const Rows *r, act *dx_n, const act *dout_n, const act *x_n, float 
     astore_upto(dx_n + c, vset1(rstd) * (g - aload_upto(x_n + c, left) * vset1(k)), left);
 }
 
+/* dx_n may be dout_n */
+static void dx_row(const Rows *r, act *dx_n, const act *dout_n, const act *x_n, float rstd) {
+    /* x enters its own row's rstd, hence the projection below */
+    vf dot = {0};
+    int c = 0;
+    for (; c + VW <= r->C; c += VW) dot_step(r, &dot, dout_n, x_n, c, VW);
+    if (c < r->C) dot_step(r, &dot, dout_n, x_n, c, r->C - c);
+    float k = vsum(dot) * rstd * rstd / (float)r->C;
+    c = 0;
+    for (; c + VW <= r->C; c += VW) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, VW);
+    if (c < r->C) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, r->C - c);
+}
+
 static void rmsnorm_dx(void *ctx, int first, int last) {
     const Rows *r = ctx;
     for (int n = first; n < last; n++) {
-        const act *x_n = r->x + (size_t)n * r->C, *dout_n = r->dout + (size_t)n * r->C;
-        act *dx_n = r->dx + (size_t)n * r->C;
-        float rstd = r->saved[n];
-
-        /* x enters its own row's rstd, hence the projection below */
-        vf dot = {0};
-        int c = 0;
-        for (; c + VW <= r->C; c += VW) dot_step(r, &dot, dout_n, x_n, c, VW);
-        if (c < r->C) dot_step(r, &dot, dout_n, x_n, c, r->C - c);
-        float k = vsum(dot) * rstd * rstd / (float)r->C;
-        c = 0;
-        for (; c + VW <= r->C; c += VW) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, VW);
-        if (c < r->C) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, r->C - c);
+        size_t at = (size_t)n * r->C;
+        dx_row(r, r->dx + at, r->dout + at, r->x + at, r->saved[n]);
     }
 }
 
@@ -143,6 +149,71 @@ static void rmsnorm_backward(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w,
               .C = C};
     if (dw.ptr) CPU(parallel)(C, 64, rmsnorm_dw, &r); /* before dx, which may overwrite dout */
     CPU(parallel)(N, GRAIN, rmsnorm_dx, &r);
+}
+
+static void headnorm_rows(void *ctx, int first, int last) {
+    const Rows *r = ctx;
+    for (int n = first; n < last; n++) {
+        for (int h = 0; h < r->heads; h++) {
+            size_t row = (size_t)n * r->heads + h;
+            act *x = r->out + (size_t)n * r->stride + (size_t)h * r->C, *was = r->dx + row * r->C;
+            memcpy(was, x, (size_t)r->C * sizeof *x);
+            r->rstd[row] = norm_row(r, x, was);
+        }
+    }
+}
+
+static void headnorm_forward(Backend *b, Buf qkv, Buf before, Buf rstd, Buf w, int N, int stride,
+                             int heads, int HS, float eps) {
+    (void)b;
+    Rows r = {.out = acts(qkv),
+              .dx = acts(before),
+              .rstd = f32(rstd),
+              .w = w,
+              .C = HS,
+              .stride = stride,
+              .heads = heads,
+              .eps = eps};
+    CPU(parallel)(N, GRAIN, headnorm_rows, &r);
+}
+
+static void headnorm_dx(void *ctx, int first, int last) {
+    const Rows *r = ctx;
+    for (int n = first; n < last; n++) {
+        for (int h = 0; h < r->heads; h++) {
+            size_t row = (size_t)n * r->heads + h;
+            act *d = r->dx + (size_t)n * r->stride + (size_t)h * r->C;
+            dx_row(r, d, d, r->x + row * r->C, r->saved[row]);
+        }
+    }
+}
+
+static void headnorm_dw(void *ctx, int first, int last) {
+    const Rows *r = ctx;
+    for (int n = 0; n < r->N; n++) {
+        for (int h = 0; h < r->heads; h++) {
+            size_t row = (size_t)n * r->heads + h;
+            const act *d = r->dx + (size_t)n * r->stride + (size_t)h * r->C;
+            for (int c = first; c < last; c += VW)
+                dw_step(r, d, r->x + row * r->C, r->saved[row], c, last - c);
+        }
+    }
+}
+
+static void headnorm_backward(Backend *b, Buf dqkv, Buf dw, Buf before, Buf w, Buf rstd, int N,
+                              int stride, int heads, int HS) {
+    (void)b;
+    Rows r = {.dx = acts(dqkv),
+              .dw = f32(dw),
+              .x = acts(before),
+              .w = w,
+              .saved = f32(rstd),
+              .N = N,
+              .C = HS,
+              .stride = stride,
+              .heads = heads};
+    if (dw.ptr) CPU(parallel)(HS, 64, headnorm_dw, &r); /* before dx overwrites what it reads */
+    CPU(parallel)(N, GRAIN, headnorm_dx, &r);
 }
 
 static void bias_rows(void *ctx, int first, int last) {
@@ -275,6 +346,8 @@ void CPU(layers_page)(Backend *b) {
     b->embedding_backward = embedding_backward;
     b->rmsnorm_forward = rmsnorm_forward;
     b->rmsnorm_backward = rmsnorm_backward;
+    b->headnorm_forward = headnorm_forward;
+    b->headnorm_backward = headnorm_backward;
     b->bias_forward = bias_forward;
     b->bias_backward = bias_backward;
     b->rope = rope;

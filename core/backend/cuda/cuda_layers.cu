@@ -361,6 +361,128 @@ static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dout, Buf x, Buf
     norm(cuda(page), a, true);
 }
 
+/* --- RMSNorm of heads within rows: a warp per head --- */
+
+enum { HEADS = THREADS / WARP, LANE_MAX = 8 }; /* heads of a block; elements per lane: HS <= 256 */
+
+template <class T, class WT>
+static __global__ void __launch_bounds__(THREADS)
+    headnorm_rows(T *qkv, T *before, float *rstd, const WT *w, int rows, int stride, int heads,
+                  int HS, float eps) {
+    int row = (int)blockIdx.x * HEADS + (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    if (row >= rows) return; /* a whole warp */
+    T *x = qkv + (size_t)(row / heads) * stride + (size_t)(row % heads) * HS;
+    T *was = before + (size_t)row * HS;
+    float v[LANE_MAX], sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < LANE_MAX; i++) {
+        int c = i * WARP + lane;
+        if (c >= HS) continue;
+        was[c] = x[c];
+        v[i] = to_f32(x[c]);
+        sum = fmaf(v[i], v[i], sum);
+    }
+    float r = 1.0f / sqrtf(warp_sum(sum) / (float)HS + eps);
+#pragma unroll
+    for (int i = 0; i < LANE_MAX; i++) {
+        int c = i * WARP + lane;
+        float w_c[1];
+        if (c >= HS) continue;
+        load_weights<T>(w_c, w + c);
+        x[c] = from_f32<T>(w_c[0] * (v[i] * r));
+    }
+    if (lane == 0) rstd[row] = r;
+}
+
+/* Each warp takes every so manieth head, so that its sums for dw stay in registers. */
+template <class T, class WT>
+static __global__ void __launch_bounds__(THREADS)
+    headnorm_drows(T *dqkv, float *partial, const T *before, const WT *w, const float *rstd,
+                   int rows, int stride, int heads, int HS) {
+    __shared__ float sums[LANE_MAX * WARP];
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    float dw[LANE_MAX] = {};
+    for (int row = (int)blockIdx.x * HEADS + warp; row < rows; row += (int)gridDim.x * HEADS) {
+        T *d = dqkv + (size_t)(row / heads) * stride + (size_t)(row % heads) * HS;
+        const T *x = before + (size_t)row * HS;
+        float x_c[LANE_MAX], g[LANE_MAX], r = rstd[row], dot = 0.0f;
+#pragma unroll
+        for (int i = 0; i < LANE_MAX; i++) {
+            int c = i * WARP + lane;
+            float w_c[1];
+            if (c >= HS) continue;
+            load_weights<T>(w_c, w + c);
+            x_c[i] = to_f32(x[c]);
+            g[i] = to_f32(d[c]);
+            dw[i] += g[i] * x_c[i] * r;
+            g[i] *= w_c[0];
+            dot = fmaf(g[i], x_c[i], dot);
+        }
+        float k = warp_sum(dot) * r * r / (float)HS;
+#pragma unroll
+        for (int i = 0; i < LANE_MAX; i++) {
+            int c = i * WARP + lane;
+            if (c < HS) d[c] = from_f32<T>(r * (g[i] - x_c[i] * k));
+        }
+    }
+    for (int t = 0; t < HEADS; t++) {
+#pragma unroll
+        for (int i = 0; i < LANE_MAX; i++) {
+            int c = i * WARP + lane;
+            if (warp == t) sums[c] = t ? sums[c] + dw[i] : dw[i];
+        }
+        __syncthreads();
+    }
+    for (int c = (int)threadIdx.x; partial && c < HS; c += THREADS)
+        partial[(size_t)blockIdx.x * HS + c] = sums[c];
+}
+
+typedef struct {
+    Buf qkv, before, rstd, w, dw;
+    int N, stride, heads, HS;
+    float eps;
+} HeadNorm;
+
+template <class T, class WT> static void headnorm(CudaBackend *b, HeadNorm a, bool backward) {
+    auto *forward_kernel = headnorm_rows<T, WT>;
+    auto *backward_kernel = headnorm_drows<T, WT>;
+    int rows = a.N * a.heads, blocks = blocks_for((size_t)rows, HEADS);
+    CHECK(a.HS <= LANE_MAX * WARP);
+    if (!backward) {
+        LAUNCH(b, forward_kernel, blocks, THREADS, 0, as<T>(a.qkv), as<T>(a.before),
+               as<float>(a.rstd), as<WT>(a.w), rows, a.stride, a.heads, a.HS, a.eps);
+        return;
+    }
+    float *partial = a.dw.ptr ? (float *)b->scratch : NULL;
+    int resident = b->sms * (RESIDENT / THREADS);
+    if (blocks > resident) blocks = resident;
+    LAUNCH(b, backward_kernel, blocks, THREADS, 0, as<T>(a.qkv), partial, as<T>(a.before),
+           as<WT>(a.w), as<float>(a.rstd), rows, a.stride, a.heads, a.HS);
+    if (partial) cuda_add_partials(b, as<float>(a.dw), blocks, (size_t)a.HS);
+}
+
+static void headnorm_types(CudaBackend *b, HeadNorm a, bool backward) {
+    if (a.N <= 0) return;
+    if (a.qkv.dtype == DT_F32)
+        headnorm<float, float>(b, a, backward);
+    else if (a.w.dtype == DT_F32)
+        headnorm<bf16, float>(b, a, backward);
+    else
+        headnorm<bf16, bf16>(b, a, backward);
+}
+
+static void headnorm_forward(Backend *page, Buf qkv, Buf before, Buf rstd, Buf w, int N, int stride,
+                             int heads, int HS, float eps) {
+    HeadNorm a = {qkv, before, rstd, w, {NULL, DT_F32}, N, stride, heads, HS, eps};
+    headnorm_types(cuda(page), a, false);
+}
+
+static void headnorm_backward(Backend *page, Buf dqkv, Buf dw, Buf before, Buf w, Buf rstd, int N,
+                              int stride, int heads, int HS) {
+    HeadNorm a = {dqkv, before, rstd, w, dw, N, stride, heads, HS, 0.0f};
+    headnorm_types(cuda(page), a, true);
+}
+
 /* --- biases --- */
 
 template <class T, class WT, int W>
@@ -604,6 +726,8 @@ void cuda_layers_page(Backend *b) {
     b->embedding_backward = embedding_backward;
     b->rmsnorm_forward = rmsnorm_forward;
     b->rmsnorm_backward = rmsnorm_backward;
+    b->headnorm_forward = headnorm_forward;
+    b->headnorm_backward = headnorm_backward;
     b->bias_forward = bias_forward;
     b->bias_backward = bias_backward;
     b->rope = rope;
