@@ -23,11 +23,8 @@
 static const struct {
     const char *name;
     Family family;
-} families[] = {{"llama3", FAMILY_LLAMA},
-                {"mistral", FAMILY_MISTRAL},
-                {"llama_bias", FAMILY_LLAMA},
-                {"qwen2", FAMILY_QWEN2},
-                {"qwen3", FAMILY_QWEN3}};
+} families[] = {{"llama3", FAMILY_LLAMA}, {"mistral", FAMILY_MISTRAL}, {"llama_bias", FAMILY_LLAMA},
+                {"qwen2", FAMILY_QWEN2},  {"qwen3", FAMILY_QWEN3},     {"smollm3", FAMILY_SMOLLM3}};
 enum { FAMILIES = sizeof families / sizeof *families, N_MAX = 64, LONGEST = 32 };
 
 typedef struct {

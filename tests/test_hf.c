@@ -61,13 +61,13 @@ static void expect_same(const ModelConfig *a, const ModelConfig *b) {
             text[i], sizeof(text[i]),
             "%d %d %d %d %d %d %d, %d positions, theta %.9g eps %.9g std %.9g, tied %d "
             "lm_head %d scores %d, bos %d pad %d, mean %.17g std %.17g, family %d window %d, "
-            "biases %d %d %d, head norms %d, "
+            "biases %d %d %d, head norms %d, unrotated %u, "
             "rope %d %g %g %g %d, eos",
             m[i]->V, m[i]->C, m[i]->L, m[i]->NH, m[i]->NKV, m[i]->HS, m[i]->FF, m[i]->max_positions,
             (double)m[i]->rope_theta, (double)m[i]->norm_eps, (double)m[i]->init_std, m[i]->tied,
             m[i]->lm_head, m[i]->scores, m[i]->bos, m[i]->pad, m[i]->score_mean, m[i]->score_std,
             m[i]->family, m[i]->sliding_window, m[i]->qkv_bias, m[i]->o_bias, m[i]->mlp_bias,
-            m[i]->qk_norm, m[i]->rope.type, (double)m[i]->rope.factor,
+            m[i]->qk_norm, m[i]->unrotated[0], m[i]->rope.type, (double)m[i]->rope.factor,
             (double)m[i]->rope.low_freq_factor, (double)m[i]->rope.high_freq_factor,
             m[i]->rope.original);
         for (int e = 0; e < m[i]->n_eos; e++)
@@ -292,6 +292,12 @@ static void test_families_are_written_and_read_back(void **state) {
         cfg.qkv_bias = cfg.o_bias = 1;
         expect_written(cfg);
         cfg.qkv_bias = cfg.o_bias = cfg.qk_norm = 0;
+        cfg.family = FAMILY_SMOLLM3;
+        cfg.HS = 6;
+        cfg.unrotated[0] = 1;
+        expect_written(cfg);
+        cfg.HS = 10;
+        cfg.unrotated[0] = 0;
         cfg.rope = (RopeScaling){.type = ROPE_LINEAR, .factor = 2.5f};
         cfg.family = FAMILY_MISTRAL;
         expect_written(cfg);
@@ -304,6 +310,14 @@ static void test_forms_of_families(void **state) {
     (void)state;
     const char *dir = directory("config");
     ModelConfig got;
+    expect_ok(model_read_config(&got, edited(dir, "\"llama\"", "\"smollm3\"")));
+    assert_int_equal(got.unrotated[0], 0); /* every fourth, and it has two */
+    expect_ok(model_read_config(
+        &got, edited(dir, "\"llama\"", "\"smollm3\", \"no_rope_layer_interval\": 2")));
+    assert_int_equal(got.unrotated[0], 2);
+    expect_ok(model_read_config(
+        &got, edited(dir, "\"llama\"", "\"smollm3\", \"no_rope_layers\": [0, 1]")));
+    assert_int_equal(got.unrotated[0], 1);
     expect_ok(
         model_read_config(&got, edited(dir, "\"llama\"", "\"mistral\", \"sliding_window\": null")));
     assert_int_equal(got.family, FAMILY_MISTRAL);
@@ -464,6 +478,9 @@ static void test_config_rules_refuse(void **state) {
         {"\"rope_theta\": 500.0", "\"rope_theta\": 0", "rope_theta"},
         {"\"llama\", \"vocab_size\": 61",
          "\"mistral\", \"attention_bias\": true, \"vocab_size\": 61", "attention_bias"},
+        {"\"llama\"", "\"smollm3\", \"no_rope_layers\": [1]", "no_rope_layers"},
+        {"\"llama\"", "\"smollm3\", \"no_rope_layers\": [1, 2]", "no_rope_layers"},
+        {"\"llama\"", "\"smollm3\", \"no_rope_layer_interval\": 0", "no_rope_layer_interval"},
         {"\"llama\"", "\"qwen2\", \"use_sliding_window\": true", "use_sliding_window"},
         {"\"attention_bias\": false", "\"attention_bias\": 1", "attention_bias"},
         {"\"mlp_bias\": false", "\"mlp_bias\": 1", "mlp_bias"},

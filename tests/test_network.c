@@ -40,6 +40,7 @@ static ModelConfig kind_of_model(int i) {
     ModelConfig cfg = small;
     cfg.tied = i == TIED || i == HEAD_NORMS;
     cfg.qk_norm = i == HEAD_NORMS;
+    cfg.unrotated[0] = i == HEAD_NORMS ? 2 : 0; /* the second layer */
     if (i == BIASES) cfg.qkv_bias = cfg.o_bias = cfg.mlp_bias = 1;
     if (i > TIED) cfg.init_std = 0.15f; /* less curvature for what is stirred */
     return cfg;

@@ -4,15 +4,17 @@
 #define CONFIG_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include "core/base/status.h"
 
-enum { EOS_MAX = 8 };
+enum { EOS_MAX = 8, LAYERS_MAX = 1000 };
 
 typedef enum {
     FAMILY_LLAMA,
     FAMILY_MISTRAL,
     FAMILY_QWEN2,
-    FAMILY_QWEN3
+    FAMILY_QWEN3,
+    FAMILY_SMOLLM3
 } Family; /* what config.json is written as */
 
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
@@ -36,6 +38,7 @@ typedef struct {
     int lm_head;                    /* has a language-model head */
     int scores;                     /* outputs of the scalar head, 0 = none */
     int qk_norm;                    /* RMSNorm over each head of q and k, before the rotation */
+    uint32_t unrotated[(LAYERS_MAX + 31) / 32]; /* a bit per layer without rotary positions */
     float init_std;
     int bos, pad; /* -1 none; carried for config.json */
     int eos[EOS_MAX], n_eos;
@@ -44,6 +47,10 @@ typedef struct {
 
 /* E_FORMAT naming the member that cannot be, `what` says whose shape it is. */
 Status config_check(const ModelConfig *m, const char *what);
+
+static inline int config_rotates(const ModelConfig *m, int layer) {
+    return !(m->unrotated[layer / 32] >> layer % 32 & 1);
+}
 
 static inline int config_qkv_rows(const ModelConfig *m) {
     return (m->NH + 2 * m->NKV) * m->HS;

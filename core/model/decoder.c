@@ -58,7 +58,8 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     product(net, s->qkv, ws->norm, w->qkv, t->bq);
     if (m->qk_norm) norm_heads(net, t, s);
-    b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
+    if (config_rotates(m, l))
+        b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
     if (kv)
         b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV,
                     m->HS);
@@ -111,7 +112,8 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     b->matmul_backward_input(b, ws->datt, dx, w->o, N);
     b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
                           m->NH, m->NKV, m->HS);
-    b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
+    if (config_rotates(m, l))
+        b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
     if (m->qk_norm) norm_heads_backward(net, g, t, s);
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     product_backward(net, g->wq, g->bq, ws->dqkv, ws->norm, w->qkv);

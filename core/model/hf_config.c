@@ -15,11 +15,14 @@ static const struct {
     int HS;                    /* 0: hidden size by query heads */
     int sliding_window;
     int attention_bias, mlp_bias; /* has the key */
+    int tied;
+    float rope_theta;
 } families[] = {
-    [FAMILY_LLAMA] = {"llama", "Llama", 0, 0, 0, 1, 1},
-    [FAMILY_MISTRAL] = {"mistral", "Mistral", 8, 0, 4096, 0, 0},
-    [FAMILY_QWEN2] = {"qwen2", "Qwen2", 32, 0, 0, 0, 0},
-    [FAMILY_QWEN3] = {"qwen3", "Qwen3", 32, 128, 0, 1, 0},
+    [FAMILY_LLAMA] = {"llama", "Llama", 0, 0, 0, 1, 1, 0, 1e4f},
+    [FAMILY_MISTRAL] = {"mistral", "Mistral", 8, 0, 4096, 0, 0, 0, 1e4f},
+    [FAMILY_QWEN2] = {"qwen2", "Qwen2", 32, 0, 0, 0, 0, 0, 1e4f},
+    [FAMILY_QWEN3] = {"qwen3", "Qwen3", 32, 128, 0, 1, 0, 0, 1e4f},
+    [FAMILY_SMOLLM3] = {"smollm3", "SmolLM3", 4, 0, 0, 1, 1, 1, 2e6f},
 };
 enum { FAMILIES = sizeof families / sizeof *families };
 
@@ -158,7 +161,7 @@ static int same_scaling(const RopeScaling *a, const RopeScaling *b) {
 }
 
 static Status read_rope(ModelConfig *m, const JsonDoc *doc, const Json *root) {
-    double theta = 10000.0;
+    double theta = (double)families[m->family].rope_theta;
     TRY(json_get_num(doc, root, "rope_theta", JSON_OPTIONAL, &theta)); /* transformers 4 */
     TRY(read_partial(doc, root));
     static const char *const places[] = {"rope_scaling", "rope_parameters"};
@@ -255,6 +258,7 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     TRY(json_get_int(doc, root, "max_position_embeddings", JSON_OPTIONAL, &m->max_positions));
     TRY(json_get_num(doc, root, "rms_norm_eps", JSON_OPTIONAL, &eps));
     TRY(json_get_num(doc, root, "initializer_range", JSON_OPTIONAL, &std));
+    m->tied = families[m->family].tied;
     TRY(json_get_bool(doc, root, "tie_word_embeddings", JSON_OPTIONAL, &m->tied));
     if (!(eps >= 0.0 && eps < 1.0))
         return json_fail(doc, json_get(root, "rms_norm_eps"), "rms_norm_eps must be from 0 to 1");
@@ -262,6 +266,31 @@ static Status read_shape(ModelConfig *m, const JsonDoc *doc, const Json *root) {
     m->init_std = (float)std;
     TRY(read_id(&m->bos, m, doc, json_get(root, "bos_token_id"), "bos_token_id"));
     return read_id(&m->pad, m, doc, json_get(root, "pad_token_id"), "pad_token_id");
+}
+
+/* no_rope_layers: 1 is a layer that IS rotated; by default every interval-th is not. */
+static Status read_unrotated(ModelConfig *m, const JsonDoc *doc, const Json *root) {
+    const Json *list = json_get(root, "no_rope_layers");
+    int interval = 4, l = 0;
+    if (m->family != FAMILY_SMOLLM3) return OK;
+    TRY(json_get_int(doc, root, "no_rope_layer_interval", JSON_OPTIONAL, &interval));
+    if (interval < 1)
+        return json_fail(doc, json_get(root, "no_rope_layer_interval"),
+                         "no_rope_layer_interval must be above 0");
+    if (is_set(list) && (json_type(list) != JSON_ARRAY || json_size(list) != m->L))
+        return json_fail(doc, list, "no_rope_layers must have a number for each of %d layers",
+                         m->L);
+    for (const Json *e = is_set(list) ? json_first(list) : NULL; l < m->L; l++) {
+        int rotates = (l + 1) % interval != 0;
+        if (e) {
+            if (json_type(e) != JSON_NUMBER || (json_num(e) != 0.0 && json_num(e) != 1.0))
+                return json_fail(doc, e, "no_rope_layers holds 0 and 1");
+            rotates = json_num(e) == 1.0;
+            e = json_next(e);
+        }
+        if (!rotates) m->unrotated[l / 32] |= 1u << l % 32;
+    }
+    return OK;
 }
 
 Status config_read(ModelConfig *m, const JsonDoc *doc) {
@@ -276,7 +305,8 @@ Status config_read(ModelConfig *m, const JsonDoc *doc) {
     TRY(read_rope(m, doc, root));
     TRY(read_eos(m, doc, root));
     TRY(read_heads(m, doc, root));
-    return config_check(m, json_name(doc));
+    TRY(config_check(m, json_name(doc)));
+    return read_unrotated(m, doc, root);
 }
 
 /* --- writing --- */
@@ -324,6 +354,11 @@ static void put_family(Text *t, const ModelConfig *m) {
     if (families[m->family].attention_bias) put_bool(t, "attention_bias", m->o_bias);
     if (families[m->family].mlp_bias) put_bool(t, "mlp_bias", m->mlp_bias);
     if (m->family >= FAMILY_QWEN2) put_bool(t, "use_sliding_window", 0);
+    if (m->family == FAMILY_SMOLLM3) {
+        text_add(t, ",\n  \"no_rope_layers\": [");
+        for (int l = 0; l < m->L; l++) text_addf(t, "%s%d", l ? ", " : "", config_rotates(m, l));
+        text_add(t, "]");
+    }
     if (m->family == FAMILY_MISTRAL) {
         if (m->sliding_window)
             put_int(t, "sliding_window", m->sliding_window);

@@ -17,7 +17,7 @@ Status config_check(const ModelConfig *m, const char *what) {
     } const rules[] = {
         {"vocab_size", m->V, 2, 1 << 24},
         {"hidden_size", m->C, 1, 1 << 17},
-        {"num_hidden_layers", m->L, 1, 1000},
+        {"num_hidden_layers", m->L, 1, LAYERS_MAX},
         {"num_attention_heads", m->NH, 1, 1024},
         {"num_key_value_heads", m->NKV, 1, 1024},
         {"head_dim", m->HS, 2, 256},
