@@ -240,6 +240,10 @@ for trainer in sft reward dpo ppo; do
     change=$(sed -n 's/.*: with \(--.*\) it needs .*/\1/p' log)
     [ -n "$change" ] || fail "$trainer: $(tail -n 1 log)"
     [ ! -e small.$trainer ] || fail "$trainer left a run directory behind a refused plan"
+    mkdir small.$trainer.used && echo mine > small.$trainer.used/mine
+    # shellcheck disable=SC2086
+    "$RLHF" $arguments --$trainer.micro_tokens 2048 --memory_limit $limit --run.dir small.$trainer.used > log 2>&1
+    [ "$(ls -A small.$trainer.used)" = mine ] || fail "$trainer: a refused plan left or took: $(ls -A small.$trainer.used)"
     # shellcheck disable=SC2086
     rlhf $arguments $change --memory_limit $limit --run.dir small.$trainer
 done

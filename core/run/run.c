@@ -208,13 +208,22 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     return s;
 }
 
+/* What this run made; the directory goes only when nothing of the user's lies in it. */
+static void remove_own(const Run *run) {
+    char lock[RUN_PATH];
+    run_path(lock, run, ".lock");
+    if (remove_old(run) != OK) log_warn("%s", status_message());
+    unlink(lock);
+    rmdir(run->dir);
+}
+
 void run_discard(Run *run) {
     if (run) run->discard = run->saved_step < 0;
 }
 
 void run_close(Run *run) {
     if (!run) return;
-    if (run->discard) file_remove_tree(run->dir);
+    if (run->discard) remove_own(run);
     if (run->metrics >= 0) close(run->metrics);
     if (run->samples >= 0) close(run->samples);
     if (run->events >= 0) close(run->events);

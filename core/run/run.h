@@ -34,8 +34,8 @@ typedef struct Run Run;
  * difference is refused by name. */
 Status run_open(Run **run, const RunConfig *cfg, const char *verb, const char *resolved_recipe);
 void run_close(Run *run); /* NULL is fine */
-/* A run that was opened and will not begin: run_close removes what run_open made, unless there is a
- * checkpoint in it. */
+/* A run that was opened and will not begin: run_close removes what run_open made and leaves what
+ * else lies in the directory, unless there is a checkpoint in it. */
 void run_discard(Run *run);
 const char *run_dir(const Run *run);
 
