@@ -14,23 +14,16 @@
 #include "datasets/row_encode.h"
 #include "datasets/template.h"
 #include "policy/tools.h"
+#include "tests/scratch.h"
 
-static char dir[64];
+static const char *dir; /* of the tokenizer and the template */
 
 static void expect_ok(Status s) {
     if (s != OK) fail_msg("status %d: %s", s, status_message());
 }
 
-static const char *in_dir(const char *name) {
-    static char path[4][160];
-    static int turn;
-    char *p = path[turn++ % 4];
-    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
-    return p;
-}
-
 static void write_file(const char *name, const char *text) {
-    expect_ok(file_write_atomic(in_dir(name), text, strlen(text)));
+    scratch_write(name, text, strlen(text));
 }
 
 static int setup(void **state) {
@@ -38,8 +31,7 @@ static int setup(void **state) {
     BpeTrainer *b;
     Tokenizer *t;
     log_level(LOG_QUIET);
-    snprintf(dir, sizeof(dir), "/tmp/template-XXXXXX");
-    if (!mkdtemp(dir)) return -1;
+    dir = scratch("");
     const char *text = "the user asks the assistant a question and the assistant answers the user";
     expect_ok(bpe_trainer_create(&b));
     for (int i = 0; i < 4; i++) expect_ok(bpe_trainer_add(b, text, strlen(text)));
@@ -48,11 +40,6 @@ static int setup(void **state) {
     expect_ok(tokenizer_save(t, dir));
     tokenizer_release(t);
     return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    return file_remove_tree(dir) == OK ? 0 : -1;
 }
 
 static DataConfig config(void) {
@@ -125,7 +112,7 @@ static void expect_row(const char *template, const DataConfig *cfg, RowKind kind
     Tokenizer *t = with_template(template);
     Dataset d;
     write_file("row.jsonl", row);
-    Status s = dataset_open(&d, cfg, in_dir("row.jsonl"), kind, t, NULL);
+    Status s = dataset_open(&d, cfg, scratch("row.jsonl"), kind, t, NULL);
     if (s != OK) fail_msg("%s\n%s", row, status_message());
     assert_int_equal(d.n, 1);
     expect_sequence(t, &d.rows[0].a, a);
@@ -195,9 +182,9 @@ static void test_template_and_layout_agree(void **state) {
         DataConfig cfg = config();
         Dataset d[2];
         write_file("row.jsonl", rows[i]);
-        expect_ok(dataset_open(&d[0], &cfg, in_dir("row.jsonl"), ROWS_SFT, t, NULL));
+        expect_ok(dataset_open(&d[0], &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL));
         cfg.layout = "chatml";
-        expect_ok(dataset_open(&d[1], &cfg, in_dir("row.jsonl"), ROWS_SFT, t, NULL));
+        expect_ok(dataset_open(&d[1], &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL));
         const Sequence *a = &d[0].rows[0].a, *b = &d[1].rows[0].a;
         assert_int_equal(a->n, b->n);
         assert_int_equal(a->n_prompt, b->n_prompt);
@@ -229,7 +216,7 @@ static void test_refused_rows(void **state) {
         DataConfig cfg = config();
         Dataset d;
         write_file("row.jsonl", bad[i].row);
-        Status s = dataset_open(&d, &cfg, in_dir("row.jsonl"), ROWS_SFT, t, NULL);
+        Status s = dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL);
         if (s == OK) dataset_release(&d);
         if (s != bad[i].status || !strstr(status_message(), bad[i].part))
             fail_msg("%s: status %d, \"%s\" does not say \"%s\"", bad[i].row, s, status_message(),
@@ -249,7 +236,7 @@ static void test_endless_conversations(void **state) {
     for (int i = 0; i < 5000; i++) text_add(&row, "," TALK);
     text_add(&row, "]}");
     write_file("row.jsonl", row.s);
-    assert_int_equal(dataset_open(&d, &cfg, in_dir("row.jsonl"), ROWS_SFT, t, NULL), E_FORMAT);
+    assert_int_equal(dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL), E_FORMAT);
     assert_non_null(strstr(status_message(), "too long to find"));
     text_release(&row);
     tokenizer_release(t);
@@ -365,7 +352,7 @@ static void expect_rendering(const char *want) {
 
 static void test_opening(void **state) {
     (void)state;
-    unlink(in_dir("chat_template.jinja"));
+    unlink(scratch("chat_template.jinja"));
     expect_rendering(NULL);
     write_file("tokenizer_config.json",
                "{\"chat_template\":\"{{ bos_token }}{{ messages[0].content }}"
@@ -382,7 +369,7 @@ static void test_opening(void **state) {
     ChatTemplate *t;
     assert_int_equal(chat_template_open_dir(&t, dir), E_FORMAT);
     assert_non_null(strstr(status_message(), "chat_template.jinja:1:1"));
-    unlink(in_dir("tokenizer_config.json"));
+    unlink(scratch("tokenizer_config.json"));
 }
 
 /* ---- the verb ---- */
@@ -400,11 +387,11 @@ static void test_verb(void **state) {
                   "{\"messages\":[" USER("hi") "],\"add_generation_prompt\":true}\n" MESSAGES(
                       TALK) "\n"
                             "{\"messages\":[{\"role\":\"user\"}]}\n");
-    char *argv[] = {"--template", (char *)in_dir("t.jinja"),
-                    "--data",     (char *)in_dir("rows.jsonl"),
-                    "--out",      (char *)in_dir("out.jsonl")};
+    char *argv[] = {"--template", (char *)scratch("t.jinja"),
+                    "--data",     (char *)scratch("rows.jsonl"),
+                    "--out",      (char *)scratch("out.jsonl")};
     expect_ok(template_main(6, argv));
-    expect_ok(file_read(&arena, &text, &len, in_dir("out.jsonl"), 1 << 20));
+    expect_ok(file_read(&arena, &text, &len, scratch("out.jsonl"), 1 << 20));
     char *second = strchr(text, '\n') + 1, *third = strchr(second, '\n') + 1,
          *fourth = strchr(third, '\n') + 1;
     assert_non_null(strstr(text, "\"id\":7"));
@@ -430,5 +417,5 @@ int main(void) {
         cmocka_unit_test(test_verb),
         cmocka_unit_test(test_opening),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -11,6 +11,7 @@
 #include "core/base/file.h"
 #include "core/base/rng.h"
 #include "datasets/tokenizer.h"
+#include "tests/scratch.h"
 
 static void expect_ok(Status s) {
     if (s != OK) fail_msg("status %d: %s", s, status_message());
@@ -400,8 +401,8 @@ static void test_decoding_goes_on_with_what_is_there(void **state) {
 
 static void test_saved_is_the_same(void **state) {
     (void)state;
-    char dir[] = "/tmp/tokenizer-XXXXXX";
-    assert_non_null(mkdtemp(dir));
+    const char *dir = scratch("saved");
+    expect_ok(file_mkdirs(dir));
     Parts p = *LLAMA;
     p.normalizer = BOTH;
     p.model = UNK ",\"fuse_unk\":true";
@@ -413,7 +414,6 @@ static void test_saved_is_the_same(void **state) {
     assert_true(tokenizer_hash(again) == tokenizer_hash(t));
     tokenizer_release(again);
     tokenizer_release(t);
-    expect_ok(file_remove_tree(dir));
 }
 
 /* ---- what is refused, and what must not take long ---- */
