@@ -263,6 +263,8 @@ static void put_rollout_metrics(Ppo *p, Metrics *m) {
     metrics_set(m, "response_length/max", longest);
     metrics_set(m, "rollout/truncated_rate", 1.0 - (double)eos / p->S);
     metrics_set(m, "rollout/truncated_mass", p->rollout.truncated_mass);
+    metrics_set(m, "rollout/preempted", p->rollout.preempted);
+    metrics_set(m, "rollout/shared_tokens", (double)p->rollout.shared_tokens);
 }
 
 /* One step of PPO. */

@@ -80,6 +80,7 @@ int kv_reserve(KvCache *kv, int row, int length) {
         int page = kv->free_pages[--kv->n_free];
         kv->page[page] = (KvPage){.users = 1};
         kv->host_table[row * kv->max_pages + kv->held[row]++] = page;
+        kv->changed = 1;
     }
     return 1;
 }
@@ -126,6 +127,7 @@ int kv_share(KvCache *kv, int row, const int *ids, int n) {
         int page = find_page(kv, hash, ids, end);
         if (page < 0) break;
         kv->page[page].users++;
+        kv->changed = 1;
         kv->host_table[row * kv->max_pages + kv->held[row]++] = page;
     }
     return kv->held[row] * KV_PAGE;
@@ -147,5 +149,7 @@ void kv_offer(KvCache *kv, int row, const int *ids, int n) {
 }
 
 void kv_flush(KvCache *kv) {
+    if (!kv->changed) return;
+    kv->changed = 0;
     kv->b->upload(kv->b, kv->table, kv->host_table, (size_t)kv->rows * (size_t)kv->max_pages);
 }

@@ -80,9 +80,9 @@ typedef struct {
 
 typedef struct {
     Backend *b;
-    Buf *keys, *values; /* [L] each [pages][NKV][HS * KV_PAGE] */
-    Buf table;          /* i32 [rows][max_pages] */
-    int *host_table;
+    Buf *keys, *values;       /* [L] each [pages][NKV][HS * KV_PAGE] */
+    Buf table;                /* i32 [rows][max_pages] */
+    int *host_table, changed; /* since the device saw it */
     int *free_pages, n_free, n_pages, rows, max_pages, L;
     int *held;    /* [rows] pages held */
     KvPage *page; /* [n_pages] */
