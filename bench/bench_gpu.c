@@ -4,6 +4,7 @@
  * bench_gpu [--only NAME] [--device cuda:0] [--dtype bf16|f32] [--small] [--json FILE]: --small
  * shrinks every shape, to try the program itself anywhere (--device cpu). Times are of many calls
  * in a row between two waits; inputs are never zero; medians of RUNS. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,12 +141,12 @@ typedef struct {
 static void run_attention(const Bench *bench, void *ctx) {
     const Attention *a = ctx;
     Backend *b = bench->b;
+    AttentionShape shape = {a->NH, a->NKV, a->HS, 1.0f / sqrtf((float)a->HS), 0, 0.0f};
     if (a->backward)
         b->attention_backward(b, a->dqkv, a->dout, a->qkv, a->out, a->lse, a->starts, a->S, a->N,
-                              a->NH, a->NKV, a->HS);
+                              shape);
     else
-        b->attention_forward(b, a->out, a->lse, a->qkv, a->starts, a->S, a->N, a->NH, a->NKV,
-                             a->HS);
+        b->attention_forward(b, a->out, a->lse, a->qkv, a->starts, a->S, a->N, shape);
 }
 
 static void attention(const Bench *bench, const Sizes *z, int HS) {

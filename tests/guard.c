@@ -69,13 +69,11 @@ GUARD(bias_forward, (Backend * b, Buf y, Buf w, int N, int O), (b, y, w, N, O))
 GUARD(bias_backward, (Backend * b, Buf dw, Buf dy, int N, int O), (b, dw, dy, N, O))
 GUARD(rope, (Backend * b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int k),
       (b, q, p, t, N, s, h, HS, k))
-GUARD(attention_forward,
-      (Backend * b, Buf o, Buf l, Buf q, Buf st, int S, int N, int NH, int NKV, int HS),
-      (b, o, l, q, st, S, N, NH, NKV, HS))
+GUARD(attention_forward, (Backend * b, Buf o, Buf l, Buf q, Buf st, int S, int N, AttentionShape a),
+      (b, o, l, q, st, S, N, a))
 GUARD(attention_backward,
-      (Backend * b, Buf dq, Buf d, Buf q, Buf o, Buf l, Buf st, int S, int N, int NH, int NKV,
-       int HS),
-      (b, dq, d, q, o, l, st, S, N, NH, NKV, HS))
+      (Backend * b, Buf dq, Buf d, Buf q, Buf o, Buf l, Buf st, int S, int N, AttentionShape a),
+      (b, dq, d, q, o, l, st, S, N, a))
 GUARD(swiglu_forward, (Backend * b, Buf h, Buf g, int N, int FF), (b, h, g, N, FF))
 GUARD(swiglu_backward, (Backend * b, Buf dg, Buf dh, Buf g, int N, int FF), (b, dg, dh, g, N, FF))
 GUARD(gather_rows, (Backend * b, Buf o, Buf x, Buf rows, int R, int C), (b, o, x, rows, R, C))
@@ -90,11 +88,11 @@ GUARD(head_backward,
 GUARD(score_forward, (Backend * b, Buf s, Buf h, Buf w, int N, int C, int K), (b, s, h, w, N, C, K))
 GUARD(score_backward, (Backend * b, Buf dh, Buf dw, Buf ds, Buf h, Buf w, int N, int C, int K),
       (b, dh, dw, ds, h, w, N, C, K))
-GUARD(kv_write, (Backend * b, KvLayer kv, Buf q, Buf r, Buf p, int N, int NH, int NKV, int HS),
-      (b, kv, q, r, p, N, NH, NKV, HS))
+GUARD(kv_write, (Backend * b, KvLayer kv, Buf q, Buf r, Buf p, int N, AttentionShape a),
+      (b, kv, q, r, p, N, a))
 GUARD(attention_decode,
-      (Backend * b, Buf o, Buf q, KvLayer kv, Buf r, Buf p, int N, int NH, int NKV, int HS),
-      (b, o, q, kv, r, p, N, NH, NKV, HS))
+      (Backend * b, Buf o, Buf q, KvLayer kv, Buf r, Buf p, int N, AttentionShape a),
+      (b, o, q, kv, r, p, N, a))
 GUARD(sample,
       (Backend * b, Buf ids, Buf lp, Buf cut, Buf h, Mat w, Buf u, Buf l, int c, int R,
        SampleParams p),

@@ -376,23 +376,41 @@ static int head_size(Size z) {
     return z.C % 2 ? z.C + 1 : z.C;
 }
 
-static void run_attention(Bench *t, Size z) {
+static AttentionShape whole(Size z) {
+    int HS = head_size(z);
+    return (AttentionShape){NH, NKV, HS, 1.0f / sqrtf((float)HS), 0, 0.0f};
+}
+/* a window that begins inside a block, scores bent */
+static AttentionShape windowed(Size z) {
+    AttentionShape a = whole(z);
+    a.window = KV_PAGE + 5;
+    a.softcap = 1.5f;
+    return a;
+}
+
+static void attend(Bench *t, Size z, AttentionShape a) {
     Backend *b = t->b;
-    int HS = head_size(z), starts[3] = {0, z.N / 2, z.N}, S = z.N > 1 ? 2 : 1, one[2] = {0, z.N};
+    int HS = a.HS, starts[3] = {0, z.N / 2, z.N}, S = z.N > 1 ? 2 : 1, one[2] = {0, z.N};
     size_t N = (size_t)z.N, Q = (NH + 2 * NKV) * (size_t)HS;
     Buf qkv = act_input(t, N * Q), out = act_output(t, N * NH * (size_t)HS),
         lse = output(t, 2 * N * NH), d = act_input(t, N * NH * (size_t)HS),
         dqkv = act_output(t, N * Q);
     Buf st = ints(t, S == 2 ? starts : one, (size_t)S + 1);
-    b->attention_forward(b, out, lse, qkv, st, S, z.N, NH, NKV, HS);
-    b->attention_backward(b, dqkv, d, qkv, out, lse, st, S, z.N, NH, NKV, HS);
+    b->attention_forward(b, out, lse, qkv, st, S, z.N, a);
+    b->attention_backward(b, dqkv, d, qkv, out, lse, st, S, z.N, a);
+}
+static void run_attention(Bench *t, Size z) {
+    attend(t, z, whole(z));
+}
+static void run_windows(Bench *t, Size z) {
+    attend(t, z, windowed(z));
 }
 
 /* The z.N tokens of one row into the cache, then the last three of them as queries: what attention
  * over the whole row gives, bit for bit. */
-static void run_decoding(Bench *t, Size z) {
+static void decode(Bench *t, Size z, AttentionShape shape) {
     Backend *b = t->b;
-    int HS = head_size(z), one[2] = {0, z.N}, pages = (z.N + KV_PAGE - 1) / KV_PAGE;
+    int HS = shape.HS, one[2] = {0, z.N}, pages = (z.N + KV_PAGE - 1) / KV_PAGE;
     int queries = z.N < 3 ? z.N : 3, table[8], *ids = calloc(2 * (size_t)z.N, sizeof *ids);
     for (int p = 0; p < pages; p++) table[p] = pages - 1 - p;
     for (int n = 0; n < z.N; n++) ids[z.N + n] = n;
@@ -405,10 +423,10 @@ static void run_decoding(Bench *t, Size z) {
     free(ids);
     assert_int_equal(b->alloc(b, &kv.keys, b->dtype, (size_t)pages * page, "test"), OK);
     assert_int_equal(b->alloc(b, &kv.values, b->dtype, (size_t)pages * page, "test"), OK);
-    b->attention_forward(b, out, lse, qkv, st, 1, z.N, NH, NKV, HS);
-    b->kv_write(b, kv, qkv, rows, positions, z.N, NH, NKV, HS);
+    b->attention_forward(b, out, lse, qkv, st, 1, z.N, shape);
+    b->kv_write(b, kv, qkv, rows, positions, z.N, shape);
     b->attention_decode(b, decoded, buf_at(qkv, last * Q), kv, buf_at(rows, last),
-                        buf_at(positions, last), queries, NH, NKV, HS);
+                        buf_at(positions, last), queries, shape);
     float *want = malloc(N * A * sizeof *want), *got = malloc(N * A * sizeof *got);
     b->download(b, want, buf_at(out, last * A), (size_t)queries * A);
     b->download(b, got, decoded, (size_t)queries * A);
@@ -416,6 +434,12 @@ static void run_decoding(Bench *t, Size z) {
     free(want), free(got);
     b->release(b, &kv.keys);
     b->release(b, &kv.values);
+}
+static void run_decoding(Bench *t, Size z) {
+    decode(t, z, whole(z));
+}
+static void run_windowed_decoding(Bench *t, Size z) {
+    decode(t, z, windowed(z));
 }
 
 static void run_heads(Bench *t, Size z) {
@@ -565,6 +589,55 @@ static void the_gradient_of_head_norms(void **state) {
     }
 }
 
+static double attention_loss(void *ctx) {
+    Operation *o = ctx;
+    AttentionShape a = {2, 1, o->C, .3f, 37, 1.2f}; /* one head's window ends within a block */
+    int starts[3] = {0, 3, o->N};
+    size_t n = (size_t)o->N * 4 * (size_t)o->C, half = n / 2;
+    Buf qkv, out, lse, st;
+    double sum = 0.0;
+    float *host = malloc(half * sizeof *host);
+    assert_int_equal(o->b->alloc(o->b, &qkv, DT_F32, n, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &out, DT_F32, half, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &lse, DT_F32, 4 * (size_t)o->N, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &st, DT_I32, 3, "test"), OK);
+    o->b->upload(o->b, qkv, o->x, n);
+    o->b->upload(o->b, st, starts, 3);
+    o->b->attention_forward(o->b, out, lse, qkv, st, 2, o->N, a);
+    o->b->download(o->b, host, out, half);
+    for (size_t i = 0; i < half; i++) sum += (double)o->c[i] * host[i];
+    if (o->dw.ptr) { /* dout, and the gradient, too */
+        o->b->upload(o->b, o->dw, o->c, half);
+        o->b->attention_backward(o->b, o->dx, o->dw, qkv, out, lse, st, 2, o->N, a);
+    }
+    free(host);
+    o->b->release(o->b, &qkv);
+    o->b->release(o->b, &out);
+    o->b->release(o->b, &lse);
+    o->b->release(o->b, &st);
+    return sum;
+}
+
+static void the_gradient_of_windowed_attention(void **state) {
+    (void)state;
+    enum { ROWS = 75, HS = 6, ALL = ROWS * 4 * HS };
+    static float x[ALL], c[ALL / 2], dx[ALL];
+    fill_random(x, ALL, 1, 2.0f);
+    fill_random(c, ALL / 2, 3, 1.0f);
+    for (int k = 0; k < 3; k++) {
+        Operation o = {backend(kernels[k], "f32"), x, NULL, c, {0}, {0}, ROWS, HS};
+        if (!o.b) continue;
+        assert_int_equal(o.b->alloc(o.b, &o.dx, DT_F32, ALL, "test"), OK);
+        assert_int_equal(o.b->alloc(o.b, &o.dw, DT_F32, ALL / 2, "test"), OK);
+        attention_loss(&o);
+        o.b->download(o.b, dx, o.dx, ALL);
+        o.b->release(o.b, &o.dx);
+        o.b->release(o.b, &o.dw);
+        expect_gradient("windowed attention", attention_loss, &o, x, dx, ALL, 1e-2, 1e-3);
+        backend_release(o.b);
+    }
+}
+
 static void an_average_moves_by_its_share(void **state) {
     (void)state;
     enum { MANY = 100003 }; /* several chunks, the last one short */
@@ -599,11 +672,13 @@ static const struct {
     void (*run)(Bench *, Size);
     double tolerance; /* in bf16: a store rounds by 2^-9, in the norm by 0.0017; gradients go
                          through several */
-} groups[] = {{"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
-              {"biases", run_biases, 4e-3},       {"head norms", run_head_norms, 6e-3},
-              {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
-              {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
-              {"optimizer", run_optimizer, 1e-6}};
+} groups[] = {
+    {"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
+    {"biases", run_biases, 4e-3},       {"head norms", run_head_norms, 6e-3},
+    {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
+    {"windows", run_windows, 8e-3},     {"windowed decoding", run_windowed_decoding, 2.5e-3},
+    {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
+    {"optimizer", run_optimizer, 1e-6}};
 static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
                              {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
 enum { GROUPS = sizeof groups / sizeof *groups, SIZES = sizeof sizes / sizeof *sizes };
@@ -825,6 +900,7 @@ int main(void) {
         cmocka_unit_test(bf16_is_f32_but_for_rounding),
         cmocka_unit_test(the_gradient_of_a_bias),
         cmocka_unit_test(the_gradient_of_head_norms),
+        cmocka_unit_test(the_gradient_of_windowed_attention),
         cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),

@@ -395,16 +395,16 @@ static Two attention_inputs(size_t n, const int *starts, int S, int NH, int NKV,
 }
 
 /* growth: keys become larger along a sequence, so that the running maximum moves all the time */
-static void attention_case(const int *lengths, int S, int NH, int NKV, int HS, int growth) {
-    int starts[16] = {0};
+static void attention_case(const int *lengths, int S, AttentionShape a, int growth) {
+    int NH = a.NH, NKV = a.NKV, HS = a.HS, starts[16] = {0};
     for (int s = 0; s < S; s++) starts[s + 1] = starts[s] + lengths[s];
     int N = starts[S];
     size_t wide = (size_t)N * (size_t)(NH + 2 * NKV) * (size_t)HS, n = (size_t)N * NH * HS;
     Two qkv = attention_inputs(wide, starts, S, NH, NKV, HS, growth);
     Two at = ints(starts, (size_t)S + 1), out = output(n);
     Two lse = output_f32(2 * (size_t)N * NH), dout = activations(n), dqkv = output(wide);
-    cpu->attention_forward(cpu, out.c, lse.c, qkv.c, at.c, S, N, NH, NKV, HS);
-    gpu->attention_forward(gpu, out.g, lse.g, qkv.g, at.g, S, N, NH, NKV, HS);
+    cpu->attention_forward(cpu, out.c, lse.c, qkv.c, at.c, S, N, a);
+    gpu->attention_forward(gpu, out.g, lse.g, qkv.g, at.g, S, N, a);
     close_to("attention_forward", out, 2e-5, .02);
     Two first = {lse.c, lse.g, (size_t)N * NH};
     float *c = host_floats(first.n), *g = host_floats(first.n);
@@ -414,10 +414,15 @@ static void attention_case(const int *lengths, int S, int NH, int NKV, int HS, i
         assert_true(fabsf(c[i] - g[i]) <= (dtype == DT_BF16 ? 2e-3f : 2e-5f) * (1 + fabsf(c[i])));
     free(c);
     free(g);
-    cpu->attention_backward(cpu, dqkv.c, dout.c, qkv.c, out.c, lse.c, at.c, S, N, NH, NKV, HS);
-    gpu->attention_backward(gpu, dqkv.g, dout.g, qkv.g, out.g, lse.g, at.g, S, N, NH, NKV, HS);
+    cpu->attention_backward(cpu, dqkv.c, dout.c, qkv.c, out.c, lse.c, at.c, S, N, a);
+    gpu->attention_backward(gpu, dqkv.g, dout.g, qkv.g, out.g, lse.g, at.g, S, N, a);
     close_to("attention_backward", dqkv, 5e-5, growth ? .2 : .05);
     release_all();
+}
+
+static AttentionShape attention_of(const int *shape, int window, float softcap) {
+    return (AttentionShape){shape[0], shape[1], shape[2], 1.0f / sqrtf((float)shape[2]),
+                            window,   softcap};
 }
 
 static void attention(void **state) {
@@ -426,16 +431,19 @@ static void attention(void **state) {
     const int shapes[][3] = {{4, 2, 64},  {3, 1, 64}, {2, 2, 80}, {2, 1, 96},
                              {2, 1, 128}, {4, 2, 6},  {2, 1, 32}};
     for (int i = 0; i < 7; i++) {
-        attention_case(mixed, 6, shapes[i][0], shapes[i][1], shapes[i][2], 0);
+        attention_case(mixed, 6, attention_of(shapes[i], 0, 0.0f), 0);
+        attention_case(mixed, 6, attention_of(shapes[i], 37, i % 2 ? 0.0f : 1.5f), 0);
         if (i > 1) continue;
-        attention_case(whole, 2, shapes[i][0], shapes[i][1], shapes[i][2], 0);
-        attention_case(one, 1, shapes[i][0], shapes[i][1], shapes[i][2], 1);
+        attention_case(whole, 2, attention_of(shapes[i], 0, 0.0f), 0);
+        attention_case(one, 1, attention_of(shapes[i], 0, 0.0f), 1);
+        attention_case(one, 1, attention_of(shapes[i], 70, 0.0f), 1);
     }
 }
 
 /* Rows of different lengths, pages in no order, written in two pieces, then one query each. */
-static void decoding_case(int NH, int NKV, int HS, const int *lengths, int rows) {
+static void decoding_case(AttentionShape a, const int *lengths, int rows) {
     enum { MAX_PAGES = 12, TOKENS = 1024 };
+    int NH = a.NH, NKV = a.NKV, HS = a.HS;
     int table[8 * MAX_PAGES], row[TOKENS], position[TOKENS], N = 0, pages = rows * MAX_PAGES;
     size_t page = (size_t)NKV * (size_t)HS * KV_PAGE, wide = (size_t)(NH + 2 * NKV) * (size_t)HS;
     for (int i = 0; i < pages; i++) table[i] = (i * 7 + 3) % pages;
@@ -449,8 +457,8 @@ static void decoding_case(int NH, int NKV, int HS, const int *lengths, int rows)
     Two where = ints(table, (size_t)pages), qkv = activations((size_t)N * wide);
     Two of_row = ints(row, N), at = ints(position, N);
     KvLayer c = {keys.c, values.c, where.c, MAX_PAGES}, g = {keys.g, values.g, where.g, MAX_PAGES};
-    cpu->kv_write(cpu, c, qkv.c, of_row.c, at.c, N, NH, NKV, HS);
-    gpu->kv_write(gpu, g, qkv.g, of_row.g, at.g, N, NH, NKV, HS);
+    cpu->kv_write(cpu, c, qkv.c, of_row.c, at.c, N, a);
+    gpu->kv_write(gpu, g, qkv.g, of_row.g, at.g, N, a);
     int rows_now[8], last[8];
     for (int r = 0; r < rows; r++) {
         rows_now[r] = rows - 1 - r;
@@ -458,8 +466,8 @@ static void decoding_case(int NH, int NKV, int HS, const int *lengths, int rows)
     }
     Two q = activations((size_t)rows * wide), rr = ints(rows_now, rows), pp = ints(last, rows);
     Two out = output((size_t)rows * NH * HS);
-    cpu->attention_decode(cpu, out.c, q.c, c, rr.c, pp.c, rows, NH, NKV, HS);
-    gpu->attention_decode(gpu, out.g, q.g, g, rr.g, pp.g, rows, NH, NKV, HS);
+    cpu->attention_decode(cpu, out.c, q.c, c, rr.c, pp.c, rows, a);
+    gpu->attention_decode(gpu, out.g, q.g, g, rr.g, pp.g, rows, a);
     close_to("attention_decode", out, 2e-5, .01);
     sentinels_stand("kv_write, keys", keys);
     sentinels_stand("kv_write, values", values);
@@ -469,12 +477,13 @@ static void decoding_case(int NH, int NKV, int HS, const int *lengths, int rows)
 static void decoding(void **state) {
     (void)state;
     const int lengths[] = {1, 33, 384, 64, 2};
-    decoding_case(4, 2, 64, lengths, 5);
-    decoding_case(3, 1, 64, lengths, 5);
-    decoding_case(2, 2, 80, lengths, 3);
-    decoding_case(8, 2, 128, lengths, 5);
-    decoding_case(4, 2, 6, lengths, 5);
-    decoding_case(2, 1, 32, lengths, 1);
+    const int shapes[][3] = {{4, 2, 64},  {3, 1, 64}, {2, 2, 80},
+                             {8, 2, 128}, {4, 2, 6},  {2, 1, 32}};
+    const int rows[] = {5, 5, 3, 5, 5, 1};
+    for (int i = 0; i < 6; i++) {
+        decoding_case(attention_of(shapes[i], 0, 0.0f), lengths, rows[i]);
+        decoding_case(attention_of(shapes[i], 50, i % 2 ? 2.0f : 0.0f), lengths, rows[i]);
+    }
 }
 
 static void rows_and_scores(void **state) {

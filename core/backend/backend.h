@@ -49,6 +49,15 @@ typedef struct {
     int O, K;
 } Mat;
 
+/* What attention computes. A query sees the keys up to its own position, of those the last `window`
+ * (0: all); a score is scale q.k, bent to softcap tanh(score / softcap) (0: as it is). */
+typedef struct {
+    int NH, NKV, HS;
+    float scale;
+    int window;
+    float softcap;
+} AttentionShape;
+
 /* Keys and values in pages of KV_PAGE positions. Page p of a layer and a kv head holds its keys
  * transposed [HS][KV_PAGE] and its values [KV_PAGE][HS]. */
 enum { KV_PAGE = 32 };
@@ -143,9 +152,9 @@ struct Backend {
     /* causal grouped-query attention over packed sequences; qkv [N,(NH+2 NKV) HS], starts i32
      * [S+1], out [N,NH HS], lse [2,N,NH] (log-sum-exp, then scratch) */
     void (*attention_forward)(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
-                              int NH, int NKV, int HS);
+                              AttentionShape a);
     void (*attention_backward)(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
-                               Buf starts, int S, int N, int NH, int NKV, int HS);
+                               Buf starts, int S, int N, AttentionShape a);
     void (*swiglu_forward)(Backend *b, Buf h, Buf gate_up, int N,
                            int FF); /* silu(gate) * up; gate_up [N,2 FF] */
     void (*swiglu_backward)(Backend *b, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF);
@@ -167,12 +176,11 @@ struct Backend {
     /* decoding */
     /* puts keys and values of qkv [N, stride] into the pages: token n goes to row rows[n], position
      * positions[n] */
-    void (*kv_write)(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH,
-                     int NKV, int HS);
-    /* one query per row: row n of qkv sits at positions[n] of cache row rows[n] and sees all
-     * positions up to it */
+    void (*kv_write)(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N,
+                     AttentionShape a);
+    /* one query per row: row n of qkv sits at positions[n] of cache row rows[n] */
     void (*attention_decode)(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
-                             int N, int NH, int NKV, int HS);
+                             int N, AttentionShape a);
     /* draws ids[r] by inverse transform of uniform f64 [R]; logp of it under the whole tempered
      * distribution, as head_forward says it; cut: mass that top-k and top-p removed */
     void (*sample)(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits,

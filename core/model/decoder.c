@@ -3,6 +3,8 @@
  * backward. */
 #include "core/model/decoder.h"
 
+#include <math.h>
+
 static LayerSaved *saved_of(Workspace *ws, int l) {
     return &ws->saved[ws->plan.train && !ws->plan.recompute ? l : 0];
 }
@@ -15,6 +17,11 @@ static KvLayer kv_layer(const KvCache *kv, int l) {
 static void product(Network *net, Buf y, Buf x, Mat w, Buf bias) {
     net->b->matmul_forward(net->b, y, x, w, net->ws->N);
     if (bias.ptr) net->b->bias_forward(net->b, y, bias, net->ws->N, w.O);
+}
+
+static AttentionShape attention_shape(const ModelConfig *m) {
+    return (AttentionShape){
+        .NH = m->NH, .NKV = m->NKV, .HS = m->HS, .scale = 1.0f / sqrtf((float)m->HS)};
 }
 
 /* what a product's weights and bias gain; x is its input, dy the gradient of its output */
@@ -53,6 +60,7 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     const LayerMats *w = &net->w.mats[l];
     Backend *b = net->b;
     Workspace *ws = net->ws;
+    AttentionShape shape = attention_shape(m);
     int N = ws->N, stride = config_qkv_rows(m);
 
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
@@ -60,14 +68,12 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     if (m->qk_norm) norm_heads(net, t, s);
     if (config_rotates(m, l))
         b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
-    if (kv)
-        b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, m->NH, m->NKV,
-                    m->HS);
+    if (kv) b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, shape);
     if (decode)
         b->attention_decode(b, s->att, s->qkv, kv_layer(kv, l), ws->kv_rows, ws->positions, N,
-                            m->NH, m->NKV, m->HS);
+                            shape);
     else
-        b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, m->NH, m->NKV, m->HS);
+        b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, shape);
     product(net, ws->proj, s->att, w->o, t->bo);
     b->add(b, s->xm, x, ws->proj, (size_t)N * m->C);
 
@@ -111,7 +117,7 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     product_backward(net, g->wo, g->bo, dx, s->att, w->o);
     b->matmul_backward_input(b, ws->datt, dx, w->o, N);
     b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
-                          m->NH, m->NKV, m->HS);
+                          attention_shape(m));
     if (config_rotates(m, l))
         b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
     if (m->qk_norm) norm_heads_backward(net, g, t, s);

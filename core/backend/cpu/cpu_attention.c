@@ -51,15 +51,45 @@ static inline __attribute__((always_inline)) void scores(vf s[BV], const float *
     for (int v = 0; v < BV; v++) s[v] = s[v] * vset1(scale);
 }
 
-/* One query meets the first `count` keys of one block: o, m, l are its running output, maximum and
+/* tanh of each score by softcap; the scores become softcap times that */
+static inline void bend(vf tanhs[BV], vf s[BV], float softcap) {
+    for (int v = 0; v < BV; v++) {
+        tanhs[v] = vtanh(s[v] * vset1(1.0f / softcap));
+        s[v] = tanhs[v] * vset1(softcap);
+    }
+}
+
+typedef struct { /* keys of a block that a query sees: [first, end), none where first >= end */
+    int first, end;
+} Seen;
+
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+/* of the block from j0 on, by the query at position t >= j0 */
+static Seen seen_by(int t, int j0, int window) {
+    int past = window ? t - j0 - window + 1 : 0;
+    return (Seen){past > 0 ? smaller(past, B) : 0, smaller(t - j0 + 1, B)};
+}
+
+/* where the first block begins that the query at t sees something of */
+static int first_block(int t, int window) {
+    return window && t >= window ? (t - window + 1) / B * B : 0;
+}
+
+/* One query meets the keys of one block that it sees: o, m, l are its running output, maximum and
  * sum. */
 static void meet_block(float *o, float *m, float *l, const float *q, const float *kT, RowsF32 v,
-                       int count, int HS, float scale) {
-    vf s[BV];
+                       Seen seen, const AttentionShape *a) {
+    int HS = a->HS;
+    vf s[BV], tanhs[BV];
     float p[B];
-    scores(s, q, kT, HS, scale);
+    scores(s, q, kT, HS, a->scale);
+    if (a->softcap > 0.0f) bend(tanhs, s, a->softcap);
     for (int i = 0; i < BV; i++) vstore(p + i * VW, s[i]);
-    for (int j = count; j < B; j++) p[j] = -INFINITY;
+    for (int j = 0; j < seen.first; j++) p[j] = -INFINITY;
+    for (int j = seen.end; j < B; j++) p[j] = -INFINITY;
     vf top = vload(p);
     for (int i = 1; i < BV; i++) top = vmax(top, vload(p + i * VW));
     float m_new = vhmax(top);
@@ -77,7 +107,7 @@ static void meet_block(float *o, float *m, float *l, const float *q, const float
     for (; d + 4 * VW <= HS; d += 4 * VW) {
         vf acc[4];
         for (int i = 0; i < 4; i++) acc[i] = vload(o + d + i * VW) * vset1(keep);
-        for (int j = 0; j < count; j++) {
+        for (int j = seen.first; j < seen.end; j++) {
             vf w = vset1(p[j]);
             for (int i = 0; i < 4; i++)
                 acc[i] = vfma(w, vload(v.at + j * v.stride + d + i * VW), acc[i]);
@@ -87,7 +117,7 @@ static void meet_block(float *o, float *m, float *l, const float *q, const float
     for (; d < HS; d += VW) {
         int left = HS - d;
         vf acc = vload_upto(o + d, left, 0.0f) * vset1(keep);
-        for (int j = 0; j < count; j++)
+        for (int j = seen.first; j < seen.end; j++)
             acc = vfma(vset1(p[j]), vload_upto(v.at + j * v.stride + d, left, 0.0f), acc);
         vstore_upto(o + d, acc, left);
     }
@@ -105,12 +135,9 @@ typedef struct {
     const act *qkv, *dout, *saved_out;
     const float *saved_lse;
     const int *starts;
-    int N, NH, NKV, HS;
+    int N;
+    AttentionShape of;
 } Attention;
-
-static float scale_of(int HS) {
-    return 1.0f / sqrtf((float)HS);
-}
 
 typedef struct {               /* one sequence and one key/value head */
     int start, T, kvh, h0, h1; /* its query heads */
@@ -120,51 +147,48 @@ typedef struct {               /* one sequence and one key/value head */
 } Item;
 
 static Item item_of(const Attention *a, int item) {
-    int group = a->NH / a->NKV, kvh = item % a->NKV, start = a->starts[item / a->NKV];
+    int group = a->of.NH / a->of.NKV, kvh = item % a->of.NKV, start = a->starts[item / a->of.NKV];
     Item i = {.start = start,
-              .T = a->starts[item / a->NKV + 1] - start,
+              .T = a->starts[item / a->of.NKV + 1] - start,
               .kvh = kvh,
               .h0 = kvh * group,
               .h1 = (kvh + 1) * group,
-              .stride = (size_t)(a->NH + 2 * a->NKV) * a->HS,
-              .out_stride = (size_t)a->NH * a->HS,
-              .k_at = (size_t)(a->NH + kvh) * a->HS,
-              .v_at = (size_t)(a->NH + a->NKV + kvh) * a->HS};
+              .stride = (size_t)(a->of.NH + 2 * a->of.NKV) * a->of.HS,
+              .out_stride = (size_t)a->of.NH * a->of.HS,
+              .k_at = (size_t)(a->of.NH + kvh) * a->of.HS,
+              .v_at = (size_t)(a->of.NH + a->of.NKV + kvh) * a->of.HS};
     i.qkv = a->qkv + start * i.stride;
     i.k = i.qkv + i.k_at;
     i.v = i.qkv + i.v_at;
     return i;
 }
 
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
 /* Queries t0..t1 of heads h0..h1 meet all their keys. */
 static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int t0, int t1) {
-    int HS = a->HS, queries = t1 - t0, rows = (h1 - h0) * queries;
+    int HS = a->of.HS, queries = t1 - t0, rows = (h1 - h0) * queries;
     float o[ROWS * HS_MAX], m[ROWS], l[ROWS], kT[HS_MAX * B], room[B * HS_MAX], q_room[HS_MAX];
     memset(o, 0, (size_t)rows * HS * sizeof *o);
     for (int r = 0; r < rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
-    for (int j0 = 0; j0 < t1; j0 += B) {
+    for (int j0 = first_block(t0, a->of.window); j0 < t1; j0 += B) {
         int keys = smaller(i->T - j0, B);
         transpose_block(kT, i->k + j0 * i->stride, i->stride, keys, HS);
         RowsF32 v = rows_f32(room, i->v + j0 * i->stride, i->stride, keys, HS);
         for (int h = h0; h < h1; h++) {
             for (int t = t0 > j0 ? t0 : j0; t < t1; t++) {
                 int r = (h - h0) * queries + t - t0;
+                Seen seen = seen_by(t, j0, a->of.window);
+                if (seen.first >= seen.end) continue;
                 const float *q = as_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, HS);
-                meet_block(o + r * HS, m + r, l + r, q, kT, v, smaller(t - j0 + 1, B), HS,
-                           scale_of(HS));
+                meet_block(o + r * HS, m + r, l + r, q, kT, v, seen, &a->of);
             }
         }
     }
     for (int r = 0; r < rows; r++) {
         int h = h0 + r / queries, t = i->start + t0 + r % queries;
-        size_t row = (size_t)t * a->NH + h;
+        size_t row = (size_t)t * a->of.NH + h;
         store_row(a->out + t * i->out_stride + (size_t)h * HS, o + r * HS, 1.0f / l[r], HS);
         a->lse[row] = m[r] + logf(l[r]);
-        a->lse[(size_t)a->N * a->NH + row] = l[r];
+        a->lse[(size_t)a->N * a->of.NH + row] = l[r];
     }
 }
 
@@ -180,18 +204,16 @@ static void forward_item(void *ctx, int item, int thread) {
 }
 
 static void attention_forward(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
-                              int NH, int NKV, int HS) {
+                              AttentionShape of) {
     (void)b;
-    CHECK(HS <= HS_MAX);
+    CHECK(of.HS <= HS_MAX);
     Attention a = {.out = acts(out),
                    .lse = f32(lse),
                    .qkv = acts(qkv),
                    .starts = i32(starts),
                    .N = N,
-                   .NH = NH,
-                   .NKV = NKV,
-                   .HS = HS};
-    threads_run(S * NKV, forward_item, &a);
+                   .of = of};
+    threads_run(S * of.NKV, forward_item, &a);
 }
 
 static inline float dot_row(const act *x, const act *y, int n) {
@@ -204,20 +226,23 @@ enum {
     GROUP = 4
 }; /* queries that meet a block together, so that its gradients are loaded once for all */
 
-/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j; 0 beyond
- * count. */
+/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j; 0 where it
+ * is not seen. A bent score's slope is 1 - tanh^2. */
 static void block_weights(float p[B], float ds[B], const float *q, const float *dout,
-                          const float *kT, const float *vT, float lse, float D, int count, int HS,
-                          float scale) {
-    vf s[BV], dp[BV];
-    scores(s, q, kT, HS, scale);
-    scores(dp, dout, vT, HS, 1.0f);
+                          const float *kT, const float *vT, float lse, float D, Seen seen,
+                          const AttentionShape *a) {
+    vf s[BV], dp[BV], tanhs[BV];
+    scores(s, q, kT, a->HS, a->scale);
+    scores(dp, dout, vT, a->HS, 1.0f);
+    if (a->softcap > 0.0f) bend(tanhs, s, a->softcap);
     for (int i = 0; i < BV; i++) {
-        vf e = vexp(s[i] - vset1(lse));
+        vf e = vexp(s[i] - vset1(lse)), d = e * (dp[i] - vset1(D)) * vset1(a->scale);
+        if (a->softcap > 0.0f) d = d * (vset1(1.0f) - tanhs[i] * tanhs[i]);
         vstore(p + i * VW, e);
-        vstore(ds + i * VW, e * (dp[i] - vset1(D)) * vset1(scale));
+        vstore(ds + i * VW, d);
     }
-    for (int j = count; j < B; j++) p[j] = ds[j] = 0.0f;
+    for (int j = 0; j < seen.first; j++) p[j] = ds[j] = 0.0f;
+    for (int j = seen.end; j < B; j++) p[j] = ds[j] = 0.0f;
 }
 
 /* y[n] += sum over u of a[u * a_stride] x[u * x_stride][n], u ascending in one chain per element */
@@ -231,10 +256,17 @@ static void add_weighted(float *y, const float *a, size_t a_stride, const float 
     }
 }
 
+/* dq[HS] += what the keys that are seen give */
+static void add_keys(float *dq, const float ds[B], RowsF32 k, Seen seen, int HS) {
+    add_weighted(dq, ds + seen.first, 1, k.at + seen.first * k.stride, k.stride,
+                 seen.end - seen.first, HS);
+}
+
 /* gradients of one block of keys and values, and in f32 of the queries, whose chains rest in dqkv
  * between blocks; in bf16 that would round them, they follow in a walk of their own */
 static void backward_block(const Attention *a, const Item *i, int j0) {
-    int HS = a->HS, keys = smaller(i->T - j0, B);
+    int HS = a->of.HS, keys = smaller(i->T - j0, B);
+    int end = a->of.window ? smaller(i->T, j0 + B - 1 + a->of.window) : i->T;
     size_t block = j0 * i->stride;
     float kT[HS_MAX * B], vT[HS_MAX * B], dk[B * HS_MAX], dv[B * HS_MAX];
     float k_room[B * HS_MAX], q_room[GROUP * HS_MAX], d_room[GROUP * HS_MAX];
@@ -244,9 +276,9 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
     transpose_block(vT, i->v + block, i->stride, keys, HS);
     RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
     for (int h = i->h0; h < i->h1; h++) {
-        for (int t = j0; t < i->T; t += GROUP) {
+        for (int t = j0; t < end; t += GROUP) {
             float p[GROUP][B], ds[GROUP][B];
-            int queries = smaller(i->T - t, GROUP);
+            int queries = smaller(end - t, GROUP);
             const act *dout_t = a->dout + (i->start + t) * i->out_stride + (size_t)h * HS;
             RowsF32 q =
                 rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, queries, HS);
@@ -255,12 +287,12 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
                 size_t row = (size_t)(i->start + t + u);
                 float D = dot_row(dout_t + u * i->out_stride,
                                   a->saved_out + row * i->out_stride + (size_t)h * HS, HS);
-                int count = smaller(t + u - j0 + 1, B);
+                Seen seen = seen_by(t + u, j0, a->of.window);
                 block_weights(p[u], ds[u], q.at + u * q.stride, d.at + u * d.stride, kT, vT,
-                              a->saved_lse[row * a->NH + h], D, count, HS, scale_of(HS));
+                              a->saved_lse[row * a->of.NH + h], D, seen, &a->of);
                 if (IN_F32)
-                    add_weighted((float *)(void *)(a->dqkv + row * i->stride + (size_t)h * HS),
-                                 ds[u], 1, k.at, k.stride, count, HS);
+                    add_keys((float *)(void *)(a->dqkv + row * i->stride + (size_t)h * HS), ds[u],
+                             k, seen, HS);
             }
             for (int j = 0; j < keys; j++) {
                 add_weighted(dk + j * HS, &ds[0][j], B, q.at, q.stride, queries, HS);
@@ -277,7 +309,7 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
 
 /* gradients of queries t0..t1 of heads h0..h1, in one f32 chain each */
 static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int t0, int t1) {
-    int HS = a->HS, queries = t1 - t0, rows = (h1 - h0) * queries;
+    int HS = a->of.HS, queries = t1 - t0, rows = (h1 - h0) * queries;
     float dq[ROWS * HS_MAX], D[ROWS], p[B], ds[B], kT[HS_MAX * B], vT[HS_MAX * B];
     float k_room[B * HS_MAX], q_room[HS_MAX], d_room[HS_MAX];
     memset(dq, 0, (size_t)rows * HS * sizeof *dq);
@@ -286,7 +318,7 @@ static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int
             (size_t)(i->start + t0 + r % queries) * i->out_stride + (size_t)(h0 + r / queries) * HS;
         D[r] = dot_row(a->dout + at, a->saved_out + at, HS);
     }
-    for (int j0 = 0; j0 < t1; j0 += B) {
+    for (int j0 = first_block(t0, a->of.window); j0 < t1; j0 += B) {
         int keys = smaller(i->T - j0, B);
         size_t block = j0 * i->stride;
         transpose_block(kT, i->k + block, i->stride, keys, HS);
@@ -294,12 +326,14 @@ static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int
         RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
         for (int h = h0; h < h1; h++) {
             for (int t = t0 > j0 ? t0 : j0; t < t1; t++) {
-                int r = (h - h0) * queries + t - t0, count = smaller(t - j0 + 1, B);
+                int r = (h - h0) * queries + t - t0;
+                Seen seen = seen_by(t, j0, a->of.window);
+                if (seen.first >= seen.end) continue;
                 size_t row = (size_t)(i->start + t), at = row * i->out_stride + (size_t)h * HS;
                 const float *q = as_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, HS);
                 block_weights(p, ds, q, as_f32(d_room, a->dout + at, HS), kT, vT,
-                              a->saved_lse[row * a->NH + h], D[r], count, HS, scale_of(HS));
-                add_weighted(dq + r * HS, ds, 1, k.at, k.stride, count, HS);
+                              a->saved_lse[row * a->of.NH + h], D[r], seen, &a->of);
+                add_keys(dq + r * HS, ds, k, seen, HS);
             }
         }
     }
@@ -315,8 +349,8 @@ static void backward_item(void *ctx, int item, int thread) {
     const Attention *a = ctx;
     Item i = item_of(a, item);
     for (int t = 0; IN_F32 && t < i.T; t++)
-        memset(a->dqkv + (i.start + t) * i.stride + (size_t)i.h0 * a->HS, 0,
-               (size_t)(i.h1 - i.h0) * a->HS * sizeof(act));
+        memset(a->dqkv + (i.start + t) * i.stride + (size_t)i.h0 * a->of.HS, 0,
+               (size_t)(i.h1 - i.h0) * a->of.HS * sizeof(act));
     for (int j = 0; j < i.T; j += B) backward_block(a, &i, j);
     for (int h = i.h0; !IN_F32 && h < i.h1; h += HEADS) {
         int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h);
@@ -326,7 +360,7 @@ static void backward_item(void *ctx, int item, int thread) {
 }
 
 static void attention_backward(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
-                               Buf starts, int S, int N, int NH, int NKV, int HS) {
+                               Buf starts, int S, int N, AttentionShape of) {
     (void)b;
     Attention a = {.dqkv = acts(dqkv),
                    .dout = acts(dout),
@@ -335,10 +369,8 @@ static void attention_backward(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out,
                    .saved_lse = f32(lse),
                    .starts = i32(starts),
                    .N = N,
-                   .NH = NH,
-                   .NKV = NKV,
-                   .HS = HS};
-    threads_run(S * NKV, backward_item, &a);
+                   .of = of};
+    threads_run(S * of.NKV, backward_item, &a);
 }
 
 typedef struct {
@@ -346,70 +378,72 @@ typedef struct {
     const act *qkv;
     KvLayer kv;
     const int *rows, *positions;
-    int N, NH, NKV, HS;
+    int N;
+    AttentionShape of;
 } Decode;
 
 static size_t page_at(const Decode *d, int n, int block, int kvh) {
     int page = i32(d->kv.table)[(size_t)d->rows[n] * d->kv.max_pages + block];
-    return ((size_t)page * d->NKV + kvh) * d->HS * B;
+    return ((size_t)page * d->of.NKV + kvh) * d->of.HS * B;
 }
 
 static void write_rows(void *ctx, int first, int last) {
     const Decode *d = ctx;
-    size_t stride = (size_t)(d->NH + 2 * d->NKV) * d->HS;
+    size_t stride = (size_t)(d->of.NH + 2 * d->of.NKV) * d->of.HS;
     for (int n = first; n < last; n++) {
         int slot = d->positions[n] % B;
-        for (int kvh = 0; kvh < d->NKV; kvh++) {
+        for (int kvh = 0; kvh < d->of.NKV; kvh++) {
             size_t at = page_at(d, n, d->positions[n] / B, kvh);
-            const act *k = d->qkv + n * stride + (size_t)(d->NH + kvh) * d->HS,
-                      *v = k + (size_t)d->NKV * d->HS;
+            const act *k = d->qkv + n * stride + (size_t)(d->of.NH + kvh) * d->of.HS,
+                      *v = k + (size_t)d->of.NKV * d->of.HS;
             act *keys = acts(d->kv.keys) + at, *values = acts(d->kv.values) + at;
-            for (int i = 0; i < d->HS; i++) keys[i * B + slot] = k[i];
-            memcpy(values + (size_t)slot * d->HS, v, (size_t)d->HS * sizeof(act));
+            for (int i = 0; i < d->of.HS; i++) keys[i * B + slot] = k[i];
+            memcpy(values + (size_t)slot * d->of.HS, v, (size_t)d->of.HS * sizeof(act));
         }
     }
 }
 
-static void kv_write(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH,
-                     int NKV, int HS) {
+static void kv_write(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N,
+                     AttentionShape of) {
     (void)b;
-    Decode d = {NULL, acts(qkv), kv, i32(rows), i32(positions), N, NH, NKV, HS};
+    Decode d = {NULL, acts(qkv), kv, i32(rows), i32(positions), N, of};
     CPU(parallel)(N, 64, write_rows, &d);
 }
 
 static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
-    int HS = d->HS, T = d->positions[n] + 1;
-    const act *q = d->qkv + (size_t)n * (d->NH + 2 * d->NKV) * HS;
+    int HS = d->of.HS, T = d->positions[n] + 1;
+    const act *q = d->qkv + (size_t)n * (d->of.NH + 2 * d->of.NKV) * HS;
     float o[HEADS * HS_MAX], m[HEADS], l[HEADS];
     float k_room[HS_MAX * B], v_room[B * HS_MAX], q_room[HS_MAX];
     memset(o, 0, (size_t)(h1 - h0) * HS * sizeof *o);
     for (int i = 0; i < h1 - h0; i++) m[i] = -INFINITY, l[i] = 0.0f;
-    for (int j0 = 0; j0 < T; j0 += B) {
+    for (int j0 = first_block(T - 1, d->of.window); j0 < T; j0 += B) {
         size_t at = page_at(d, n, j0 / B, kvh);
-        int count = smaller(T - j0, B);
+        Seen seen = seen_by(T - 1, j0, d->of.window);
         const float *kT = as_f32(k_room, acts(d->kv.keys) + at, HS * B);
-        RowsF32 v = {as_f32(v_room, acts(d->kv.values) + at, count * HS), (size_t)HS};
+        RowsF32 v = {as_f32(v_room, acts(d->kv.values) + at, seen.end * HS), (size_t)HS};
         for (int h = h0; h < h1; h++)
             meet_block(o + (h - h0) * HS, m + h - h0, l + h - h0,
-                       as_f32(q_room, q + (size_t)h * HS, HS), kT, v, count, HS, scale_of(HS));
+                       as_f32(q_room, q + (size_t)h * HS, HS), kT, v, seen, &d->of);
     }
     for (int h = h0; h < h1; h++)
-        store_row(d->out + ((size_t)n * d->NH + h) * HS, o + (h - h0) * HS, 1.0f / l[h - h0], HS);
+        store_row(d->out + ((size_t)n * d->of.NH + h) * HS, o + (h - h0) * HS, 1.0f / l[h - h0],
+                  HS);
 }
 
 static void decode_item(void *ctx, int item, int thread) {
     (void)thread;
     const Decode *d = ctx;
-    int n = item / d->NKV, kvh = item % d->NKV, group = d->NH / d->NKV;
+    int n = item / d->of.NKV, kvh = item % d->of.NKV, group = d->of.NH / d->of.NKV;
     for (int h = kvh * group; h < (kvh + 1) * group; h += HEADS)
         decode_heads(d, n, kvh, h, smaller(h + HEADS, (kvh + 1) * group));
 }
 
 static void attention_decode(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
-                             int N, int NH, int NKV, int HS) {
+                             int N, AttentionShape of) {
     (void)b;
-    Decode d = {acts(out), acts(qkv), kv, i32(rows), i32(positions), N, NH, NKV, HS};
-    threads_run(N * NKV, decode_item, &d);
+    Decode d = {acts(out), acts(qkv), kv, i32(rows), i32(positions), N, of};
+    threads_run(N * of.NKV, decode_item, &d);
 }
 
 void CPU(attention_page)(Backend *b) {

@@ -201,4 +201,15 @@ static inline vf vsigmoid(vf x) {
     return vset1(1.0f) / (vset1(1.0f) + vexp(-x));
 }
 
+/* An odd polynomial where 1 - 2 / (e^2x + 1) would cancel. */
+static inline vf vtanh(vf x) {
+    vf z = x * x, p = vset1(-5.70498872745e-3f);
+    p = vfma(p, z, vset1(2.06390887954e-2f));
+    p = vfma(p, z, vset1(-5.37397155531e-2f));
+    p = vfma(p, z, vset1(1.33314422036e-1f));
+    p = vfma(p, z, vset1(-3.33332819422e-1f));
+    vf far = vset1(1.0f) - vset1(2.0f) / (vexp(x + x) + vset1(1.0f));
+    return vselect(z < vset1(0.390625f), vfma(p * z, x, x), far);
+}
+
 #endif

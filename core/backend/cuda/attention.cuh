@@ -6,9 +6,29 @@
 
 static constexpr float LOG2E = 1.44269504f;
 
-static inline float scale_of(int HS) {
-    return 1.0f / sqrtf((float)HS);
+/* the first key that the query at `row` sees */
+static __device__ __forceinline__ int first_key(const AttentionShape &a, int row) {
+    return a.window ? max(row - a.window + 1, 0) : 0;
 }
+/* the end of the queries that see `key`, in a sequence of `length` */
+static __device__ __forceinline__ int end_query(const AttentionShape &a, int key, int length) {
+    return a.window ? min(key + a.window, length) : length;
+}
+static __device__ __forceinline__ bool sees(const AttentionShape &a, int query, int key) {
+    return key <= query && key >= first_key(a, query);
+}
+
+/* a scaled score as the softmax gets it, and by how much that moves with it */
+static __device__ __forceinline__ float bent(const AttentionShape &a, float s) {
+    return a.softcap > 0.0f ? a.softcap * tanhf(s / a.softcap) : s;
+}
+static __device__ __forceinline__ float bent_slope(const AttentionShape &a, float s) {
+    float bend = a.softcap > 0.0f ? tanhf(s / a.softcap) : 0.0f;
+    return 1.0f - bend * bend;
+}
+
+/* below every score: exponentials by it are 0, and never of inf - inf */
+static constexpr float NOTHING_YET = -1e30f;
 
 /* 2^x: one instruction for values that are going to be rounded to bf16, exact to the last bits for
  * f32 */

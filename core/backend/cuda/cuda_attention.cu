@@ -17,8 +17,8 @@ struct Attention {
     float *lse, *D; /* [N,NH] each: log-sum-exp of the scaled scores; rowsum(dout * out) */
     const void *qkv, *dout;
     const int *starts;
-    int S, N, NH, NKV, HS;
-    float scale;
+    int S, N;
+    AttentionShape of;
 };
 
 /* One head of one sequence, by pointers to the sequence's first row. */
@@ -32,10 +32,11 @@ template <class T>
 static __device__ __forceinline__ Rows<T> rows_of(const Attention &a, int first, int head,
                                                   int kvh) {
     Rows<T> r;
-    r.stride = (a.NH + 2 * a.NKV) * a.HS;
-    r.out_stride = a.NH * a.HS;
-    size_t at = (size_t)first * r.stride, out_at = (size_t)first * r.out_stride + head * a.HS;
-    size_t q_at = at + head * a.HS, k_at = at + (a.NH + kvh) * a.HS, v_at = k_at + a.NKV * a.HS;
+    r.stride = (a.of.NH + 2 * a.of.NKV) * a.of.HS;
+    r.out_stride = a.of.NH * a.of.HS;
+    size_t at = (size_t)first * r.stride, out_at = (size_t)first * r.out_stride + head * a.of.HS;
+    size_t q_at = at + head * a.of.HS, k_at = at + (a.of.NH + kvh) * a.of.HS,
+           v_at = k_at + a.of.NKV * a.of.HS;
     const T *qkv = (const T *)a.qkv;
     T *dqkv = (T *)a.dqkv;
     r.q = qkv + q_at;
@@ -263,25 +264,26 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
     bf16 *q = (bf16 *)shared, *k = q + ROWS * Tile<HS>::PITCH, *v = k + 2 * TILE;
 
     /* late tiles see the most keys: they start first */
-    int head = blockIdx.x % a.NH, slot = (int)(gridDim.x - 1 - blockIdx.x) / a.NH;
-    head = a.NH - 1 - head;
+    int head = blockIdx.x % a.of.NH, slot = (int)(gridDim.x - 1 - blockIdx.x) / a.of.NH;
+    head = a.of.NH - 1 - head;
     Place at = find_tile<ROWS>(a.starts, a.S, slot);
     if (at.row >= at.length) return;
-    Rows<bf16> x = rows_of<bf16>(a, at.first, head, head / (a.NH / a.NKV));
+    Rows<bf16> x = rows_of<bf16>(a, at.first, head, head / (a.of.NH / a.of.NKV));
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     int row = at.row + warp * 16 * MT, tiles = (min(at.row + ROWS, at.length) + KEYS - 1) / KEYS;
-    float scale2 = a.scale * LOG2E;
+    int first = first_key(a.of, at.row) / KEYS, begin = first * KEYS;
+    float scale2 = a.of.scale * LOG2E;
 
     float o[MT][HS / 8][4], m[MT][2], l[MT][2];
     clear<HS, MT>(o);
-    for (int i = 0; i < MT; i++) m[i][0] = m[i][1] = -INFINITY, l[i][0] = l[i][1] = 0.0f;
+    for (int i = 0; i < MT; i++) m[i][0] = m[i][1] = NOTHING_YET, l[i][0] = l[i][1] = 0.0f;
 
     tile_fetch<HS, ROWS>(q, x.q, x.stride, at.row, at.length);
-    tile_fetch<HS, KEYS>(k, x.k, x.stride, 0, at.length);
-    tile_fetch<HS, KEYS>(v, x.v, x.stride, 0, at.length);
+    tile_fetch<HS, KEYS>(k, x.k, x.stride, begin, at.length);
+    tile_fetch<HS, KEYS>(v, x.v, x.stride, begin, at.length);
     copy_commit();
-    for (int tile = 0; tile < tiles; tile++) {
-        int k0 = tile * KEYS, stage = tile % 2;
+    for (int tile = first; tile < tiles; tile++) {
+        int k0 = tile * KEYS, stage = (tile - first) % 2;
         copy_wait<0>();
         __syncthreads(); /* this tile is there, and nobody reads the one before it any more */
         if (tile + 1 < tiles) {
@@ -290,18 +292,20 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
             tile_fetch<HS, KEYS>(v + next, x.v, x.stride, k0 + KEYS, at.length);
             copy_commit();
         }
-        if (row >= at.length || k0 >= row + 16 * MT) continue; /* nothing here for this warp */
+        /* nothing here for this warp */
+        if (row >= at.length || k0 >= row + 16 * MT || k0 + KEYS <= first_key(a.of, row)) continue;
 
         float s[MT][NT][4];
         multiply_rows<HS, MT, NT>(s, q, warp * 16 * MT, k + stage * TILE);
-        if (k0 + KEYS - 1 > row) { /* some keys come after some queries */
+        /* some keys come after some queries, or too long before them */
+        if (k0 + KEYS - 1 > row || k0 < first_key(a.of, row + 16 * MT - 1)) {
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
                 for (int n = 0; n < NT; n++)
 #pragma unroll
                     for (int j = 0; j < 4; j++)
-                        if (k0 + 8 * n + 2 * t + j % 2 > row + 16 * i + g + j / 2 * 8)
+                        if (!sees(a.of, row + 16 * i + g + j / 2 * 8, k0 + 8 * n + 2 * t + j % 2))
                             s[i][n][j] = -INFINITY;
         }
         softmax_step<HS, MT, NT>(o, m, l, s, scale2);
@@ -321,7 +325,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
             inverse[i][half] = 1.0f / sum;
             int r = row + 16 * i + 8 * half + g;
             if (t == 0 && r < at.length)
-                a.lse[(size_t)(at.first + r) * a.NH + head] = m[i][half] / LOG2E + logf(sum);
+                a.lse[(size_t)(at.first + r) * a.of.NH + head] = m[i][half] / LOG2E + logf(sum);
         }
     rows_store<HS, MT>(x.out, x.out_stride, row, at.length - row, q, warp * 16 * MT, o, inverse);
 }
@@ -331,11 +335,11 @@ template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Atte
 /* D = rowsum(dout * out) (Dao 2023, 3.1.2): one warp per row and head */
 template <class T> __global__ void __launch_bounds__(THREADS) backward_sums(Attention a) {
     size_t item = (size_t)blockIdx.x * WARPS + threadIdx.x / WARP;
-    if (item >= (size_t)a.N * a.NH) return; /* whole warps */
-    const Pair<T> *x = (const Pair<T> *)((const T *)a.out + item * a.HS);
-    const Pair<T> *y = (const Pair<T> *)((const T *)a.dout + item * a.HS);
+    if (item >= (size_t)a.N * a.of.NH) return; /* whole warps */
+    const Pair<T> *x = (const Pair<T> *)((const T *)a.out + item * a.of.HS);
+    const Pair<T> *y = (const Pair<T> *)((const T *)a.dout + item * a.of.HS);
     float sum = 0.0f;
-    for (int i = threadIdx.x % WARP; i < a.HS / 2; i += WARP) {
+    for (int i = threadIdx.x % WARP; i < a.of.HS / 2; i += WARP) {
         Pair<T> o = x[i], d = y[i];
         sum = fmaf(to_f32(o.v[0]), to_f32(d.v[0]), sum);
         sum = fmaf(to_f32(o.v[1]), to_f32(d.v[1]), sum);
@@ -363,14 +367,15 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tenso
     bf16 *dout = q + 2 * TILE;
     float *stats = (float *)(dout + 2 * TILE); /* [2 stages][lse, D][QUERIES] */
 
-    int kvh = blockIdx.x % a.NKV, group = a.NH / a.NKV;
-    Place at = find_tile<ROWS>(a.starts, a.S, (int)blockIdx.x / a.NKV);
+    int kvh = blockIdx.x % a.of.NKV, group = a.of.NH / a.of.NKV;
+    Place at = find_tile<ROWS>(a.starts, a.S, (int)blockIdx.x / a.of.NKV);
     if (at.row >= at.length) return;
     Rows<bf16> x = rows_of<bf16>(a, at.first, kvh * group, kvh);
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     int row = at.row + warp * 16 * MT; /* the warp's first key */
-    int per_head = (at.length - at.row + QUERIES - 1) / QUERIES, tiles = group * per_head;
-    float scale2 = a.scale * LOG2E;
+    int end = end_query(a.of, at.row + ROWS - 1, at.length);
+    int per_head = (end - at.row + QUERIES - 1) / QUERIES, tiles = group * per_head;
+    float scale2 = a.of.scale * LOG2E;
 
     /* tile of queries `tile` of all heads in turn; its lse or D for this thread comes back */
     int of_query = threadIdx.x % QUERIES, which = threadIdx.x / QUERIES;
@@ -379,7 +384,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tenso
         tile_fetch<HS, QUERIES>(q + stage * TILE, x.q + h * HS, x.stride, q0, at.length);
         tile_fetch<HS, QUERIES>(dout + stage * TILE, x.dout + h * HS, x.out_stride, q0, at.length);
         copy_commit();
-        size_t from = (size_t)(at.first + q0 + of_query) * a.NH + kvh * group + h;
+        size_t from = (size_t)(at.first + q0 + of_query) * a.of.NH + kvh * group + h;
         /* no such query: p = 2^-inf */
         if (which > 1 || q0 + of_query >= at.length) return which ? 0.0f : INFINITY;
         return which ? a.D[from] : a.lse[from] * LOG2E;
@@ -401,12 +406,13 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tenso
         __syncthreads();
         if (tile + 1 < tiles) stat = fetch(tile + 1, 1 - stage);
 
-        if (row < at.length && row < q0 + QUERIES) {
+        int last = row + 16 * MT - 1; /* the warp's last key */
+        if (row < at.length && row < q0 + QUERIES && q0 < end_query(a.of, last, at.length)) {
             const float *lse = stats + stage * 2 * QUERIES, *D = lse + QUERIES;
             float s[MT][NT][4], dp[MT][NT][4];
             uint32_t left[MT][NT / 2][4];
             multiply_rows<HS, MT, NT>(s, k, warp * 16 * MT, q + stage * TILE);
-            bool all = row + 16 * MT - 1 <= q0; /* every key comes before every query */
+            bool all = last <= q0 && row >= first_key(a.of, q0 + QUERIES - 1);
 #pragma unroll
             for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -415,7 +421,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tenso
 #pragma unroll
                     for (int i = 0; i < MT; i++) {
                         float p = exp2_for<bf16>(fmaf(s[i][n][j], scale2, -lse[c]));
-                        bool seen = all || row + 16 * i + g + j / 2 * 8 <= q0 + c;
+                        bool seen = all || sees(a.of, q0 + c, row + 16 * i + g + j / 2 * 8);
                         s[i][n][j] = seen ? p : 0.0f;
                     }
                 }
@@ -437,7 +443,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tenso
 
     float ones[MT][2], scales[MT][2]; /* dS was left unscaled */
     for (int i = 0; i < MT; i++)
-        ones[i][0] = ones[i][1] = 1.0f, scales[i][0] = scales[i][1] = a.scale;
+        ones[i][0] = ones[i][1] = 1.0f, scales[i][0] = scales[i][1] = a.of.scale;
     rows_store<HS, MT>(x.dk, x.stride, row, at.length - row, k, warp * 16 * MT, dk, scales);
     rows_store<HS, MT>(x.dv, x.stride, row, at.length - row, v, warp * 16 * MT, dv, ones);
 }
@@ -458,18 +464,20 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_te
     bf16 *q = (bf16 *)shared, *dout = q + ROWS * Tile<HS>::PITCH;
     bf16 *k = dout + ROWS * Tile<HS>::PITCH, *v = k + 2 * TILE;
 
-    int head = a.NH - 1 - (int)blockIdx.x % a.NH, slot = (int)(gridDim.x - 1 - blockIdx.x) / a.NH;
+    int head = a.of.NH - 1 - (int)blockIdx.x % a.of.NH,
+        slot = (int)(gridDim.x - 1 - blockIdx.x) / a.of.NH;
     Place at = find_tile<ROWS>(a.starts, a.S, slot);
     if (at.row >= at.length) return;
-    Rows<bf16> x = rows_of<bf16>(a, at.first, head, head / (a.NH / a.NKV));
+    Rows<bf16> x = rows_of<bf16>(a, at.first, head, head / (a.of.NH / a.of.NKV));
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     int row = at.row + warp * 16 * MT, tiles = (min(at.row + ROWS, at.length) + KEYS - 1) / KEYS;
-    float scale2 = a.scale * LOG2E, lse[MT][2], D[MT][2], dq[MT][HS / 8][4];
+    int first = first_key(a.of, at.row) / KEYS, begin = first * KEYS;
+    float scale2 = a.of.scale * LOG2E, lse[MT][2], D[MT][2], dq[MT][HS / 8][4];
 
     tile_fetch<HS, ROWS>(q, x.q, x.stride, at.row, at.length);
     tile_fetch<HS, ROWS>(dout, x.dout, x.out_stride, at.row, at.length);
-    tile_fetch<HS, KEYS>(k, x.k, x.stride, 0, at.length);
-    tile_fetch<HS, KEYS>(v, x.v, x.stride, 0, at.length);
+    tile_fetch<HS, KEYS>(k, x.k, x.stride, begin, at.length);
+    tile_fetch<HS, KEYS>(v, x.v, x.stride, begin, at.length);
     copy_commit();
     clear<HS, MT>(dq);
 #pragma unroll
@@ -477,12 +485,12 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_te
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int r = row + 16 * i + 8 * half + g;
-            size_t from = (size_t)(at.first + r) * a.NH + head;
+            size_t from = (size_t)(at.first + r) * a.of.NH + head;
             lse[i][half] = r < at.length ? a.lse[from] * LOG2E : 0.0f;
             D[i][half] = r < at.length ? a.D[from] : 0.0f;
         }
-    for (int tile = 0; tile < tiles; tile++) {
-        int k0 = tile * KEYS, stage = tile % 2;
+    for (int tile = first; tile < tiles; tile++) {
+        int k0 = tile * KEYS, stage = (tile - first) % 2;
         copy_wait<0>();
         __syncthreads();
         if (tile + 1 < tiles) {
@@ -490,12 +498,12 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_te
             tile_fetch<HS, KEYS>(v + (1 - stage) * TILE, x.v, x.stride, k0 + KEYS, at.length);
             copy_commit();
         }
-        if (row >= at.length || k0 >= row + 16 * MT) continue;
+        if (row >= at.length || k0 >= row + 16 * MT || k0 + KEYS <= first_key(a.of, row)) continue;
 
         float s[MT][NT][4], dp[MT][NT][4];
         multiply_rows<HS, MT, NT>(s, q, warp * 16 * MT, k + stage * TILE);
         multiply_rows<HS, MT, NT>(dp, dout, warp * 16 * MT, v + stage * TILE);
-        bool all = k0 + KEYS - 1 <= row;
+        bool all = k0 + KEYS - 1 <= row && k0 >= first_key(a.of, row + 16 * MT - 1);
 #pragma unroll
         for (int i = 0; i < MT; i++)
 #pragma unroll
@@ -504,7 +512,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_te
                 for (int j = 0; j < 4; j++) {
                     float p = exp2_for<bf16>(fmaf(s[i][n][j], scale2, -lse[i][j / 2]));
                     int key = k0 + 8 * n + 2 * t + j % 2;
-                    bool seen = all || key <= row + 16 * i + g + j / 2 * 8;
+                    bool seen = all || sees(a.of, row + 16 * i + g + j / 2 * 8, key);
                     s[i][n][j] = seen ? p * (dp[i][n][j] - D[i][j / 2]) : 0.0f;
                 }
         uint32_t left[MT][NT / 2][4];
@@ -512,7 +520,7 @@ template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_te
         add_weighted<HS, MT, NT / 2>(dq, left, k + stage * TILE);
     }
     float scales[MT][2];
-    for (int i = 0; i < MT; i++) scales[i][0] = scales[i][1] = a.scale;
+    for (int i = 0; i < MT; i++) scales[i][0] = scales[i][1] = a.of.scale;
     rows_store<HS, MT>(x.dq, x.stride, row, at.length - row, q, warp * 16 * MT, dq, scales);
 }
 
@@ -573,24 +581,25 @@ __global__ void __launch_bounds__(General<W>::BLOCK, 1) forward_general(Attentio
     typedef General<W> G;
     SHARED(shared);
     float *q = (float *)shared, *k = q + G::TILE, *v = k + G::TILE, *weights = v + G::TILE;
-    int head = blockIdx.x % a.NH;
-    Place at = find_tile<G::ROWS>(a.starts, a.S, (int)blockIdx.x / a.NH);
+    int head = blockIdx.x % a.of.NH;
+    Place at = find_tile<G::ROWS>(a.starts, a.S, (int)blockIdx.x / a.of.NH);
     if (at.row >= at.length) return;
-    Rows<T> x = rows_of<T>(a, at.first, head, head / (a.NH / a.NKV));
+    Rows<T> x = rows_of<T>(a, at.first, head, head / (a.of.NH / a.of.NKV));
     int r = threadIdx.x / 8, c = threadIdx.x % 8, row = at.row + r;
-    float *w = weights + r * (G::ROWS + 1), o[W], m = -INFINITY, l = 0.0f;
+    float *w = weights + r * (G::ROWS + 1), o[W], m = NOTHING_YET, l = 0.0f;
     for (int i = 0; i < W; i++) o[i] = 0.0f;
 
-    general_load<T, W>(q, x.q, x.stride, at.row, at.length, a.HS);
-    for (int k0 = 0; k0 < min(at.row + G::ROWS, at.length); k0 += G::ROWS) {
+    general_load<T, W>(q, x.q, x.stride, at.row, at.length, a.of.HS);
+    int begin = first_key(a.of, at.row) / G::ROWS * G::ROWS;
+    for (int k0 = begin; k0 < min(at.row + G::ROWS, at.length); k0 += G::ROWS) {
         __syncthreads();
-        general_load<T, W>(k, x.k, x.stride, k0, at.length, a.HS);
-        general_load<T, W>(v, x.v, x.stride, k0, at.length, a.HS);
+        general_load<T, W>(k, x.k, x.stride, k0, at.length, a.of.HS);
+        general_load<T, W>(v, x.v, x.stride, k0, at.length, a.of.HS);
         __syncthreads();
         float s[G::PART], top = m, sum = 0.0f;
-        general_dots<W>(s, q + r * G::PITCH, k, c, a.HS);
+        general_dots<W>(s, q + r * G::PITCH, k, c, a.of.HS);
         for (int i = 0; i < G::PART; i++) {
-            s[i] = k0 + c + 8 * i <= row ? s[i] * a.scale : -INFINITY;
+            s[i] = sees(a.of, row, k0 + c + 8 * i) ? bent(a.of, s[i] * a.of.scale) : -INFINITY;
             top = fmaxf(top, s[i]);
         }
         for (int with = 1; with < 8; with *= 2)
@@ -610,8 +619,8 @@ __global__ void __launch_bounds__(General<W>::BLOCK, 1) forward_general(Attentio
     }
     for (int with = 1; with < 8; with *= 2) l += __shfl_xor_sync(ALL_LANES, l, with);
     if (row >= at.length) return;
-    general_store<T, W>(x.out + (size_t)row * x.out_stride, o, 1.0f / l, c, a.HS);
-    if (c == 0) a.lse[(size_t)(at.first + row) * a.NH + head] = m + logf(l);
+    general_store<T, W>(x.out + (size_t)row * x.out_stride, o, 1.0f / l, c, a.of.HS);
+    if (c == 0) a.lse[(size_t)(at.first + row) * a.of.NH + head] = m + logf(l);
 }
 
 template <class T, int W>
@@ -620,32 +629,33 @@ __global__ void __launch_bounds__(General<W>::BLOCK, 1) backward_keys_general(At
     SHARED(shared);
     float *k = (float *)shared, *v = k + G::TILE, *q = v + G::TILE, *dout = q + G::TILE;
     float *weights = dout + G::TILE;
-    int kvh = blockIdx.x % a.NKV, group = a.NH / a.NKV;
-    Place at = find_tile<G::ROWS>(a.starts, a.S, (int)blockIdx.x / a.NKV);
+    int kvh = blockIdx.x % a.of.NKV, group = a.of.NH / a.of.NKV;
+    Place at = find_tile<G::ROWS>(a.starts, a.S, (int)blockIdx.x / a.of.NKV);
     if (at.row >= at.length) return;
     Rows<T> x = rows_of<T>(a, at.first, kvh * group, kvh);
     int r = threadIdx.x / 8, c = threadIdx.x % 8, row = at.row + r;
     float *w = weights + r * (G::ROWS + 1), *dw = w + G::WEIGHTS, dk[W], dv[W];
     for (int i = 0; i < W; i++) dk[i] = dv[i] = 0.0f;
 
-    general_load<T, W>(k, x.k, x.stride, at.row, at.length, a.HS);
-    general_load<T, W>(v, x.v, x.stride, at.row, at.length, a.HS);
+    general_load<T, W>(k, x.k, x.stride, at.row, at.length, a.of.HS);
+    general_load<T, W>(v, x.v, x.stride, at.row, at.length, a.of.HS);
+    int end = end_query(a.of, at.row + G::ROWS - 1, at.length);
     for (int h = 0; h < group; h++)
-        for (int q0 = at.row; q0 < at.length; q0 += G::ROWS) {
+        for (int q0 = at.row; q0 < end; q0 += G::ROWS) {
             __syncthreads();
-            general_load<T, W>(q, x.q + h * a.HS, x.stride, q0, at.length, a.HS);
-            general_load<T, W>(dout, x.dout + h * a.HS, x.out_stride, q0, at.length, a.HS);
+            general_load<T, W>(q, x.q + h * a.of.HS, x.stride, q0, at.length, a.of.HS);
+            general_load<T, W>(dout, x.dout + h * a.of.HS, x.out_stride, q0, at.length, a.of.HS);
             __syncthreads();
             float s[G::PART], dp[G::PART];
-            general_dots<W>(s, k + r * G::PITCH, q, c, a.HS);
-            general_dots<W>(dp, v + r * G::PITCH, dout, c, a.HS);
+            general_dots<W>(s, k + r * G::PITCH, q, c, a.of.HS);
+            general_dots<W>(dp, v + r * G::PITCH, dout, c, a.of.HS);
             for (int i = 0; i < G::PART; i++) {
                 int query = q0 + c + 8 * i;
-                bool seen = row <= query && query < at.length;
-                size_t from = (size_t)(at.first + query) * a.NH + kvh * group + h;
-                float p = seen ? expf(s[i] * a.scale - a.lse[from]) : 0.0f;
+                bool seen = query < at.length && sees(a.of, query, row);
+                size_t from = (size_t)(at.first + query) * a.of.NH + kvh * group + h;
+                float z = s[i] * a.of.scale, p = seen ? expf(bent(a.of, z) - a.lse[from]) : 0.0f;
                 w[c + 8 * i] = p;
-                dw[c + 8 * i] = seen ? p * (dp[i] - a.D[from]) : 0.0f;
+                dw[c + 8 * i] = seen ? p * (dp[i] - a.D[from]) * bent_slope(a.of, z) : 0.0f;
             }
             __syncwarp();
             general_add<W>(dv, w, dout, c);
@@ -653,8 +663,8 @@ __global__ void __launch_bounds__(General<W>::BLOCK, 1) backward_keys_general(At
             __syncwarp();
         }
     if (row >= at.length) return;
-    general_store<T, W>(x.dk + (size_t)row * x.stride, dk, a.scale, c, a.HS);
-    general_store<T, W>(x.dv + (size_t)row * x.stride, dv, 1.0f, c, a.HS);
+    general_store<T, W>(x.dk + (size_t)row * x.stride, dk, a.of.scale, c, a.of.HS);
+    general_store<T, W>(x.dv + (size_t)row * x.stride, dv, 1.0f, c, a.of.HS);
 }
 
 template <class T, int W>
@@ -663,35 +673,37 @@ __global__ void __launch_bounds__(General<W>::BLOCK, 1) backward_queries_general
     SHARED(shared);
     float *q = (float *)shared, *dout = q + G::TILE, *k = dout + G::TILE, *v = k + G::TILE;
     float *weights = v + G::TILE;
-    int head = blockIdx.x % a.NH;
-    Place at = find_tile<G::ROWS>(a.starts, a.S, (int)blockIdx.x / a.NH);
+    int head = blockIdx.x % a.of.NH;
+    Place at = find_tile<G::ROWS>(a.starts, a.S, (int)blockIdx.x / a.of.NH);
     if (at.row >= at.length) return;
-    Rows<T> x = rows_of<T>(a, at.first, head, head / (a.NH / a.NKV));
+    Rows<T> x = rows_of<T>(a, at.first, head, head / (a.of.NH / a.of.NKV));
     int r = threadIdx.x / 8, c = threadIdx.x % 8, row = at.row + r;
-    size_t from = (size_t)(at.first + min(row, at.length - 1)) * a.NH + head;
+    size_t from = (size_t)(at.first + min(row, at.length - 1)) * a.of.NH + head;
     float *dw = weights + r * (G::ROWS + 1), dq[W], lse = a.lse[from], D = a.D[from];
     for (int i = 0; i < W; i++) dq[i] = 0.0f;
 
-    general_load<T, W>(q, x.q, x.stride, at.row, at.length, a.HS);
-    general_load<T, W>(dout, x.dout, x.out_stride, at.row, at.length, a.HS);
-    for (int k0 = 0; k0 < min(at.row + G::ROWS, at.length); k0 += G::ROWS) {
+    general_load<T, W>(q, x.q, x.stride, at.row, at.length, a.of.HS);
+    general_load<T, W>(dout, x.dout, x.out_stride, at.row, at.length, a.of.HS);
+    int begin = first_key(a.of, at.row) / G::ROWS * G::ROWS;
+    for (int k0 = begin; k0 < min(at.row + G::ROWS, at.length); k0 += G::ROWS) {
         __syncthreads();
-        general_load<T, W>(k, x.k, x.stride, k0, at.length, a.HS);
-        general_load<T, W>(v, x.v, x.stride, k0, at.length, a.HS);
+        general_load<T, W>(k, x.k, x.stride, k0, at.length, a.of.HS);
+        general_load<T, W>(v, x.v, x.stride, k0, at.length, a.of.HS);
         __syncthreads();
         float s[G::PART], dp[G::PART];
-        general_dots<W>(s, q + r * G::PITCH, k, c, a.HS);
-        general_dots<W>(dp, dout + r * G::PITCH, v, c, a.HS);
+        general_dots<W>(s, q + r * G::PITCH, k, c, a.of.HS);
+        general_dots<W>(dp, dout + r * G::PITCH, v, c, a.of.HS);
         for (int i = 0; i < G::PART; i++) {
-            float p = expf(s[i] * a.scale - lse);
-            dw[c + 8 * i] = k0 + c + 8 * i <= row ? p * (dp[i] - D) : 0.0f;
+            float z = s[i] * a.of.scale, p = expf(bent(a.of, z) - lse);
+            bool seen = sees(a.of, row, k0 + c + 8 * i);
+            dw[c + 8 * i] = seen ? p * (dp[i] - D) * bent_slope(a.of, z) : 0.0f;
         }
         __syncwarp();
         general_add<W>(dq, dw, k, c);
         __syncwarp();
     }
     if (row >= at.length) return;
-    general_store<T, W>(x.dq + (size_t)row * x.stride, dq, a.scale, c, a.HS);
+    general_store<T, W>(x.dq + (size_t)row * x.stride, dq, a.of.scale, c, a.of.HS);
 }
 
 /* --- which kernels --- */
@@ -705,58 +717,58 @@ static void launch(CudaBackend *b, Kernel *kernel, int grid, int block, size_t s
 
 template <int HS> static void forward_on_tensor(CudaBackend *b, Attention a) {
     typedef ForwardShape<HS> F;
-    launch(b, forward_tensor<HS>, slots_for(a, F::ROWS) * a.NH, THREADS, F::shared, a);
+    launch(b, forward_tensor<HS>, slots_for(a, F::ROWS) * a.of.NH, THREADS, F::shared, a);
 }
 template <int HS> static void backward_on_tensor(CudaBackend *b, Attention a) {
     typedef KeysShape<HS> K;
     typedef QueriesShape<HS> Q;
-    launch(b, backward_keys_tensor<HS>, slots_for(a, K::ROWS) * a.NKV, THREADS, K::shared, a);
-    launch(b, backward_queries_tensor<HS>, slots_for(a, Q::ROWS) * a.NH, THREADS, Q::shared, a);
+    launch(b, backward_keys_tensor<HS>, slots_for(a, K::ROWS) * a.of.NKV, THREADS, K::shared, a);
+    launch(b, backward_queries_tensor<HS>, slots_for(a, Q::ROWS) * a.of.NH, THREADS, Q::shared, a);
 }
 
 template <class T, int W> static void forward_in_general(CudaBackend *b, Attention a) {
     typedef General<W> G;
-    int grid = slots_for(a, G::ROWS) * a.NH;
+    int grid = slots_for(a, G::ROWS) * a.of.NH;
     launch(b, forward_general<T, W>, grid, G::BLOCK, G::shared(3, 1), a);
 }
 template <class T, int W> static void backward_in_general(CudaBackend *b, Attention a) {
     typedef General<W> G;
     int slots = slots_for(a, G::ROWS);
-    launch(b, backward_keys_general<T, W>, slots * a.NKV, G::BLOCK, G::shared(4, 2), a);
-    launch(b, backward_queries_general<T, W>, slots * a.NH, G::BLOCK, G::shared(4, 1), a);
+    launch(b, backward_keys_general<T, W>, slots * a.of.NKV, G::BLOCK, G::shared(4, 2), a);
+    launch(b, backward_queries_general<T, W>, slots * a.of.NH, G::BLOCK, G::shared(4, 1), a);
 }
 template <class T> static void forward_of(CudaBackend *b, Attention a) {
-    if (a.HS <= 64)
+    if (a.of.HS <= 64)
         forward_in_general<T, 8>(b, a);
-    else if (a.HS <= 128)
+    else if (a.of.HS <= 128)
         forward_in_general<T, 16>(b, a);
     else
         forward_in_general<T, 32>(b, a);
 }
 template <class T> static void backward_of(CudaBackend *b, Attention a) {
-    if (a.HS <= 64)
+    if (a.of.HS <= 64)
         backward_in_general<T, 8>(b, a);
-    else if (a.HS <= 128)
+    else if (a.of.HS <= 128)
         backward_in_general<T, 16>(b, a);
     else
         backward_in_general<T, 32>(b, a);
 }
 
-/* 0: no instance for tensor cores */
+/* 0: no instance for tensor cores, which leave scores as they are */
 static int tensor_size(const Attention &a, Dtype dtype) {
     bool aligned = aligned16(a.qkv) && aligned16(a.out) && aligned16(a.dout) && aligned16(a.dqkv);
-    bool size = a.HS == 64 || a.HS == 80 || a.HS == 96 || a.HS == 128;
-    return dtype == DT_BF16 && aligned && size ? a.HS : 0;
+    bool size = a.of.HS == 64 || a.of.HS == 80 || a.of.HS == 96 || a.of.HS == 128;
+    return dtype == DT_BF16 && aligned && size && !(a.of.softcap > 0.0f) ? a.of.HS : 0;
 }
 
 static void attention_forward(Backend *page, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
-                              int NH, int NKV, int HS) {
+                              AttentionShape of) {
     CudaBackend *b = cuda(page);
-    CHECK(HS <= 256 && HS % 2 == 0 && NH % NKV == 0);
+    CHECK(of.HS <= 256 && of.HS % 2 == 0 && of.NH % of.NKV == 0);
     if (S == 0 || N == 0) return;
     Attention a = {};
     a.out = out.ptr, a.lse = (float *)lse.ptr, a.qkv = qkv.ptr, a.starts = (const int *)starts.ptr;
-    a.S = S, a.N = N, a.NH = NH, a.NKV = NKV, a.HS = HS, a.scale = scale_of(HS);
+    a.S = S, a.N = N, a.of = of;
     switch (tensor_size(a, qkv.dtype)) {
     case 64: forward_on_tensor<64>(b, a); return;
     case 80: forward_on_tensor<80>(b, a); return;
@@ -770,15 +782,15 @@ static void attention_forward(Backend *page, Buf out, Buf lse, Buf qkv, Buf star
 }
 
 static void attention_backward(Backend *page, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
-                               Buf starts, int S, int N, int NH, int NKV, int HS) {
+                               Buf starts, int S, int N, AttentionShape of) {
     CudaBackend *b = cuda(page);
-    CHECK(HS <= 256 && HS % 2 == 0 && NH % NKV == 0);
+    CHECK(of.HS <= 256 && of.HS % 2 == 0 && of.NH % of.NKV == 0);
     if (S == 0 || N == 0) return;
     Attention a = {};
     a.out = out.ptr, a.dqkv = dqkv.ptr, a.qkv = qkv.ptr, a.dout = dout.ptr;
-    a.lse = (float *)lse.ptr, a.D = a.lse + (size_t)N * NH, a.starts = (const int *)starts.ptr;
-    a.S = S, a.N = N, a.NH = NH, a.NKV = NKV, a.HS = HS, a.scale = scale_of(HS);
-    int grid = blocks_for((size_t)N * NH, WARPS);
+    a.lse = (float *)lse.ptr, a.D = a.lse + (size_t)N * of.NH, a.starts = (const int *)starts.ptr;
+    a.S = S, a.N = N, a.of = of;
+    int grid = blocks_for((size_t)N * of.NH, WARPS);
     if (qkv.dtype == DT_BF16)
         launch(b, backward_sums<bf16>, grid, THREADS, 0, a);
     else

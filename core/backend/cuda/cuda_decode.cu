@@ -13,17 +13,23 @@ struct Decode {
     const void *qkv;
     const int *table, *rows, *positions;
     float *partial; /* [N NH][splits][HS], then [N NH][splits][maximum, sum]; not with one split */
-    int max_pages, N, NH, NKV, HS, splits;
-    float scale;
+    int max_pages, N, splits;
+    AttentionShape of;
 };
 
 static constexpr int THREADS = 128, WARPS = THREADS / WARP;
 static constexpr int PAGE = KV_PAGE; /* an int, as min() asks */
 
+/* of scores that are counted in powers of two */
+static __device__ __forceinline__ AttentionShape for_exp2(AttentionShape a) {
+    a.softcap *= LOG2E;
+    return a;
+}
+
 /* element where the keys (and the values) of a page of a kv head begin */
 static __device__ __forceinline__ size_t page_at(const Decode &d, int n, int page, int kvh) {
     int of = d.table[(size_t)d.rows[n] * d.max_pages + page];
-    return ((size_t)of * d.NKV + kvh) * d.HS * KV_PAGE;
+    return ((size_t)of * d.of.NKV + kvh) * d.of.HS * KV_PAGE;
 }
 
 /* --- writing --- */
@@ -37,16 +43,16 @@ template <class T> __global__ void __launch_bounds__(THREADS) write_pages(Decode
     enum { PITCH = DEPTH + 4 / sizeof(T) }; /* an odd number of banks */
     __shared__ T turned[TOKENS * PITCH];
     int n0 = blockIdx.x * TOKENS, kvh = blockIdx.y, d0 = blockIdx.z * DEPTH;
-    int depth = min(d.HS - d0, DEPTH), tokens = min(d.N - n0, TOKENS);
+    int depth = min(d.of.HS - d0, DEPTH), tokens = min(d.N - n0, TOKENS);
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    size_t stride = (size_t)(d.NH + 2 * d.NKV) * d.HS;
-    const T *qkv = (const T *)d.qkv + (size_t)(d.NH + kvh) * d.HS + d0;
+    size_t stride = (size_t)(d.of.NH + 2 * d.of.NKV) * d.of.HS;
+    const T *qkv = (const T *)d.qkv + (size_t)(d.of.NH + kvh) * d.of.HS + d0;
 
     for (int i = warp; i < tokens; i += WARPS) {
         int position = d.positions[n0 + i];
         size_t at = page_at(d, n0 + i, position / KV_PAGE, kvh);
-        const T *k = qkv + (n0 + i) * stride, *v = k + (size_t)d.NKV * d.HS;
-        T *to = (T *)d.values + at + (size_t)(position % KV_PAGE) * d.HS + d0;
+        const T *k = qkv + (n0 + i) * stride, *v = k + (size_t)d.of.NKV * d.of.HS;
+        T *to = (T *)d.values + at + (size_t)(position % KV_PAGE) * d.of.HS + d0;
         for (int x = lane; x < depth; x += WARP) {
             turned[i * PITCH + x] = k[x];
             to[x] = v[x];
@@ -141,7 +147,7 @@ __global__ void __launch_bounds__(THREADS, Shape<T, G>::BLOCKS) decode_pages(Dec
     constexpr int PER = Share<T>::PER, CHUNKS = Share<T>::CHUNKS;
     constexpr int AHEAD = Shape<T, G>::AHEAD, FEW = G > 4 ? 4 : G;
     SHARED(shared);
-    int group = d.NH / d.NKV, parts = (group + G - 1) / G, HS = d.HS;
+    int group = d.of.NH / d.of.NKV, parts = (group + G - 1) / G, HS = d.of.HS;
     int chunks = value_chunks(HS, PER), slots = WARP / chunks; /* values: lanes by chunk and slot */
     Heads<G> *q = (Heads<G> *)shared;                          /* [HS] */
     Heads<G> *p = q + HS;                                      /* [WARPS][PAGE] */
@@ -150,17 +156,20 @@ __global__ void __launch_bounds__(THREADS, Shape<T, G>::BLOCKS) decode_pages(Dec
     float *outs = sums + WARPS * G; /* [WARPS * slots][G][HS] */
 
     int item = blockIdx.x, split = item % d.splits, part = item / d.splits % parts;
-    int kvh = item / d.splits / parts % d.NKV, n = item / d.splits / parts / d.NKV;
+    int kvh = item / d.splits / parts % d.of.NKV, n = item / d.splits / parts / d.of.NKV;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     int head = kvh * group + part * G, heads = min(group - part * G, G);
     int T_n = d.positions[n] + 1, pages = (T_n + KV_PAGE - 1) / KV_PAGE;
-    int per_split = (pages + d.splits - 1) / d.splits, first = split * per_split;
+    int begin = first_key(d.of, T_n - 1), skipped = begin / KV_PAGE;
+    AttentionShape of = for_exp2(d.of);
+    int per_split = (pages - skipped + d.splits - 1) / d.splits,
+        first = skipped + split * per_split;
     int last = min(first + per_split, pages);
 
-    const T *q_n = (const T *)d.qkv + (size_t)n * (d.NH + 2 * d.NKV) * HS + (size_t)head * HS;
+    const T *q_n = (const T *)d.qkv + (size_t)n * (d.of.NH + 2 * d.of.NKV) * HS + (size_t)head * HS;
     for (int i = threadIdx.x; i < G * HS; i += THREADS) {
         int g = i / HS, x = i % HS;
-        q[x].v[g] = g < heads ? to_f32(q_n[i]) * (d.scale * LOG2E) : 0.0f;
+        q[x].v[g] = g < heads ? to_f32(q_n[i]) * (d.of.scale * LOG2E) : 0.0f;
     }
     float o[G][PER], m[G], l[G];
 #pragma unroll
@@ -192,7 +201,8 @@ __global__ void __launch_bounds__(THREADS, Shape<T, G>::BLOCKS) decode_pages(Dec
         for (int g = 0; g < G; g += FEW) page_scores<T, G, FEW>(s, g, keys, q, HS);
 #pragma unroll
         for (int g = 0; g < G; g++) {
-            float score = mine < count ? s.v[g] : -INFINITY;
+            bool seen = mine < count && page * PAGE + mine >= begin;
+            float score = seen ? bent(of, s.v[g]) : -INFINITY;
             float top = fmaxf(m[g], warp_max(score)), keep = exp2_for<T>(m[g] - top);
             s.v[g] = exp2_for<T>(score - top);
             l[g] = fmaf(l[g], keep, s.v[g]); /* of this lane's slots alone */
@@ -235,13 +245,13 @@ __global__ void __launch_bounds__(THREADS, Shape<T, G>::BLOCKS) decode_pages(Dec
             acc = fmaf(weight, of_warp, acc);
             sum = fmaf(weight, sums[w * G + g], sum);
         }
-        size_t row = (size_t)n * d.NH + head + g;
+        size_t row = (size_t)n * d.of.NH + head + g;
         if (d.splits == 1) {
             ((T *)d.out)[row * HS + x] = from_f32<T>(acc / sum);
             continue;
         }
         size_t of_split = row * d.splits + split;
-        float *stats = d.partial + (size_t)d.N * d.NH * d.splits * HS + of_split * 2;
+        float *stats = d.partial + (size_t)d.N * d.of.NH * d.splits * HS + of_split * 2;
         d.partial[of_split * HS + x] = acc;
         if (x == 0) {
             stats[0] = top;
@@ -253,18 +263,18 @@ __global__ void __launch_bounds__(THREADS, Shape<T, G>::BLOCKS) decode_pages(Dec
 /* the splits of one row and head, in their order */
 template <class T> __global__ void __launch_bounds__(THREADS) combine_splits(Decode d) {
     size_t row = blockIdx.x;
-    const float *o = d.partial + row * d.splits * d.HS;
-    const float *stats = d.partial + ((size_t)d.N * d.NH * d.HS + row * 2) * d.splits;
+    const float *o = d.partial + row * d.splits * d.of.HS;
+    const float *stats = d.partial + ((size_t)d.N * d.of.NH * d.of.HS + row * 2) * d.splits;
     float top = stats[0];
     for (int i = 1; i < d.splits; i++) top = fmaxf(top, stats[2 * i]);
-    for (int x = threadIdx.x; x < d.HS; x += THREADS) {
+    for (int x = threadIdx.x; x < d.of.HS; x += THREADS) {
         float acc = 0.0f, sum = 0.0f;
         for (int i = 0; i < d.splits; i++) { /* one without pages weighs 2^-inf */
             float weight = exp2_for<T>(stats[2 * i] - top);
-            acc = fmaf(weight, o[(size_t)i * d.HS + x], acc);
+            acc = fmaf(weight, o[(size_t)i * d.of.HS + x], acc);
             sum = fmaf(weight, stats[2 * i + 1], sum);
         }
-        ((T *)d.out)[row * d.HS + x] = from_f32<T>(acc / sum);
+        ((T *)d.out)[row * d.of.HS + x] = from_f32<T>(acc / sum);
     }
 }
 
@@ -272,19 +282,24 @@ enum { HS_MAX = 256 };
 
 /* Any even head size: a warp per row and query head, a slot of the page per lane. */
 template <class T> __global__ void __launch_bounds__(THREADS) decode_general(Decode d) {
-    int item = (int)blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP, HS = d.HS;
-    if (item >= d.N * d.NH) return; /* whole warps */
-    int n = item / d.NH, head = item % d.NH, kvh = head / (d.NH / d.NKV), T_n = d.positions[n] + 1;
-    const T *q = (const T *)d.qkv + (size_t)n * (d.NH + 2 * d.NKV) * HS + (size_t)head * HS;
+    int item = (int)blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP,
+        HS = d.of.HS;
+    if (item >= d.N * d.of.NH) return; /* whole warps */
+    int n = item / d.of.NH, head = item % d.of.NH, kvh = head / (d.of.NH / d.of.NKV),
+        T_n = d.positions[n] + 1;
+    int begin = first_key(d.of, T_n - 1);
+    AttentionShape of = for_exp2(d.of);
+    const T *q = (const T *)d.qkv + (size_t)n * (d.of.NH + 2 * d.of.NKV) * HS + (size_t)head * HS;
     float o[HS_MAX / WARP], m = -INFINITY, l = 0.0f;
     for (int i = 0; i < HS_MAX / WARP; i++) o[i] = 0.0f;
-    for (int page = 0; page * KV_PAGE < T_n; page++) {
+    for (int page = begin / KV_PAGE; page * KV_PAGE < T_n; page++) {
         size_t at = page_at(d, n, page, kvh);
         const T *k = (const T *)d.keys + at, *v = (const T *)d.values + at;
         int count = min(T_n - page * KV_PAGE, PAGE);
         float s = 0.0f;
         for (int x = 0; x < HS; x++) s = fmaf(to_f32(q[x]), to_f32(k[x * KV_PAGE + lane]), s);
-        s = lane < count ? s * (d.scale * LOG2E) : -INFINITY;
+        bool seen = lane < count && page * PAGE + lane >= begin;
+        s = seen ? bent(of, s * (d.of.scale * LOG2E)) : -INFINITY;
         float top = fmaxf(m, warp_max(s)), keep = exp2_for<T>(m - top), p = exp2_for<T>(s - top);
         for (int i = 0; i < HS_MAX / WARP; i++) o[i] *= keep;
         l = fmaf(l, keep, p);
@@ -311,7 +326,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) decode_general(Dec
  * partial sums fit the scratch. */
 static int splits_for(const CudaBackend *b, const Decode &d, int blocks) {
     const int PER_SM = 8, MOST = 64;
-    size_t row_bytes = (size_t)d.N * d.NH * (d.HS + 2) * sizeof(float);
+    size_t row_bytes = (size_t)d.N * d.of.NH * (d.of.HS + 2) * sizeof(float);
     int splits = min(PER_SM * b->sms / blocks, MOST);
     splits = min(splits, (d.max_pages + WARPS - 1) / WARPS);
     splits = min(splits, (int)min(SCRATCH_BYTES / row_bytes, (size_t)MOST));
@@ -319,25 +334,25 @@ static int splits_for(const CudaBackend *b, const Decode &d, int blocks) {
 }
 
 template <class T, int G> static void decode_fast(CudaBackend *b, Decode d) {
-    int parts = (d.NH / d.NKV + G - 1) / G, blocks = d.N * d.NKV * parts;
-    int slots = WARP / value_chunks(d.HS, Share<T>::PER);
-    size_t floats = (size_t)G * (d.HS + WARPS * PAGE + 2 * WARPS + WARPS * slots * d.HS);
+    int parts = (d.of.NH / d.of.NKV + G - 1) / G, blocks = d.N * d.of.NKV * parts;
+    int slots = WARP / value_chunks(d.of.HS, Share<T>::PER);
+    size_t floats = (size_t)G * (d.of.HS + WARPS * PAGE + 2 * WARPS + WARPS * slots * d.of.HS);
     auto *kernel = decode_pages<T, G>;
     auto *combine = combine_splits<T>;
     d.splits = splits_for(b, d, blocks);
     d.partial = (float *)b->scratch;
     allow_shared(b, kernel, floats * sizeof(float));
     LAUNCH(b, kernel, blocks * d.splits, THREADS, floats * sizeof(float), d);
-    if (d.splits > 1) LAUNCH(b, combine, d.N * d.NH, THREADS, 0, d);
+    if (d.splits > 1) LAUNCH(b, combine, d.N * d.of.NH, THREADS, 0, d);
 }
 
 template <class T> static void decode_of(CudaBackend *b, Decode d) {
-    int per = Share<T>::PER, group = d.NH / d.NKV;
-    bool fast = d.HS % per == 0 && value_chunks(d.HS, per) <= WARP && aligned16(d.keys) &&
+    int per = Share<T>::PER, group = d.of.NH / d.of.NKV;
+    bool fast = d.of.HS % per == 0 && value_chunks(d.of.HS, per) <= WARP && aligned16(d.keys) &&
                 aligned16(d.values);
     auto *general = decode_general<T>;
     if (!fast)
-        LAUNCH(b, general, blocks_for((size_t)d.N * d.NH, WARPS), THREADS, 0, d);
+        LAUNCH(b, general, blocks_for((size_t)d.N * d.of.NH, WARPS), THREADS, 0, d);
     else if (group == 1)
         decode_fast<T, 1>(b, d);
     else if (group == 2)
@@ -348,24 +363,23 @@ template <class T> static void decode_of(CudaBackend *b, Decode d) {
         decode_fast<T, 8>(b, d);
 }
 
-static Decode decode_args(KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH, int NKV,
-                          int HS) {
+static Decode decode_args(KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, AttentionShape of) {
     Decode d = {};
     d.keys = kv.keys.ptr, d.values = kv.values.ptr, d.qkv = qkv.ptr;
     d.table = (const int *)kv.table.ptr, d.max_pages = kv.max_pages;
     d.rows = (const int *)rows.ptr, d.positions = (const int *)positions.ptr;
-    d.N = N, d.NH = NH, d.NKV = NKV, d.HS = HS, d.splits = 1, d.scale = scale_of(HS);
+    d.N = N, d.of = of, d.splits = 1;
     return d;
 }
 
-static void kv_write(Backend *page, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N, int NH,
-                     int NKV, int HS) {
+static void kv_write(Backend *page, KvLayer kv, Buf qkv, Buf rows, Buf positions, int N,
+                     AttentionShape of) {
     CudaBackend *b = cuda(page);
     CHECK(kv.keys.dtype == qkv.dtype);
     if (N == 0) return;
-    Decode d = decode_args(kv, qkv, rows, positions, N, NH, NKV, HS);
-    dim3 grid((unsigned)blocks_for((size_t)N, TOKENS), (unsigned)NKV,
-              (unsigned)blocks_for((size_t)HS, DEPTH));
+    Decode d = decode_args(kv, qkv, rows, positions, N, of);
+    dim3 grid((unsigned)blocks_for((size_t)N, TOKENS), (unsigned)of.NKV,
+              (unsigned)blocks_for((size_t)of.HS, DEPTH));
     auto *in_bf16 = write_pages<bf16>;
     auto *in_f32 = write_pages<float>;
     if (qkv.dtype == DT_BF16)
@@ -375,11 +389,11 @@ static void kv_write(Backend *page, KvLayer kv, Buf qkv, Buf rows, Buf positions
 }
 
 static void attention_decode(Backend *page, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
-                             int N, int NH, int NKV, int HS) {
+                             int N, AttentionShape of) {
     CudaBackend *b = cuda(page);
-    CHECK(HS <= HS_MAX && NH % NKV == 0 && kv.keys.dtype == qkv.dtype);
+    CHECK(of.HS <= HS_MAX && of.NH % of.NKV == 0 && kv.keys.dtype == qkv.dtype);
     if (N == 0) return;
-    Decode d = decode_args(kv, qkv, rows, positions, N, NH, NKV, HS);
+    Decode d = decode_args(kv, qkv, rows, positions, N, of);
     d.out = out.ptr;
     if (qkv.dtype == DT_BF16)
         decode_of<bf16>(b, d);

@@ -33,19 +33,20 @@ template <class T> struct Paged {
     }
 };
 
-/* o of the query q (shared, f32) over keys [0, T); *lse if wanted. Lane j meets key j of a block,
- * then lane d gathers channel d. */
+/* o of the query q (shared, f32) at position length - 1; *lse if wanted. Lane j meets key j of a
+ * block, then lane d gathers channel d. */
 template <class T, class Keys>
-static __device__ void attend(T *o, float *lse, const float *q, Keys keys, int length, int HS,
-                              float scale) {
-    int lane = threadIdx.x % WARP;
+static __device__ void attend(T *o, float *lse, const float *q, Keys keys, int length,
+                              AttentionShape a) {
+    int lane = threadIdx.x % WARP, HS = a.HS, begin = first_key(a, length - 1);
     float m = -INFINITY, l = 0.0f, acc[EACH] = {};
-    for (int j0 = 0; j0 < length; j0 += KV_PAGE) {
+    for (int j0 = begin / KV_PAGE * KV_PAGE; j0 < length; j0 += KV_PAGE) {
         float s = 0.0f;
         int j = j0 + lane, count = min(length - j0, (int)KV_PAGE);
-        if (lane < count)
+        bool seen = lane < count && j >= begin;
+        if (seen)
             for (int d = 0; d < HS; d++) s = fmaf(q[d], keys.key(j, d), s);
-        s = lane < count ? s * scale : -INFINITY;
+        s = seen ? bent(a, s * a.scale) : -INFINITY;
         float m_new = fmaxf(m, warp_max(s)), keep = expf(m - m_new), p = expf(s - m_new);
         l = fmaf(l, keep, warp_sum(p));
         m = m_new;
@@ -83,9 +84,10 @@ static __device__ int start_of(const int *starts, int S, int n) {
 
 template <class T>
 static __global__ void __launch_bounds__(WARPS *WARP)
-    forward_rows(T *out, float *lse, const T *qkv, const int *starts, int S, int N, int NH, int NKV,
-                 int HS, float scale) {
+    forward_rows(T *out, float *lse, const T *qkv, const int *starts, int S, int N,
+                 AttentionShape a) {
     __shared__ float room[WARPS][HS_MAX];
+    int NH = a.NH, NKV = a.NKV, HS = a.HS;
     int item = (int)blockIdx.x * WARPS + (int)threadIdx.x / WARP, n = item / NH, h = item % NH;
     float *q = room[threadIdx.x / WARP];
     if (n >= N) return; /* a whole warp; no barrier of the block follows */
@@ -93,16 +95,15 @@ static __global__ void __launch_bounds__(WARPS *WARP)
     const T *base = qkv + (size_t)first * stride;
     Packed<T> keys = {base + (NH + kvh) * HS, base + (NH + NKV + kvh) * HS, stride};
     fetch_query(q, qkv + (size_t)n * stride + h * HS, HS);
-    attend(out + ((size_t)n * NH + h) * HS, lse + (size_t)n * NH + h, q, keys, n - first + 1, HS,
-           scale);
+    attend(out + ((size_t)n * NH + h) * HS, lse + (size_t)n * NH + h, q, keys, n - first + 1, a);
 }
 
 template <class T>
 static __global__ void __launch_bounds__(WARPS *WARP)
     decode_rows(T *out, const T *qkv, const T *keys, const T *values, const int *table,
-                int max_pages, const int *rows, const int *positions, int N, int NH, int NKV,
-                int HS, float scale) {
+                int max_pages, const int *rows, const int *positions, int N, AttentionShape a) {
     __shared__ float room[WARPS][HS_MAX];
+    int NH = a.NH, NKV = a.NKV, HS = a.HS;
     int item = (int)blockIdx.x * WARPS + (int)threadIdx.x / WARP, n = item / NH, h = item % NH;
     float *q = room[threadIdx.x / WARP];
     if (n >= N) return;
@@ -110,46 +111,45 @@ static __global__ void __launch_bounds__(WARPS *WARP)
     size_t page = (size_t)NKV * HS * KV_PAGE, head = (size_t)kvh * HS * KV_PAGE;
     Paged<T> paged = {keys, values, table + (size_t)rows[n] * max_pages, page, head, HS};
     fetch_query(q, qkv + (size_t)n * stride + h * HS, HS);
-    attend(out + ((size_t)n * NH + h) * HS, (float *)NULL, q, paged, positions[n] + 1, HS, scale);
+    attend(out + ((size_t)n * NH + h) * HS, (float *)NULL, q, paged, positions[n] + 1, a);
 }
 
 template <class T>
-static void forward_of(CudaBackend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N, int NH,
-                       int NKV, int HS) {
+static void forward_of(CudaBackend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
+                       AttentionShape a) {
     auto *kernel = forward_rows<T>;
-    LAUNCH(b, kernel, blocks_for((size_t)N * NH, WARPS), WARPS * WARP, 0, (T *)out.ptr,
-           (float *)lse.ptr, (const T *)qkv.ptr, (const int *)starts.ptr, S, N, NH, NKV, HS,
-           scale_of(HS));
+    LAUNCH(b, kernel, blocks_for((size_t)N * a.NH, WARPS), WARPS * WARP, 0, (T *)out.ptr,
+           (float *)lse.ptr, (const T *)qkv.ptr, (const int *)starts.ptr, S, N, a);
 }
 
 static void attention_forward(Backend *page, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
-                              int NH, int NKV, int HS) {
-    CHECK(HS <= HS_MAX);
+                              AttentionShape a) {
+    CHECK(a.HS <= HS_MAX);
     if (N <= 0) return;
     if (qkv.dtype == DT_F32)
-        forward_of<float>(cuda(page), out, lse, qkv, starts, S, N, NH, NKV, HS);
+        forward_of<float>(cuda(page), out, lse, qkv, starts, S, N, a);
     else
-        forward_of<bf16>(cuda(page), out, lse, qkv, starts, S, N, NH, NKV, HS);
+        forward_of<bf16>(cuda(page), out, lse, qkv, starts, S, N, a);
 }
 
 template <class T>
 static void decode_of(CudaBackend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions, int N,
-                      int NH, int NKV, int HS) {
+                      AttentionShape a) {
     auto *kernel = decode_rows<T>;
-    LAUNCH(b, kernel, blocks_for((size_t)N * NH, WARPS), WARPS * WARP, 0, (T *)out.ptr,
+    LAUNCH(b, kernel, blocks_for((size_t)N * a.NH, WARPS), WARPS * WARP, 0, (T *)out.ptr,
            (const T *)qkv.ptr, (const T *)kv.keys.ptr, (const T *)kv.values.ptr,
            (const int *)kv.table.ptr, kv.max_pages, (const int *)rows.ptr,
-           (const int *)positions.ptr, N, NH, NKV, HS, scale_of(HS));
+           (const int *)positions.ptr, N, a);
 }
 
 static void attention_decode(Backend *page, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
-                             int N, int NH, int NKV, int HS) {
-    CHECK(HS <= HS_MAX);
+                             int N, AttentionShape a) {
+    CHECK(a.HS <= HS_MAX);
     if (N <= 0) return;
     if (qkv.dtype == DT_F32)
-        decode_of<float>(cuda(page), out, qkv, kv, rows, positions, N, NH, NKV, HS);
+        decode_of<float>(cuda(page), out, qkv, kv, rows, positions, N, a);
     else
-        decode_of<bf16>(cuda(page), out, qkv, kv, rows, positions, N, NH, NKV, HS);
+        decode_of<bf16>(cuda(page), out, qkv, kv, rows, positions, N, a);
 }
 
 void cuda_invariant_page(Backend *b) {
