@@ -11,6 +11,7 @@
 #include "core/run/pipeline.h"
 #include "core/run/progress.h"
 #include "core/run/summary.h"
+#include "datasets/data_tools.h"
 #include "datasets/world.h"
 #include "dpo/dpo.h"
 #include "policy/tools.h"
@@ -231,8 +232,14 @@ static Status train_tokenizer(const JsonDoc *recipe, int argc, char **argv, Text
 }
 
 static Status data_main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        Status (*run)(int argc, char **argv);
+    } tools[] = {{"check", data_check_main}, {"show", data_show_main}, {"split", data_split_main}};
     Text summary = {0};
     Status s;
+    for (int i = 0; argc && i < 3; i++)
+        if (!strcmp(argv[0], tools[i].name)) return tools[i].run(argc - 1, argv + 1);
     if (argc && !strcmp(argv[0], "make-demo"))
         s = make_demo(NULL, argc - 1, argv + 1, &summary);
     else if (argc && !strcmp(argv[0], "train-tokenizer"))
@@ -240,7 +247,8 @@ static Status data_main(int argc, char **argv) {
     else
         s = status_fail(
             E_USAGE,
-            "rlhf data make-demo --out DIR, or rlhf data train-tokenizer --data F.jsonl --vocab-size N --out DIR");
+            "rlhf data check|show FILE --model DIR, rlhf data split FILE --out DIR, rlhf data make-demo --out DIR, "
+            "or rlhf data train-tokenizer --data F.jsonl --vocab-size N --out DIR");
     if (s == OK) printf("{%s}\n", summary.s);
     text_release(&summary);
     return s;
@@ -384,7 +392,8 @@ static const Verb verbs[] = {
     {"tokenize", "token ids of rows", tokenize_main},
     {"detokenize", "the text of rows' token ids", detokenize_main},
     {"template", "conversations as a model's chat template writes them", template_main},
-    {"data", "make the embedded world, train a tokenizer", data_main},
+    {"data", "check, show or split a data file; make the embedded world, train a tokenizer",
+     data_main},
     {"env", "what this machine and build have, for bug reports", env_main},
     {"schema", "JSON Schema of recipes, for editors", schema_main},
     {"help", "this list, or the settings of a verb", help_main},

@@ -42,9 +42,11 @@ typedef struct {
     const char *path;
     Renderer render;
     int bad_allowed; /* -1: stop at the first */
+    RowFault fault;  /* of the row at hand, where it is refused */
+    int cut;         /* its prompt was cut on the left */
     Text rejects;
-    Ids lengths;
-    uint64_t *seen; /* open addressing, 0 is free */
+    Ids prompt, completion, whole; /* lengths */
+    uint64_t *seen;                /* open addressing, 0 is free */
     size_t seen_mask;
     int cap;
     Arena scratch; /* of one row */
@@ -53,6 +55,12 @@ typedef struct {
 typedef enum { ROW_KEPT, ROW_LONG } Outcome;
 
 /* ---- one row ---- */
+
+/* What the sentence that follows is about. */
+static const JsonDoc *fault(Build *b, const JsonDoc *doc, RowFault f) {
+    b->fault = f;
+    return doc;
+}
 
 static Sequence copy_sequence(Arena *a, const Renderer *r) {
     size_t n = (size_t)r->ids.n;
@@ -63,8 +71,33 @@ static Sequence copy_sequence(Arena *a, const Renderer *r) {
     return (Sequence){ids, trained, r->ids.n, r->n_prompt};
 }
 
+/* A prompt may not bring its own beginning-of-sequence token, be it as text. */
+static Status check_beginning(Build *b, const JsonDoc *doc) {
+    const Renderer *r = &b->render;
+    int bos = tokenizer_bos(r->t);
+    Text name = {0};
+    Status s = bos >= 0 ? tokenizer_decode(r->t, &bos, 1, 1, &name) : OK;
+    size_t n = name.len;
+    if (s == OK && n && r->text.len >= 2 * n && !memcmp(r->text.s, name.s, n) &&
+        !memcmp(r->text.s + n, name.s, n))
+        s = json_fail(fault(b, doc, FAULT_DOUBLED), NULL,
+                      "the prompt begins with %s, which is added by itself", name.s);
+    text_release(&name);
+    return s;
+}
+
+static Status check_ends(Build *b, const JsonDoc *doc) {
+    const Renderer *r = &b->render;
+    for (int i = 1; i < r->ids.n; i++)
+        if (r->trained.s[i] && r->trained.s[i - 1] && tokenizer_is_eos(r->t, r->ids.v[i]) &&
+            tokenizer_is_eos(r->t, r->ids.v[i - 1]))
+            return json_fail(fault(b, doc, FAULT_DOUBLED), NULL,
+                             "an answer ends with two end-of-sequence tokens");
+    return OK;
+}
+
 /* An answer may not bring its own end: it would stand there twice, once as text. */
-static Status check_answer(const Build *b, const JsonDoc *doc, const char *answer) {
+static Status check_answer(Build *b, const JsonDoc *doc, const char *answer) {
     int n_ends;
     const int *ends = tokenizer_eos_ids(b->render.t, &n_ends);
     Status s = OK;
@@ -74,8 +107,8 @@ static Status check_answer(const Build *b, const JsonDoc *doc, const char *answe
         size_t n = strlen(answer);
         if (s == OK && name.len && n >= name.len &&
             !memcmp(answer + n - name.len, name.s, name.len))
-            s = json_fail(doc, NULL, "an answer ends with the text %s, which is added by itself",
-                          name.s);
+            s = json_fail(fault(b, doc, FAULT_DOUBLED), NULL,
+                          "an answer ends with the text %s, which is added by itself", name.s);
         text_release(&name);
     }
     return s;
@@ -88,17 +121,25 @@ static int prompt_fits(Build *b) {
     if (!b->cfg->truncate_prompt || strcmp(b->cfg->truncate_prompt, "left")) return 0;
     memmove(r->ids.v, r->ids.v + extra, (size_t)(r->ids.n - extra) * sizeof(int));
     memmove(r->trained.s, r->trained.s + extra, r->trained.len - (size_t)extra);
+    b->cut = 1;
     r->ids.n -= extra;
     r->trained.len -= (size_t)extra;
     r->n_prompt -= extra;
     return 1;
 }
 
-static Status answer_sequence(Build *b, const JsonDoc *doc, const char *answer, Sequence *out) {
+/* *seam is set where the answer begins inside of what would be one token. */
+static Status answer_sequence(Build *b, const JsonDoc *doc, const char *answer, Sequence *out,
+                              int *seam) {
     TRY(check_answer(b, doc, answer));
-    TRY(render_status(doc, render_answer(&b->render, answer)));
+    Status s = render_answer(&b->render, answer);
+    if (b->render.differs) b->fault = FAULT_NOT_PREFIX;
+    TRY(render_status(doc, s));
+    TRY(check_ends(b, doc));
     if (b->render.ids.n - b->render.n_prompt < 2)
-        return json_fail(doc, NULL, "nothing to train on: an answer has no token but its end");
+        return json_fail(fault(b, doc, FAULT_UNTRAINED), NULL,
+                         "nothing to train on: an answer has no token but its end");
+    if (!b->cut) TRY(render_seam(&b->render, answer, seam));
     *out = copy_sequence(&b->scratch, &b->render);
     return OK;
 }
@@ -109,26 +150,25 @@ static int same_ids(const Sequence *a, const Sequence *b) {
 
 /* A prompt with the answers that rows of this kind have. */
 static Status prompted_row(Build *b, const JsonDoc *doc, const Example *e, Row *row,
-                           Outcome *outcome) {
+                           Outcome *outcome, int *seam) {
     Renderer *r = &b->render;
     TRY(render_status(doc, render_prompt(r, e)));
     row->prompt = arena_strndup(&b->scratch, r->text.s, r->text.len);
     row->completion = e->answer[0];
-    if (r->n_prompt < 1) return json_fail(doc, NULL, "the prompt has no token");
-    if (!prompt_fits(b)) {
-        *outcome = ROW_LONG;
-        return OK;
-    }
+    if (r->n_prompt < 1)
+        return json_fail(fault(b, doc, FAULT_EMPTY), NULL, "the prompt has no token");
+    TRY(check_beginning(b, doc));
+    if (!prompt_fits(b)) *outcome = ROW_LONG;
     if (b->d->kind == ROWS_PROMPTS) {
         row->a = copy_sequence(&b->scratch, r);
         return OK;
     }
-    TRY(answer_sequence(b, doc, e->answer[0], &row->a));
+    TRY(answer_sequence(b, doc, e->answer[0], &row->a, seam));
     if (b->d->kind != ROWS_PAIRS) return OK;
-    TRY(answer_sequence(b, doc, e->answer[1], &row->b));
-    return same_ids(&row->a, &row->b)
-               ? json_fail(doc, NULL, "chosen and rejected have the same tokens")
-               : OK;
+    TRY(answer_sequence(b, doc, e->answer[1], &row->b, seam));
+    return same_ids(&row->a, &row->b) ? json_fail(fault(b, doc, FAULT_SAME), NULL,
+                                                  "chosen and rejected have the same tokens")
+                                      : OK;
 }
 
 static Status whole_row(Build *b, const JsonDoc *doc, const Example *e, Row *row,
@@ -140,25 +180,40 @@ static Status whole_row(Build *b, const JsonDoc *doc, const Example *e, Row *row
         if (e->is_text || e->turn[i].role == ROLE_ASSISTANT)
             TRY(check_answer(b, doc, e->turn[i].content));
     row->prompt = arena_strndup(&b->scratch, r->text.s, r->prompt_text);
+    if (!e->is_text) TRY(check_beginning(b, doc));
+    TRY(check_ends(b, doc));
     if (!prompt_fits(b)) *outcome = ROW_LONG;
     for (int i = 1; i < r->ids.n; i++)
         trained += r->trained.s[i] && !tokenizer_is_eos(r->t, r->ids.v[i]);
-    if (!trained) return json_fail(doc, NULL, "nothing to train on: there is no token but the end");
+    if (!trained)
+        return json_fail(fault(b, doc, FAULT_UNTRAINED), NULL,
+                         "nothing to train on: there is no token but the end");
     row->a = copy_sequence(&b->scratch, r);
     return OK;
 }
 
-static Status build_row(Build *b, const JsonDoc *doc, Row *row, Outcome *outcome) {
+static int longer(const Row *row) {
+    return row->a.n > row->b.n ? row->a.n : row->b.n;
+}
+
+static Status build_row(Build *b, const JsonDoc *doc, Row *row, Outcome *outcome, int *seam) {
     Example e;
-    *outcome = ROW_KEPT;
-    TRY(example_read(&e, &b->scratch, b->cfg, b->d->kind, doc));
+    RowReader in = {.arena = &b->scratch, .doc = doc};
+    Status s = example_read(&e, &in, b->cfg, b->d->kind);
+    b->fault = in.fault;
+    TRY(s);
     row->subset = e.subset;
     row->margin = e.margin;
     TRY(e.is_text || e.is_conversation ? whole_row(b, doc, &e, row, outcome)
-                                       : prompted_row(b, doc, &e, row, outcome));
-    int longest = row->a.n > row->b.n ? row->a.n : row->b.n;
-    if (longest > b->cfg->max_length) *outcome = ROW_LONG;
+                                       : prompted_row(b, doc, &e, row, outcome, seam));
+    if (longer(row) > b->cfg->max_length) *outcome = ROW_LONG;
     return OK;
+}
+
+static void note_lengths(Build *b, const Row *row) {
+    ids_add(&b->prompt, row->a.n_prompt);
+    ids_add(&b->completion, longer(row) - row->a.n_prompt);
+    ids_add(&b->whole, longer(row));
 }
 
 /* ---- all rows ---- */
@@ -221,9 +276,9 @@ static Status keep_row(Build *b, const Row *row, const char *line, size_t len) {
     kept->source = arena_strndup(&d->arena, line, len);
 
     uint64_t h = hash_sequence(&row->b, hash_sequence(&row->a, 0));
-    d->duplicates += seen_before(b, h);
+    if (seen_before(b, h))
+        dataset_note(d, row->line, REMARK_DUPLICATE, "the same tokens as an earlier row");
     d->hash = file_hash(&h, sizeof(h), d->hash);
-    ids_add(&b->lengths, row->a.n > row->b.n ? row->a.n : row->b.n);
     return OK;
 }
 
@@ -240,6 +295,7 @@ static void note_reject(Build *b, const char *line, size_t len, int number) {
 
 static Status bad_row(Build *b, const char *line, size_t len, int number) {
     if (b->bad_allowed < 0) return E_FORMAT;
+    dataset_note(b->d, number, b->fault, status_message());
     b->d->dropped_bad++;
     if (b->d->dropped_bad > b->bad_allowed)
         return status_context(E_FORMAT, "more than the %d bad rows that data.bad_rows allows",
@@ -248,19 +304,39 @@ static Status bad_row(Build *b, const char *line, size_t len, int number) {
     return OK;
 }
 
+static void too_long(Build *b, const Row *row) {
+    char why[120];
+    snprintf(why, sizeof(why), "%d tokens, %d of them the prompt's: over max_%slength", longer(row),
+             row->a.n_prompt, longer(row) > b->cfg->max_length ? "" : "prompt_");
+    dataset_note(b->d, row->line, REMARK_LONG, why);
+}
+
+static Status take_row(Build *b, const Row *row, Outcome outcome, int seam, const char *line,
+                       size_t len) {
+    note_lengths(b, row);
+    if (outcome == ROW_LONG || b->cut) too_long(b, row);
+    if (outcome == ROW_LONG) return OK;
+    if (seam)
+        dataset_note(b->d, row->line, REMARK_SEAM,
+                     "the tokenizer would make one token of the prompt's end and the answer's "
+                     "beginning: a space on the wrong side?");
+    return keep_row(b, row, line, len);
+}
+
 static Status read_line(Build *b, const char *line, size_t len, int number) {
     JsonDoc *doc = NULL;
     Row row = {.line = number, .subset = "", .margin = NAN};
     Outcome outcome = ROW_KEPT;
+    int seam = 0;
     arena_clear(&b->scratch);
+    b->fault = FAULT_JSON;
+    b->cut = 0;
     Status s = json_parse(&doc, b->path, number, line, len, JSON_STRICT);
-    if (s == OK) s = build_row(b, doc, &row, &outcome);
+    if (s == OK) s = build_row(b, doc, &row, &outcome, &seam);
     if (s == E_FORMAT)
         s = bad_row(b, line, len, number);
-    else if (s == OK && outcome == ROW_LONG)
-        b->d->dropped_long++;
     else if (s == OK)
-        s = keep_row(b, &row, line, len);
+        s = take_row(b, &row, outcome, seam, line, len);
     json_release(doc);
     return s;
 }
@@ -277,18 +353,10 @@ static Status read_lines(Build *b, LineReader *lines) {
     return OK;
 }
 
-static int ascending(const void *a, const void *b) {
-    int x = *(const int *)a, y = *(const int *)b;
-    return x < y ? -1 : x > y;
-}
-
 static void measure(Build *b) {
-    Dataset *d = b->d;
-    if (!d->n) return;
-    qsort(b->lengths.v, (size_t)d->n, sizeof(int), ascending);
-    d->lengths_p50 = b->lengths.v[d->n / 2];
-    d->lengths_p95 = b->lengths.v[(int)((int64_t)d->n * 95 / 100)];
-    d->lengths_max = b->lengths.v[d->n - 1];
+    lengths_measure(&b->d->prompt, &b->prompt);
+    lengths_measure(&b->d->completion, &b->completion);
+    lengths_measure(&b->d->whole, &b->whole);
 }
 
 static Status read_bad_rows(const char *setting, int *allowed) {
@@ -363,7 +431,9 @@ Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind
     renderer_release(&b.render);
     text_release(&b.rejects);
     text_release(&name);
-    ids_release(&b.lengths);
+    ids_release(&b.prompt);
+    ids_release(&b.completion);
+    ids_release(&b.whole);
     free(b.seen);
     arena_release(&b.scratch);
     if (s != OK) dataset_release(d);
@@ -373,32 +443,4 @@ Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind
 void dataset_release(Dataset *d) {
     arena_release(&d->arena);
     *d = (Dataset){0};
-}
-
-/* Quoted and cut to n bytes, so that a sample stays on its line. */
-static void put_excerpt(Text *t, const char *s, size_t n) {
-    size_t len = strlen(s), cut = len > n ? n : len;
-    while (cut < len && cut > 0 && ((uint8_t)s[cut] & 0xc0) == 0x80) cut--;
-    json_put_string_n(t, s, cut);
-    if (cut < len) text_add(t, "...");
-}
-
-void dataset_report(const Dataset *d, const char *path) {
-    Text t = {0};
-    text_addf(&t, "%s: %d rows of %d tokens (median; 95%%: %d, longest: %d)", path, d->n,
-              d->lengths_p50, d->lengths_p95, d->lengths_max);
-    if (d->dropped_long) text_addf(&t, ", %d too long and dropped", d->dropped_long);
-    if (d->dropped_bad) text_addf(&t, ", %d bad and left out", d->dropped_bad);
-    if (d->duplicates) text_addf(&t, ", %d duplicates", d->duplicates);
-    log_info("%s", t.s);
-    if (d->n) {
-        text_clear(&t);
-        put_excerpt(&t, d->rows[0].prompt, 240);
-        if (d->rows[0].completion) {
-            text_add(&t, " -> ");
-            put_excerpt(&t, d->rows[0].completion, 160);
-        }
-        log_info("  line %d: %s", d->rows[0].line, t.s);
-    }
-    text_release(&t);
 }

@@ -38,6 +38,33 @@ extern const int data_n_fields;
 
 typedef enum { ROWS_SFT, ROWS_PAIRS, ROWS_PROMPTS } RowKind;
 
+/* What a check finds in a row. A faulty row is refused (data.bad_rows); a remark is counted. */
+typedef enum {
+    FAULT_SHAPE,      /* missing or wrong keys, a conversation that the template refuses */
+    FAULT_JSON,       /* bad JSON or UTF-8 */
+    FAULT_EMPTY,      /* an empty prompt, message or answer */
+    FAULT_SAME,       /* chosen = rejected, as text or as tokens */
+    FAULT_NO_PROMPT,  /* chosen and rejected do not begin alike, or differently from the prompt */
+    FAULT_NOT_PREFIX, /* the prompt is not the beginning of the prompt with its answer */
+    FAULT_DOUBLED,    /* a beginning or an end that is added by itself stands there already */
+    FAULT_UNTRAINED,  /* no token is trained but an end */
+    REMARK_LONG,      /* over max_length or max_prompt_length: left out, or cut as asked */
+    REMARK_SEAM, /* the tokenizer would join the prompt's last letters with the answer's first */
+    REMARK_DUPLICATE, /* the same ids as an earlier row */
+    REMARK_OVERLAP,   /* its prompt is among the training rows'; of an eval file */
+    ROW_FAULTS,
+    FIRST_REMARK = REMARK_LONG
+} RowFault;
+extern const char *const fault_names[ROW_FAULTS]; /* "shape", ... as reports call them */
+
+typedef struct {
+    int line;
+    RowFault fault;
+    const char *reason; /* a sentence */
+} Finding;
+
+enum { FINDINGS_MAX = 100000 }; /* what is beyond is counted only */
+
 typedef struct { /* one sequence */
     const int *ids;
     const uint8_t *trained; /* [n] tokens in the loss (never ids[0]) */
@@ -54,11 +81,17 @@ typedef struct {
     int line;
 } Row;
 
+typedef struct { /* tokens */
+    int p50, p90, p95, p99, max;
+} Lengths;
+
 typedef struct {
     Row *rows;
     int n;
-    int dropped_long, dropped_bad, duplicates; /* counted, reported by dataset_report */
-    int lengths_p50, lengths_p95, lengths_max;
+    int found[ROW_FAULTS], dropped_bad; /* counted, reported by dataset_report */
+    Finding *findings;                  /* in the order of lines */
+    int n_findings;
+    Lengths prompt, completion, whole; /* of all good rows, those too long among them */
     RowKind kind;
     uint64_t hash; /* of the ids: part of the keys of caches */
     Arena arena;
@@ -72,6 +105,9 @@ Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind
 void dataset_release(Dataset *d);
 void dataset_report(const Dataset *d,
                     const char *path); /* a line or two to the log, with one rendered sample */
+
+/* Notes the rows of eval whose prompt (of a text: all of it) training has, too: REMARK_OVERLAP. */
+void dataset_overlap(Dataset *eval, const Dataset *train, int n_train);
 
 /* Renders one prompt as the model sees it and appends its ids: a plain string, or messages
  * ([{"role","content"}]) with the layout's turn markers and the opening of the assistant's turn. */

@@ -10,7 +10,7 @@
 #include "core/base/log.h"
 #include "datasets/dataset_parts.h"
 
-enum { CACHE_VERSION = 2 };
+enum { CACHE_VERSION = 3 };
 static const char magic[8] = "RLHFROWS";
 static const size_t CACHE_MAX = (size_t)8 << 30;
 
@@ -75,11 +75,23 @@ static void put_row(Text *t, const Row *row) {
     put_string(t, row->subset);
 }
 
+static void put_findings(Text *t, const Dataset *d) {
+    put_bytes(t, d->found, sizeof(d->found));
+    put_int(t, d->n_findings);
+    for (int i = 0; i < d->n_findings; i++) {
+        put_int(t, d->findings[i].line);
+        put_int(t, d->findings[i].fault);
+        put_string(t, d->findings[i].reason);
+    }
+}
+
 static void put_all(Text *t, const Dataset *d, const Text *rejects) {
     text_add_bytes(t, magic, sizeof(magic));
-    const int numbers[] = {d->n,           d->dropped_long, d->dropped_bad, d->duplicates,
-                           d->lengths_p50, d->lengths_p95,  d->lengths_max, (int)d->kind};
+    const int numbers[] = {d->n, d->dropped_bad, (int)d->kind};
+    const Lengths lengths[] = {d->prompt, d->completion, d->whole};
     put_bytes(t, numbers, sizeof(numbers));
+    put_bytes(t, lengths, sizeof(lengths));
+    put_findings(t, d);
     put_int(t, (int64_t)d->hash);
     put_bytes(t, rejects->s ? rejects->s : "", rejects->len);
     for (int i = 0; i < d->n; i++) put_row(t, &d->rows[i]);
@@ -169,9 +181,25 @@ static void take_row(Reader *r, Row *row) {
     if (!row->prompt || !row->source || !row->subset) r->bad = 1;
 }
 
+static void take_findings(Reader *r, Dataset *d) {
+    int found[ROW_FAULTS];
+    size_t len;
+    take_exactly(r, found, sizeof(found));
+    int64_t n = take_int(r);
+    if (n < 0 || n > FINDINGS_MAX) r->bad = 1;
+    for (int64_t i = 0; i < n && !r->bad; i++) {
+        int64_t line = take_int(r), fault = take_int(r);
+        const char *reason = take_bytes(r, &len);
+        if (fault < 0 || fault >= ROW_FAULTS || !reason) r->bad = 1;
+        if (!r->bad) dataset_note(d, (int)line, (RowFault)fault, reason);
+    }
+    memcpy(d->found, found, sizeof(found));
+}
+
 static int read_all(Dataset *d, Text *rejects, const char *plain, size_t len) {
     uint64_t check = 0;
-    int numbers[8];
+    int numbers[3];
+    Lengths lengths[3];
     char head[8];
     if (len < sizeof(head) + sizeof(check)) return 0;
     memcpy(&check, plain + len - sizeof(check), sizeof(check));
@@ -180,12 +208,14 @@ static int read_all(Dataset *d, Text *rejects, const char *plain, size_t len) {
     Reader r = {plain, len - sizeof(check), 0, &d->arena};
     take(&r, head, sizeof(head));
     take_exactly(&r, numbers, sizeof(numbers));
+    take_exactly(&r, lengths, sizeof(lengths));
     if (r.bad || memcmp(head, magic, sizeof(head)) || numbers[0] < 0 || (size_t)numbers[0] > r.left)
         return 0;
     d->n = numbers[0];
-    d->dropped_long = numbers[1], d->dropped_bad = numbers[2], d->duplicates = numbers[3];
-    d->lengths_p50 = numbers[4], d->lengths_p95 = numbers[5], d->lengths_max = numbers[6];
-    d->kind = (RowKind)numbers[7];
+    d->dropped_bad = numbers[1];
+    d->kind = (RowKind)numbers[2];
+    d->prompt = lengths[0], d->completion = lengths[1], d->whole = lengths[2];
+    take_findings(&r, d);
     d->hash = (uint64_t)take_int(&r);
     size_t n;
     const char *lines = take_bytes(&r, &n);

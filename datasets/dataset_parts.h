@@ -9,10 +9,15 @@
 #include "datasets/dataset.h"
 #include "datasets/template.h"
 
-typedef enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT } Role;
+typedef enum {
+    ROLE_SYSTEM,
+    ROLE_USER,
+    ROLE_ASSISTANT,
+    ROLE_OTHER /* for a template to know */
+} Role;
 typedef struct {
     Role role;
-    const char *content;
+    const char *role_name, *content;
     const Json *message; /* all that the row says of it; NULL when it was a string */
 } Turn;
 
@@ -29,10 +34,16 @@ typedef struct {
     float margin;
 } Example;
 
+typedef struct {
+    Arena *arena; /* of what is read */
+    const JsonDoc *doc;
+    RowFault fault; /* out: what is wrong with a row that is refused */
+} RowReader;
 /* E_FORMAT with file:line:column for a row that is not one. */
-Status example_read(Example *e, Arena *a, const DataConfig *cfg, RowKind kind, const JsonDoc *doc);
-/* A prompt by itself: a string or a list of messages that ends with the user's. */
-Status example_prompt(Example *e, Arena *a, const JsonDoc *doc, const Json *prompt);
+Status example_read(Example *e, RowReader *in, const DataConfig *cfg, RowKind kind);
+/* A prompt by itself: a string or a list of messages that ends with the user's or a tool's. */
+Status example_prompt(Example *e, RowReader *in, const Json *prompt);
+int turn_calls_tools(const Turn *t);
 
 /* ---- dataset_render.c ---- */
 
@@ -48,6 +59,11 @@ typedef struct {
     Text pending; /* text that is not encoded yet */
     int n_prompt; /* ids before the first trained one */
     size_t prompt_text;
+    int open_ids; /* behind the last special token; at the prompt's end seam_ids */
+    size_t open_text;
+    int seam_ids;
+    size_t seam_text;
+    int differs;        /* the template writes the prompt differently where its answer follows */
     int templated;      /* the model's template writes this example */
     ChatTemplate *chat; /* opened when it is first needed */
     JinjaOutput out;
@@ -65,6 +81,10 @@ Status render_answer(Renderer *r, const char *answer);
  * answer. */
 Status render_all(Renderer *r, const Example *e, const char **first);
 
+/* *joined = 1 where the prompt's ids are not the beginning of what the prompt and its answer, the
+ * last one rendered, are encoded to as one text. */
+Status render_seam(const Renderer *r, const char *answer, int *joined);
+
 void renderer_mark(Renderer *r, int trained); /* the ids that have no flag yet */
 /* Puts the row's place before the sentence of what a renderer refused about it. */
 Status render_status(const JsonDoc *doc, Status s);
@@ -74,6 +94,11 @@ Status render_status(const JsonDoc *doc, Status s);
 Status template_prompt(Renderer *r, const Example *e);
 Status template_answer(Renderer *r, const char *answer);
 Status template_all(Renderer *r, const Example *e, const char **first);
+
+/* ---- dataset_check.c ---- */
+
+void dataset_note(Dataset *d, int line, RowFault fault, const char *reason);
+void lengths_measure(Lengths *out, Ids *v); /* sorts v */
 
 /* ---- dataset_cache.c ---- */
 

@@ -18,7 +18,6 @@
 static const char smollm2_system[] =
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 
-static const char *const chatml_roles[] = {"system", "user", "assistant"};
 static const char *const plain_roles[] = {"System", "User", "Assistant"};
 
 /* What TOKENIZE_ADD_SPECIAL puts before a text, if it is the beginning-of-sequence token. */
@@ -91,7 +90,10 @@ static Status special(Renderer *r, int id, int trained) {
     TRY(flush(r, 0));
     ids_add(&r->ids, id);
     renderer_mark(r, trained);
-    return tokenizer_decode(r->t, &id, 1, 1, &r->text);
+    TRY(tokenizer_decode(r->t, &id, 1, 1, &r->text));
+    r->open_ids = r->ids.n;
+    r->open_text = r->text.len;
+    return OK;
 }
 
 static Status start(Renderer *r, const Example *e) {
@@ -100,17 +102,28 @@ static Status start(Renderer *r, const Example *e) {
     text_clear(&r->trained);
     text_clear(&r->text);
     text_clear(&r->pending);
+    r->open_ids = 0;
+    r->open_text = 0;
     r->n_prompt = -1;
+    r->differs = 0;
     return !r->templated && !r->chatml && r->bos >= 0 ? special(r, r->bos, 0) : OK;
 }
 
-static Status open_turn(Renderer *r, Role role) {
+static const Turn answer_turn = {ROLE_ASSISTANT, "assistant", "", NULL};
+
+static Status open_turn(Renderer *r, const Turn *t) {
+    if (turn_calls_tools(t))
+        return status_fail(E_FORMAT, "a message calls tools: that needs the model's chat template");
+    if (!r->chatml && t->role == ROLE_OTHER)
+        return status_fail(E_FORMAT,
+                           "the layout plain has no role \"%.60s\" (system, user, assistant)",
+                           t->role_name);
     if (!r->chatml) {
-        text_addf(&r->pending, "%s:\n", plain_roles[role]);
+        text_addf(&r->pending, "%s:\n", plain_roles[t->role]);
         return OK;
     }
     TRY(special(r, r->im_start, 0));
-    text_addf(&r->pending, "%s\n", chatml_roles[role]);
+    text_addf(&r->pending, "%s\n", t->role_name);
     return OK;
 }
 
@@ -120,10 +133,10 @@ static Status close_turn(Renderer *r, Role role) {
     return OK;
 }
 
-static Status put_turn(Renderer *r, Role role, const char *content) {
-    TRY(open_turn(r, role));
-    text_add(&r->pending, content);
-    return close_turn(r, role);
+static Status put_turn(Renderer *r, const Turn *t) {
+    TRY(open_turn(r, t));
+    text_add(&r->pending, t->content);
+    return close_turn(r, t->role);
 }
 
 static const char *system_message(const Renderer *r, const Example *e) {
@@ -135,19 +148,21 @@ static const char *system_message(const Renderer *r, const Example *e) {
 static Status put_system(Renderer *r, const Example *e) {
     const char *system = system_message(r, e);
     if (!*system) return OK;
-    if (r->chatml || e->is_chat) return put_turn(r, ROLE_SYSTEM, system);
+    if (r->chatml || e->is_chat) return put_turn(r, &(Turn){ROLE_SYSTEM, "system", system, NULL});
     text_addf(&r->pending, "%s\n\n", system);
     return OK;
 }
 
-static Status open_answer(Renderer *r) {
-    TRY(open_turn(r, ROLE_ASSISTANT));
+static Status open_answer(Renderer *r, const Turn *t) {
+    TRY(open_turn(r, t));
     return flush(r, 0);
 }
 
 static void prompt_ends_here(Renderer *r) {
     r->n_prompt = r->ids.n;
     r->prompt_text = r->text.len;
+    r->seam_ids = r->open_ids;
+    r->seam_text = r->open_text;
 }
 
 Status render_prompt(Renderer *r, const Example *e) {
@@ -158,8 +173,8 @@ Status render_prompt(Renderer *r, const Example *e) {
         text_add(&r->pending, e->turn[0].content);
         TRY(flush(r, 0));
     } else {
-        for (int i = 0; i < e->n; i++) TRY(put_turn(r, e->turn[i].role, e->turn[i].content));
-        TRY(open_answer(r));
+        for (int i = 0; i < e->n; i++) TRY(put_turn(r, &e->turn[i]));
+        TRY(open_answer(r, &answer_turn));
     }
     prompt_ends_here(r);
     return OK;
@@ -176,6 +191,27 @@ Status render_answer(Renderer *r, const char *answer) {
     r->trained.len = (size_t)r->n_prompt;
     r->text.len = r->prompt_text;
     return r->templated ? template_answer(r, answer) : put_answer(r, answer);
+}
+
+/* All of a rendering that holds the end of the prompt and the answer, encoded at once. */
+static Status encode_across(const Renderer *r, const char *answer, Ids *out) {
+    if (r->templated) return chat_encode(r->t, &r->out, 0, r->out.text.len, out);
+    Text text = {0};
+    text_add_bytes(&text, r->text.s + r->seam_text, r->prompt_text - r->seam_text);
+    text_add(&text, answer);
+    Status s = tokenizer_encode(r->t, text.s, text.len, 0, out);
+    text_release(&text);
+    return s;
+}
+
+Status render_seam(const Renderer *r, const char *answer, int *joined) {
+    Ids ids = {0};
+    int from = r->templated ? 0 : r->seam_ids, n = r->n_prompt - from;
+    Status s = encode_across(r, answer, &ids);
+    if (s == OK && (ids.n < n || (n && memcmp(ids.v, r->ids.v + from, (size_t)n * sizeof(int)))))
+        *joined = 1;
+    ids_release(&ids);
+    return s;
 }
 
 static Status render_text(Renderer *r, const Example *e) {
@@ -196,10 +232,10 @@ Status render_all(Renderer *r, const Example *e, const char **first) {
     for (int i = 0; i < e->n; i++) {
         const Turn *t = &e->turn[i];
         if (t->role != ROLE_ASSISTANT) {
-            TRY(put_turn(r, t->role, t->content));
+            TRY(put_turn(r, t));
             continue;
         }
-        TRY(open_answer(r));
+        TRY(open_answer(r, t));
         if (r->n_prompt < 0) {
             prompt_ends_here(r);
             *first = t->content;
@@ -225,7 +261,7 @@ Status prompt_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *d
     Arena arena = {0};
     Renderer r;
     renderer_init(&r, t, cfg);
-    Status s = example_prompt(&e, &arena, doc, prompt);
+    Status s = example_prompt(&e, &(RowReader){.arena = &arena, .doc = doc}, prompt);
     if (s == OK) s = render_status(doc, render_prompt(&r, &e));
     for (int i = 0; s == OK && i < r.ids.n; i++) ids_add(out, r.ids.v[i]);
     if (s == OK && rendered) text_add_bytes(rendered, r.text.s ? r.text.s : "", r.text.len);

@@ -16,45 +16,90 @@ static int is_empty(const char *s) {
     return s[strspn(s, " \t\r\n")] == 0;
 }
 
-/* ---- lists of messages ---- */
-
-static Status read_role(const JsonDoc *doc, const Json *message, Role *role) {
-    static const char *const names[] = {"system", "user", "assistant"};
-    const char *name = NULL;
-    if (!is_type(message, JSON_OBJECT))
-        return json_fail(doc, message, "a message must be an object with role and content");
-    TRY(json_get_str(doc, message, "role", JSON_REQUIRED, &name));
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(name, names[i])) continue;
-        *role = (Role)i;
-        return OK;
-    }
-    return json_fail(doc, json_get(message, "role"),
-                     "the role \"%.60s\" is not supported (system, user and assistant are)", name);
+/* What the sentence that follows is about. */
+static const JsonDoc *fault(RowReader *in, RowFault f) {
+    in->fault = f;
+    return in->doc;
 }
 
-static Status read_turns(Turn **turns, int *n, Arena *a, const JsonDoc *doc, const Json *list) {
+/* ---- lists of messages ---- */
+
+static Status read_role(RowReader *in, const Json *message, Turn *t) {
+    static const char *const names[] = {"system", "user", "assistant"};
+    if (!is_type(message, JSON_OBJECT))
+        return json_fail(in->doc, message, "a message must be an object with role and content");
+    TRY(json_get_str(in->doc, message, "role", JSON_REQUIRED, &t->role_name));
+    if (!t->role_name[0]) return json_fail(in->doc, json_get(message, "role"), "an empty role");
+    t->role = ROLE_OTHER;
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(t->role_name, names[i])) t->role = (Role)i;
+    return OK;
+}
+
+/* [{"type":"text","text":...}, ...]: the texts end to end. */
+static Status read_parts(RowReader *in, const Json *list, const char **content) {
+    Text all = {0};
+    Status s = OK;
+    for (const Json *part = json_first(list); part && s == OK; part = json_next(part)) {
+        const char *type = "", *text = "";
+        if (!is_type(part, JSON_OBJECT))
+            s = json_fail(in->doc, part, "a part of a content must be an object");
+        if (s == OK) s = json_get_str(in->doc, part, "type", JSON_REQUIRED, &type);
+        if (s == OK && strcmp(type, "text"))
+            s = json_fail(in->doc, json_get(part, "type"),
+                          "content of type \"%.60s\" is not supported (text is)", type);
+        if (s == OK) s = json_get_str(in->doc, part, "text", JSON_REQUIRED, &text);
+        if (s == OK) text_add(&all, text);
+    }
+    *content = arena_strndup(in->arena, all.s ? all.s : "", all.len);
+    text_release(&all);
+    return s;
+}
+
+/* A message that calls tools, or of a role that only the template knows, needs no content. */
+static Status read_content(RowReader *in, const Json *message, Turn *t) {
+    const Json *content = json_get(message, "content");
+    int optional = t->role == ROLE_OTHER || turn_calls_tools(t);
+    t->content = "";
+    if (optional && (!content || is_type(content, JSON_NULL))) return OK;
+    if (is_type(content, JSON_ARRAY))
+        TRY(read_parts(in, content, &t->content));
+    else
+        TRY(json_get_str(in->doc, message, "content", JSON_REQUIRED, &t->content));
+    if (!optional && t->role != ROLE_SYSTEM && is_empty(t->content))
+        return json_fail(fault(in, FAULT_EMPTY), message, "an empty message");
+    return OK;
+}
+
+static Status read_turns(Turn **turns, int *n, RowReader *in, const Json *list) {
     *n = 0;
-    if (!is_type(list, JSON_ARRAY)) return json_fail(doc, list, "expected a list of messages");
-    *turns = arena_alloc(a, (size_t)json_size(list) * sizeof(**turns));
+    if (!is_type(list, JSON_ARRAY)) return json_fail(in->doc, list, "expected a list of messages");
+    *turns = arena_alloc(in->arena, (size_t)json_size(list) * sizeof(**turns));
     for (const Json *m = json_first(list); m; m = json_next(m)) {
         Turn *t = &(*turns)[*n];
-        const char *content = NULL;
-        TRY(read_role(doc, m, &t->role));
-        TRY(json_get_str(doc, m, "content", JSON_REQUIRED, &content));
-        if (t->role == ROLE_SYSTEM && *n > 0)
-            return json_fail(doc, m, "a system message may only come first");
-        if (t->role != ROLE_SYSTEM && is_empty(content))
-            return json_fail(doc, m, "an empty message");
-        t->content = content;
         t->message = m;
+        TRY(read_role(in, m, t));
+        TRY(read_content(in, m, t));
+        if (t->role == ROLE_SYSTEM && *n > 0)
+            return json_fail(in->doc, m, "a system message may only come first");
         ++*n;
     }
-    return *n ? OK : json_fail(doc, list, "a list of messages without a message");
+    return *n ? OK
+              : json_fail(fault(in, FAULT_EMPTY), list, "a list of messages without a message");
+}
+
+int turn_calls_tools(const Turn *t) {
+    const Json *calls = t->message ? json_get(t->message, "tool_calls") : NULL;
+    return calls && json_type(calls) != JSON_NULL && json_size(calls) > 0;
 }
 
 static int same_turn(const Turn *a, const Turn *b) {
-    return a->role == b->role && !strcmp(a->content, b->content);
+    return !strcmp(a->role_name, b->role_name) && !strcmp(a->content, b->content);
+}
+
+/* An answer follows what the user, or a tool, said. */
+static int asks(const Turn *last) {
+    return last->role == ROLE_USER || last->role == ROLE_OTHER;
 }
 
 static int has_user(const Turn *turns, int n) {
@@ -63,23 +108,23 @@ static int has_user(const Turn *turns, int n) {
     return 0;
 }
 
-static Status set_string(Example *e, Arena *a, const JsonDoc *doc, const Json *n) {
+static Status set_string(Example *e, RowReader *in, const Json *n) {
     const char *s = json_str(n);
-    if (is_empty(s)) return json_fail(doc, n, "an empty prompt");
-    e->turn = arena_alloc(a, sizeof(*e->turn));
-    e->turn[0] = (Turn){ROLE_USER, s, NULL};
+    if (is_empty(s)) return json_fail(fault(in, FAULT_EMPTY), n, "an empty prompt");
+    e->turn = arena_alloc(in->arena, sizeof(*e->turn));
+    e->turn[0] = (Turn){ROLE_USER, "user", s, NULL};
     e->n = 1;
     return OK;
 }
 
-Status example_prompt(Example *e, Arena *a, const JsonDoc *doc, const Json *prompt) {
-    if (is_type(prompt, JSON_STRING)) return set_string(e, a, doc, prompt);
+Status example_prompt(Example *e, RowReader *in, const Json *prompt) {
+    if (is_type(prompt, JSON_STRING)) return set_string(e, in, prompt);
     if (!is_type(prompt, JSON_ARRAY))
-        return json_fail(doc, prompt, "a prompt must be a string or a list of messages");
-    TRY(read_turns(&e->turn, &e->n, a, doc, prompt));
+        return json_fail(in->doc, prompt, "a prompt must be a string or a list of messages");
+    TRY(read_turns(&e->turn, &e->n, in, prompt));
     e->is_chat = 1;
-    if (e->turn[e->n - 1].role != ROLE_USER)
-        return json_fail(doc, prompt, "a prompt must end with a message of the user");
+    if (!asks(&e->turn[e->n - 1]))
+        return json_fail(in->doc, prompt, "a prompt must end with a message of the user or a tool");
     return OK;
 }
 
@@ -91,41 +136,47 @@ typedef struct { /* an answer and, when it was a list, the turns before it */
     int n;
 } Answer;
 
-static Status read_answer(Answer *r, Arena *a, const JsonDoc *doc, const Json *n, const char *key) {
+static Status refuse_call(RowReader *in, const Json *at) {
+    return json_fail(in->doc, at,
+                     "an answer that calls tools is supported in a conversation to train on only");
+}
+
+static Status read_answer(Answer *r, RowReader *in, const Json *n, const char *key) {
     *r = (Answer){0};
     if (is_type(n, JSON_STRING)) {
         r->text = json_str(n);
     } else {
         int count;
         if (!is_type(n, JSON_ARRAY))
-            return json_fail(doc, n, "%s must be a string or a list of messages", key);
-        TRY(read_turns(&r->turn, &count, a, doc, n));
+            return json_fail(in->doc, n, "%s must be a string or a list of messages", key);
+        TRY(read_turns(&r->turn, &count, in, n));
         if (r->turn[count - 1].role != ROLE_ASSISTANT)
-            return json_fail(doc, n, "%s must end with a message of the assistant", key);
+            return json_fail(in->doc, n, "%s must end with a message of the assistant", key);
+        if (turn_calls_tools(&r->turn[count - 1])) return refuse_call(in, n);
         r->text = r->turn[count - 1].content;
         r->n = count - 1;
     }
-    return is_empty(r->text) ? json_fail(doc, n, "%s is empty", key) : OK;
+    return is_empty(r->text) ? json_fail(fault(in, FAULT_EMPTY), n, "%s is empty", key) : OK;
 }
 
 /* Turns that stand in the answer's own list replace a prompt given beside it (UltraFeedback), or
  * follow it when they do not repeat it. */
-static Status take_turns(Example *e, const JsonDoc *doc, const Json *at, const Answer *r) {
+static Status take_turns(Example *e, RowReader *in, const Json *at, const Answer *r) {
     if (!r->n) return OK;
     int from_start = r->n >= e->n && same_turn(&r->turn[r->n - 1], &e->turn[e->n - 1]);
     if (!from_start)
-        return json_fail(doc, at, "the messages before the answer do not repeat the prompt");
+        return json_fail(fault(in, FAULT_NO_PROMPT), at,
+                         "the messages before the answer do not repeat the prompt");
     e->turn = r->turn;
     e->n = r->n;
     return OK;
 }
 
-static Status read_completion(Example *e, Arena *a, const JsonDoc *doc, const Json *n,
-                              const char *key) {
+static Status read_completion(Example *e, RowReader *in, const Json *n, const char *key) {
     Answer r;
-    TRY(read_answer(&r, a, doc, n, key));
+    TRY(read_answer(&r, in, n, key));
     if (!is_type(n, JSON_STRING)) e->is_chat = 1;
-    TRY(take_turns(e, doc, n, &r));
+    TRY(take_turns(e, in, n, &r));
     e->answer[0] = r.text;
     return OK;
 }
@@ -151,35 +202,40 @@ static size_t prompt_length(const char *chosen, const char *rejected) {
     return common;
 }
 
-static Status implicit_strings(Example *e, Arena *a, const JsonDoc *doc, const Json *at) {
+static Status implicit_strings(Example *e, RowReader *in, const Json *at) {
     size_t n = prompt_length(e->answer[0], e->answer[1]);
-    char *prompt = arena_strndup(a, e->answer[0], n);
-    if (is_empty(prompt)) return json_fail(doc, at, "chosen and rejected have no common prompt");
-    e->turn = arena_alloc(a, sizeof(*e->turn));
-    e->turn[0] = (Turn){ROLE_USER, prompt, NULL};
+    char *prompt = arena_strndup(in->arena, e->answer[0], n);
+    if (is_empty(prompt))
+        return json_fail(fault(in, FAULT_NO_PROMPT), at,
+                         "chosen and rejected have no common prompt");
+    e->turn = arena_alloc(in->arena, sizeof(*e->turn));
+    e->turn[0] = (Turn){ROLE_USER, "user", prompt, NULL};
     e->n = 1;
     for (int i = 0; i < 2; i++) {
         e->answer[i] += n;
         if (is_empty(e->answer[i]))
-            return json_fail(doc, at, "nothing is left of an answer behind the common prompt");
+            return json_fail(fault(in, FAULT_EMPTY), at,
+                             "nothing is left of an answer behind the common prompt");
     }
     return OK;
 }
 
-static Status implicit_turns(Example *e, const JsonDoc *doc, const Json *at, const Answer *chosen,
+static Status implicit_turns(Example *e, RowReader *in, const Json *at, const Answer *chosen,
                              const Answer *rejected) {
     int same = chosen->n == rejected->n && has_user(chosen->turn, chosen->n);
     for (int i = 0; i < chosen->n && same; i++)
         same = same_turn(&chosen->turn[i], &rejected->turn[i]);
-    if (!same) return json_fail(doc, at, "chosen and rejected have no common prompt");
+    if (!same)
+        return json_fail(fault(in, FAULT_NO_PROMPT), at,
+                         "chosen and rejected have no common prompt");
     e->turn = chosen->turn;
     e->n = chosen->n;
     return OK;
 }
 
-static Status read_margin(Example *e, const JsonDoc *doc, const Json *row) {
+static Status read_margin(Example *e, RowReader *in, const Json *row) {
     double margin = NAN, chosen = NAN, rejected = NAN;
-    TRY(json_get_num(doc, row, "margin", JSON_OPTIONAL, &margin));
+    TRY(json_get_num(in->doc, row, "margin", JSON_OPTIONAL, &margin));
     if (is_type(json_get(row, "score_chosen"), JSON_NUMBER))
         chosen = json_num(json_get(row, "score_chosen"));
     if (is_type(json_get(row, "score_rejected"), JSON_NUMBER))
@@ -188,44 +244,43 @@ static Status read_margin(Example *e, const JsonDoc *doc, const Json *row) {
     return OK;
 }
 
-static Status read_pair(Example *e, Arena *a, const DataConfig *cfg, const JsonDoc *doc,
-                        const Json *prompt) {
-    const Json *row = json_root(doc), *node[2];
+static Status read_pair(Example *e, RowReader *in, const DataConfig *cfg, const Json *prompt) {
+    const Json *row = json_root(in->doc), *node[2];
     const char *keys[2] = {column(cfg->chosen_key, "chosen"),
                            column(cfg->rejected_key, "rejected")};
     Answer r[2];
     for (int i = 0; i < 2; i++) {
         node[i] = json_get(row, keys[i]);
-        if (!node[i]) return json_fail(doc, NULL, "the row has no \"%s\"", keys[i]);
-        TRY(read_answer(&r[i], a, doc, node[i], keys[i]));
+        if (!node[i]) return json_fail(in->doc, NULL, "the row has no \"%s\"", keys[i]);
+        TRY(read_answer(&r[i], in, node[i], keys[i]));
         e->answer[i] = r[i].text;
     }
     int lists = is_type(node[0], JSON_ARRAY);
     if (lists != is_type(node[1], JSON_ARRAY))
-        return json_fail(doc, node[1], "%s and %s must both be strings or both be lists", keys[0],
-                         keys[1]);
+        return json_fail(in->doc, node[1], "%s and %s must both be strings or both be lists",
+                         keys[0], keys[1]);
     if (!strcmp(e->answer[0], e->answer[1])) {
         if (r[0].n == r[1].n)
-            return json_fail(doc, node[1], "%s and %s are the same", keys[0], keys[1]);
+            return json_fail(fault(in, FAULT_SAME), node[1], "%s and %s are the same", keys[0],
+                             keys[1]);
     }
     if (!prompt && lists) {
         e->is_chat = 1;
-        return implicit_turns(e, doc, node[1], &r[0], &r[1]);
+        return implicit_turns(e, in, node[1], &r[0], &r[1]);
     }
-    if (!prompt) return implicit_strings(e, a, doc, node[1]);
+    if (!prompt) return implicit_strings(e, in, node[1]);
     if (lists) e->is_chat = 1;
     if (r[0].n || r[1].n) {
         Example alone = *e;
-        TRY(implicit_turns(&alone, doc, node[1], &r[0], &r[1]));
+        TRY(implicit_turns(&alone, in, node[1], &r[0], &r[1]));
     }
-    return take_turns(e, doc, node[0], &r[0]);
+    return take_turns(e, in, node[0], &r[0]);
 }
 
 /* ---- rows ---- */
 
-static Status read_messages(Example *e, Arena *a, RowKind kind, const JsonDoc *doc,
-                            const Json *list) {
-    TRY(read_turns(&e->turn, &e->n, a, doc, list));
+static Status read_messages(Example *e, RowReader *in, RowKind kind, const Json *list) {
+    TRY(read_turns(&e->turn, &e->n, in, list));
     e->is_chat = 1;
     e->is_conversation = kind == ROWS_SFT;
     int last = -1;
@@ -233,35 +288,37 @@ static Status read_messages(Example *e, Arena *a, RowKind kind, const JsonDoc *d
         if (e->turn[i].role == ROLE_ASSISTANT) last = i;
     if (kind == ROWS_SFT) {
         if (last < 0)
-            return json_fail(doc, list, "nothing to train on: no message of the assistant");
-        if (!has_user(e->turn, e->n)) return json_fail(doc, list, "no message of the user");
+            return json_fail(fault(in, FAULT_UNTRAINED), list,
+                             "nothing to train on: no message of the assistant");
+        if (!has_user(e->turn, e->n)) return json_fail(in->doc, list, "no message of the user");
         e->n = last + 1;
         return OK;
     }
     if (last == e->n - 1 && last > 0) {
+        if (turn_calls_tools(&e->turn[last])) return refuse_call(in, list);
         e->answer[0] = e->turn[last].content;
         e->n = last;
     }
-    if (e->turn[e->n - 1].role != ROLE_USER)
-        return json_fail(doc, list, "a prompt must end with a message of the user");
+    if (!asks(&e->turn[e->n - 1]))
+        return json_fail(in->doc, list, "a prompt must end with a message of the user or a tool");
     return OK;
 }
 
-static Status read_text(Example *e, Arena *a, RowKind kind, const JsonDoc *doc, const Json *text) {
+static Status read_text(Example *e, RowReader *in, RowKind kind, const Json *text) {
     if (kind != ROWS_SFT)
-        return json_fail(doc, text, "a row with \"text\" alone can only be trained on by sft");
-    if (!is_type(text, JSON_STRING)) return json_fail(doc, text, "text must be a string");
-    TRY(set_string(e, a, doc, text));
+        return json_fail(in->doc, text, "a row with \"text\" alone can only be trained on by sft");
+    if (!is_type(text, JSON_STRING)) return json_fail(in->doc, text, "text must be a string");
+    TRY(set_string(e, in, text));
     e->is_text = 1;
     return OK;
 }
 
-static Status unknown_shape(const JsonDoc *doc, const DataConfig *cfg) {
+static Status unknown_shape(RowReader *in, const DataConfig *cfg) {
     Text keys = {0};
-    for (const Json *n = json_first(json_root(doc)); n && keys.len < 200; n = json_next(n))
+    for (const Json *n = json_first(json_root(in->doc)); n && keys.len < 200; n = json_next(n))
         text_addf(&keys, "%s%.40s", keys.len ? ", " : "", json_key(n));
     Status s = json_fail(
-        doc, NULL,
+        in->doc, NULL,
         "a row needs \"%s\", \"messages\", \"text\", or \"%s\" with \"%s\"; this one has: %s",
         column(cfg->prompt_key, "prompt"), column(cfg->chosen_key, "chosen"),
         column(cfg->rejected_key, "rejected"), keys.len ? keys.s : "nothing");
@@ -269,9 +326,8 @@ static Status unknown_shape(const JsonDoc *doc, const DataConfig *cfg) {
     return s;
 }
 
-static Status read_shape(Example *e, Arena *a, const DataConfig *cfg, RowKind kind,
-                         const JsonDoc *doc) {
-    const Json *row = json_root(doc);
+static Status read_shape(Example *e, RowReader *in, const DataConfig *cfg, RowKind kind) {
+    const Json *row = json_root(in->doc);
     const char *completion_key = column(cfg->completion_key, "completion");
     const Json *prompt = json_get(row, column(cfg->prompt_key, "prompt")),
                *messages = json_get(row, "messages");
@@ -280,26 +336,26 @@ static Status read_shape(Example *e, Arena *a, const DataConfig *cfg, RowKind ki
                json_get(row, column(cfg->rejected_key, "rejected"));
     if (completion && is_type(json_get(row, "label"), JSON_BOOL))
         return json_fail(
-            doc, json_get(row, "label"),
+            in->doc, json_get(row, "label"),
             "rows with one completion and a \"label\" are not supported (pairs of chosen and rejected are)");
-    if (prompt) TRY(example_prompt(e, a, doc, prompt));
-    if (pair) return read_pair(e, a, cfg, doc, prompt);
+    if (prompt) TRY(example_prompt(e, in, prompt));
+    if (pair) return read_pair(e, in, cfg, prompt);
     if (kind == ROWS_PAIRS)
-        return json_fail(doc, NULL, "a pair needs \"%s\" and \"%s\"",
+        return json_fail(in->doc, NULL, "a pair needs \"%s\" and \"%s\"",
                          column(cfg->chosen_key, "chosen"), column(cfg->rejected_key, "rejected"));
-    if (prompt && completion) return read_completion(e, a, doc, completion, completion_key);
+    if (prompt && completion) return read_completion(e, in, completion, completion_key);
     if (prompt && kind == ROWS_SFT)
-        return json_fail(doc, prompt, "the row has no \"%s\" to train on", completion_key);
+        return json_fail(in->doc, prompt, "the row has no \"%s\" to train on", completion_key);
     if (prompt) return OK;
-    if (messages) return read_messages(e, a, kind, doc, messages);
-    return text ? read_text(e, a, kind, doc, text) : unknown_shape(doc, cfg);
+    if (messages) return read_messages(e, in, kind, messages);
+    return text ? read_text(e, in, kind, text) : unknown_shape(in, cfg);
 }
 
-Status example_read(Example *e, Arena *a, const DataConfig *cfg, RowKind kind, const JsonDoc *doc) {
+Status example_read(Example *e, RowReader *in, const DataConfig *cfg, RowKind kind) {
     *e = (Example){.subset = "", .margin = NAN};
-    if (!is_type(json_root(doc), JSON_OBJECT))
-        return json_fail(doc, json_root(doc), "a row must be an object");
-    TRY(read_shape(e, a, cfg, kind, doc));
-    TRY(read_margin(e, doc, json_root(doc)));
-    return json_get_str(doc, json_root(doc), "subset", JSON_OPTIONAL, &e->subset);
+    if (!is_type(json_root(in->doc), JSON_OBJECT))
+        return json_fail(in->doc, json_root(in->doc), "a row must be an object");
+    TRY(read_shape(e, in, cfg, kind));
+    TRY(read_margin(e, in, json_root(in->doc)));
+    return json_get_str(in->doc, json_root(in->doc), "subset", JSON_OPTIONAL, &e->subset);
 }

@@ -7,15 +7,13 @@
 #include <string.h>
 #include "datasets/dataset_parts.h"
 
-static const char *const role_names[] = {"system", "user", "assistant"};
-
-static void put_message(Text *t, Role role, const char *content, const Json *message) {
+static void put_message(Text *t, const char *role, const char *content, const Json *message) {
     text_add(t, t->len > 1 ? "," : "");
     if (message) {
         json_put_node(t, message);
         return;
     }
-    text_addf(t, "{\"role\":\"%s\",\"content\":", role_names[role]);
+    text_addf(t, "{\"role\":\"%s\",\"content\":", role);
     json_put_string(t, content);
     text_add(t, "}");
 }
@@ -26,16 +24,16 @@ static void put_turns(Renderer *r, const Example *e) {
     text_clear(t);
     text_add(t, "[");
     if (system && system[0] && !(e->n && e->turn[0].role == ROLE_SYSTEM))
-        put_message(t, ROLE_SYSTEM, system, NULL);
+        put_message(t, "system", system, NULL);
     for (int i = 0; i < e->n; i++)
-        put_message(t, e->turn[i].role, e->turn[i].content, e->turn[i].message);
+        put_message(t, e->turn[i].role_name, e->turn[i].content, e->turn[i].message);
 }
 
 /* The messages, with an answer behind them when there is one; *why NULL: no spans are asked for. */
 static Status render(Renderer *r, const char *answer, int generation_prompt, const char **why) {
     JsonDoc *doc = NULL;
     size_t n = r->messages.len;
-    if (answer) put_message(&r->messages, ROLE_ASSISTANT, answer, NULL);
+    if (answer) put_message(&r->messages, "assistant", answer, NULL);
     text_add(&r->messages, "]");
     Status s = json_parse(&doc, "messages", 1, r->messages.s, r->messages.len, JSON_STRICT);
     if (s == OK && why)
@@ -93,7 +91,8 @@ Status template_prompt(Renderer *r, const Example *e) {
 Status template_answer(Renderer *r, const char *answer) {
     TRY(render(r, answer, 0, NULL));
     size_t n = r->prompt_text;
-    if (r->out.text.len < n || (n && memcmp(r->out.text.s, r->text.s, n)))
+    r->differs = r->out.text.len < n || (n && memcmp(r->out.text.s, r->text.s, n));
+    if (r->differs)
         return status_fail(E_FORMAT, "the chat template writes a conversation with its answer "
                                      "differently from the prompt before it");
     TRY(encode(r, n, r->out.text.len, 1));

@@ -23,16 +23,17 @@ Status answer_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *d
                *answer = json_get(json_root(doc), key);
     Arena arena = {0};
     Example e = {0};
+    RowReader in = {.arena = &arena, .doc = doc};
     Status s;
     if (answer && json_type(answer) == JSON_STRING) {
-        s = example_prompt(&e, &arena, doc, prompt);
+        s = example_prompt(&e, &in, prompt);
         e.answer[0] = json_str(answer);
     } else {
         DataConfig named = *cfg;
         named.prompt_key = "prompt";
         named.completion_key = key;
         named.chosen_key = named.rejected_key = NO_COLUMN;
-        s = example_read(&e, &arena, &named, ROWS_PROMPTS, doc);
+        s = example_read(&e, &in, &named, ROWS_PROMPTS);
     }
     if (s == OK && !e.answer[0]) s = json_fail(doc, prompt, "the row has no \"%s\"", key);
     if (s == OK) s = render(t, cfg, doc, &e, out);
@@ -44,9 +45,10 @@ Status conversation_encode(const Tokenizer *t, const DataConfig *cfg, const Json
                            Ids *out) {
     Arena arena = {0};
     Example e = {0};
+    RowReader in = {.arena = &arena, .doc = doc};
     DataConfig named = *cfg;
     named.prompt_key = named.completion_key = named.chosen_key = named.rejected_key = NO_COLUMN;
-    Status s = example_read(&e, &arena, &named, ROWS_PROMPTS, doc);
+    Status s = example_read(&e, &in, &named, ROWS_PROMPTS);
     if (s == OK && !e.answer[0])
         s = json_fail(doc, json_get(json_root(doc), "messages"),
                       "the conversation ends without an answer of the assistant");

@@ -98,6 +98,7 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
         DataConfig eval = s->data;
         eval.limit = s->data.eval_limit;
         TRY(dataset_open(&d->eval, &eval, s->data.eval, eval_kind, t, NULL));
+        dataset_overlap(&d->eval, d->sets, d->n_sets);
         dataset_report(&d->eval, s->data.eval);
     }
     return data_order_create(&d->order, d->sets, d->n_sets, d->weights, s->run.seed);

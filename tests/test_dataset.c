@@ -223,7 +223,14 @@ static void test_bad_rows_stop_with_their_line(void **state) {
         {ROWS_SFT, MESSAGES(""), "without a message"},
         {ROWS_SFT, MESSAGES(USER("") "," ASSISTANT("a")), "empty message"},
         {ROWS_SFT, MESSAGES(USER("hi") "," SYSTEM("x") "," ASSISTANT("a")), "only come first"},
-        {ROWS_SFT, MESSAGES(USER("hi") ",{\"role\":\"tool\",\"content\":\"x\"}"), "\"tool\""},
+        {ROWS_SFT, MESSAGES(USER("hi") ",{\"role\":\"\",\"content\":\"x\"}"), "an empty role"},
+        {ROWS_SFT, MESSAGES(USER("hi") ",{\"role\":\"assistant\",\"tool_calls\":[1]}"),
+         "calls tools"},
+        {ROWS_SFT,
+         "{\"prompt\":\"q\",\"completion\":[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[1]}]}",
+         "calls tools"},
+        {ROWS_SFT, MESSAGES("{\"role\":\"user\",\"content\":[{\"type\":\"image\"}]}"),
+         "\"image\" is not supported"},
         {ROWS_SFT, MESSAGES(USER("hi") ",{\"role\":\"user\"}"), "content"},
         {ROWS_SFT, MESSAGES(USER("hi") "," ASSISTANT("a<|im_end|>")), "<|im_end|>"},
         {ROWS_PAIRS, PAIR("\"hi\"", "\"a\"", "\"a\""), "are the same"},
@@ -279,7 +286,7 @@ static void test_bad_rows_are_skipped_and_kept(void **state) {
             dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok, in_dir("rejects.jsonl")));
         assert_int_equal(d.n, 3);
         assert_int_equal(d.dropped_bad, 2);
-        assert_int_equal(d.duplicates, 1);
+        assert_int_equal(d.found[REMARK_DUPLICATE], 1);
         assert_int_equal(d.rows[1].line, 5);
         assert_string_equal(d.rows[1].subset, "s");
         assert_true(d.rows[1].margin == 0.5f && isnan(d.rows[0].margin));
@@ -312,16 +319,16 @@ static void test_long_rows_are_dropped(void **state) {
     cfg.max_length = 5;
     expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
     assert_int_equal(d.n, 1);
-    assert_int_equal(d.dropped_long, 1);
+    assert_int_equal(d.found[REMARK_LONG], 1);
     dataset_release(&d);
     cfg.max_length = 6; /* the end counts */
     expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
     assert_int_equal(d.n, 2);
-    assert_int_equal(d.lengths_max, 6);
+    assert_int_equal(d.whole.max, 6);
     dataset_release(&d);
     cfg.max_prompt_length = 2;
     expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
-    assert_int_equal(d.dropped_long, 1);
+    assert_int_equal(d.found[REMARK_LONG], 1);
     dataset_release(&d);
     cfg.truncate_prompt = "left";
     expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
@@ -474,7 +481,7 @@ static void test_cache(void **state) {
         expect_ok(dataset_open(&cached, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok, NULL));
         assert_int_equal(cached.n, 50);
         assert_true(cached.hash == built.hash);
-        assert_int_equal(cached.lengths_p95, built.lengths_p95);
+        assert_int_equal(cached.whole.p95, built.whole.p95);
         assert_string_equal(cached.rows[49].prompt, built.rows[49].prompt);
         assert_string_equal(cached.rows[49].source, built.rows[49].source);
         assert_true(isnan(cached.rows[49].margin));

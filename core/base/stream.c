@@ -238,6 +238,12 @@ Status lines_next(LineReader *r, const char **line, size_t *len, int *number) {
 
 static Status start_decoder(LineReader *r) {
     TRY(fill_head(r));
+    if (r->in_len >= 4 && !memcmp(r->in, "PAR1", 4))
+        return status_fail(
+            E_FORMAT,
+            "%s is Parquet, not JSON lines; to convert it: python3 -c \"from datasets "
+            "import Dataset; Dataset.from_parquet('%s').to_json('%s.jsonl')\"",
+            r->path, r->path, r->path);
     if (is_zstd(r->in, r->in_len)) {
         r->packing = ZSTD;
         r->zstd = ZSTD_createDStream();
