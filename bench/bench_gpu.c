@@ -190,9 +190,9 @@ static void run_head(const Bench *bench, void *ctx) {
     Backend *b = bench->b;
     if (h->backward)
         b->head_backward(b, h->dh, h->dw, h->grad, h->out, h->h, h->w, h->targets, h->logits,
-                         h->chunk, h->R, 1.0f);
+                         h->chunk, h->R, 1.0f, 0.0f);
     else
-        b->head_forward(b, h->out, h->h, h->w, h->targets, h->logits, h->chunk, h->R, 1.0f);
+        b->head_forward(b, h->out, h->h, h->w, h->targets, h->logits, h->chunk, h->R, 1.0f, 0.0f);
 }
 
 static void head(const Bench *bench, const Sizes *z) {
@@ -236,15 +236,16 @@ static void run_stream(const Bench *bench, void *ctx) {
     const Sizes *s = t->s;
     int HS = s->C / s->NH, heads = s->NH + s->NKV, stride = (s->NH + 2 * s->NKV) * HS;
     AdamwParams p = {1e-6f, .9f, .999f, 1e-8f, .01f, 1.0f, .5f, .5f};
+    FeedForward swiglu = {s->FF, ACT_SILU, 1};
     switch (t->what) {
     case ADAMW: b->adamw(b, t->w, t->x, t->y, (Buf){NULL, b->dtype}, t->z, s->flat, p); break;
     case NORM: b->rmsnorm_forward(b, t->y, t->r, t->x, t->w, s->N, s->C, 1e-5f); break;
     case NORM_BACKWARD: /* y as dout, z as dx */
         b->rmsnorm_backward(b, t->z, (Buf){NULL, DT_F32}, t->y, t->x, t->w, t->r, s->N, s->C);
         break;
-    case ROPE: b->rope(b, t->x, t->positions, t->table, s->N, stride, heads, HS, 0); break;
-    case SWIGLU: b->swiglu_forward(b, t->y, t->x, s->N, s->FF); break;
-    case SWIGLU_BACKWARD: b->swiglu_backward(b, t->z, t->y, t->x, s->N, s->FF); break;
+    case ROPE: b->rope(b, t->x, t->positions, t->table, s->N, stride, heads, HS, HS, 0); break;
+    case SWIGLU: b->activation_forward(b, t->y, t->x, s->N, swiglu); break;
+    case SWIGLU_BACKWARD: b->activation_backward(b, t->z, t->y, t->x, s->N, swiglu); break;
     }
 }
 

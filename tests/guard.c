@@ -52,9 +52,10 @@ GUARD(matmul_forward, (Backend * b, Buf y, Buf x, Mat w, int N), (b, y, x, w, N)
 GUARD(matmul_backward_input, (Backend * b, Buf dx, Buf dy, Mat w, int N), (b, dx, dy, w, N))
 GUARD(matmul_backward_weight, (Backend * b, Buf dw, Buf dy, Buf x, int N, int O, int K),
       (b, dw, dy, x, N, O, K))
-GUARD(embedding_forward, (Backend * b, Buf x, Buf e, Buf ids, int N, int C), (b, x, e, ids, N, C))
-GUARD(embedding_backward, (Backend * b, Buf de, Buf dx, Buf ids, int N, int C),
-      (b, de, dx, ids, N, C))
+GUARD(embedding_forward, (Backend * b, Buf x, Buf e, Buf ids, int N, int C, float s),
+      (b, x, e, ids, N, C, s))
+GUARD(embedding_backward, (Backend * b, Buf de, Buf dx, Buf ids, int N, int C, float s),
+      (b, de, dx, ids, N, C, s))
 GUARD(rmsnorm_forward, (Backend * b, Buf o, Buf r, Buf x, Buf w, int N, int C, float e),
       (b, o, r, x, w, N, C, e))
 GUARD(rmsnorm_backward, (Backend * b, Buf dx, Buf dw, Buf d, Buf x, Buf w, Buf r, int N, int C),
@@ -67,24 +68,26 @@ GUARD(headnorm_backward,
       (b, dq, dw, k, w, r, N, s, h, HS))
 GUARD(bias_forward, (Backend * b, Buf y, Buf w, int N, int O), (b, y, w, N, O))
 GUARD(bias_backward, (Backend * b, Buf dw, Buf dy, int N, int O), (b, dw, dy, N, O))
-GUARD(rope, (Backend * b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int k),
-      (b, q, p, t, N, s, h, HS, k))
+GUARD(rope, (Backend * b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int R, int k),
+      (b, q, p, t, N, s, h, HS, R, k))
 GUARD(attention_forward, (Backend * b, Buf o, Buf l, Buf q, Buf st, int S, int N, AttentionShape a),
       (b, o, l, q, st, S, N, a))
 GUARD(attention_backward,
       (Backend * b, Buf dq, Buf d, Buf q, Buf o, Buf l, Buf st, int S, int N, AttentionShape a),
       (b, dq, d, q, o, l, st, S, N, a))
-GUARD(swiglu_forward, (Backend * b, Buf h, Buf g, int N, int FF), (b, h, g, N, FF))
-GUARD(swiglu_backward, (Backend * b, Buf dg, Buf dh, Buf g, int N, int FF), (b, dg, dh, g, N, FF))
+GUARD(activation_forward, (Backend * b, Buf h, Buf x, int N, FeedForward f), (b, h, x, N, f))
+GUARD(activation_backward, (Backend * b, Buf dx, Buf dh, Buf x, int N, FeedForward f),
+      (b, dx, dh, x, N, f))
 GUARD(gather_rows, (Backend * b, Buf o, Buf x, Buf rows, int R, int C), (b, o, x, rows, R, C))
 GUARD(scatter_rows, (Backend * b, Buf o, Buf x, Buf rows, int R, int N, int C),
       (b, o, x, rows, R, N, C))
-GUARD(head_forward, (Backend * b, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R, float T),
-      (b, o, h, w, t, l, c, R, T))
+GUARD(head_forward,
+      (Backend * b, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R, float T, float s),
+      (b, o, h, w, t, l, c, R, T, s))
 GUARD(head_backward,
       (Backend * b, Buf dh, Buf dw, HeadGrad g, HeadOut o, Buf h, Mat w, Buf t, Buf l, int c, int R,
-       float T),
-      (b, dh, dw, g, o, h, w, t, l, c, R, T))
+       float T, float s),
+      (b, dh, dw, g, o, h, w, t, l, c, R, T, s))
 GUARD(score_forward, (Backend * b, Buf s, Buf h, Buf w, int N, int C, int K), (b, s, h, w, N, C, K))
 GUARD(score_backward, (Backend * b, Buf dh, Buf dw, Buf ds, Buf h, Buf w, int N, int C, int K),
       (b, dh, dw, ds, h, w, N, C, K))
@@ -122,7 +125,7 @@ Backend *guard_create(const char *dtype) {
     USE(rmsnorm_forward), USE(rmsnorm_backward), USE(headnorm_forward), USE(headnorm_backward),
         USE(bias_forward), USE(bias_backward), USE(rope), USE(attention_forward),
         USE(attention_backward);
-    USE(swiglu_forward), USE(swiglu_backward), USE(gather_rows), USE(scatter_rows),
+    USE(activation_forward), USE(activation_backward), USE(gather_rows), USE(scatter_rows),
         USE(head_forward), USE(head_backward);
     USE(score_forward), USE(score_backward), USE(kv_write), USE(attention_decode), USE(sample),
         USE(adamw), USE(sum_squares);

@@ -321,9 +321,23 @@ static void run_layers(Bench *t, Size z) {
     b->rmsnorm_backward(b, dx, dw, d, x, w, rstd, z.N, z.C);
     Buf gate_up = act_input(t, 2 * N * C), h = act_output(t, N * C), dgu = act_output(t, 2 * N * C),
         sum = act_output(t, N * C);
-    b->swiglu_forward(b, h, gate_up, z.N, z.C);
-    b->swiglu_backward(b, dgu, d, gate_up, z.N, z.C);
+    b->activation_forward(b, h, gate_up, z.N, (FeedForward){z.C, ACT_SILU, 1});
+    b->activation_backward(b, dgu, d, gate_up, z.N, (FeedForward){z.C, ACT_SILU, 1});
     b->add(b, sum, x, d, N * C);
+}
+
+static void run_gelus(Bench *t, Size z) {
+    size_t n = (size_t)z.N * (size_t)z.C;
+    for (int gated = 0; gated < 2; gated++) {
+        for (int act = ACT_GELU; act <= ACT_GELU_TANH; act++) {
+            FeedForward f = {z.C, (Activation)act, gated};
+            size_t wide = n * (size_t)(gated + 1);
+            Buf x = act_input(t, wide), h = act_output(t, n), d = act_input(t, n),
+                dx = act_output(t, wide);
+            t->b->activation_forward(t->b, h, x, z.N, f);
+            t->b->activation_backward(t->b, dx, d, x, z.N, f);
+        }
+    }
 }
 
 static void run_biases(Bench *t, Size z) {
@@ -362,10 +376,11 @@ static void run_rows(Bench *t, Size z) {
         spread = act_output(t, 2 * N * C), copied = act_output(t, N * C);
     Buf tokens = ints(t, ids, N), positions = ints(t, ids + N, N), rows = ints(t, ids + 2 * N, N);
     free(ids);
-    b->embedding_forward(b, x, emb, tokens, z.N, z.C);
-    b->embedding_backward(b, demb, x, tokens, z.N, z.C);
-    b->rope(b, qkv, positions, table, z.N, 3 * HS, 2, HS, 0);
-    b->rope(b, back, positions, table, z.N, 3 * HS, 2, HS, 1);
+    b->embedding_forward(b, x, emb, tokens, z.N, z.C, 1.25f);
+    b->embedding_backward(b, demb, x, tokens, z.N, z.C, 1.25f);
+    b->rope(b, qkv, positions, table, z.N, 3 * HS, 2, HS, HS, 0);
+    b->rope(b, back, positions, table, z.N, 3 * HS, 2, HS, HS, 1);
+    if (HS % 4 == 0) b->rope(b, back, positions, table, z.N, 3 * HS, 2, HS, HS / 2, 0);
     b->scatter_rows(b, spread, x, rows, z.N, 2 * z.N, z.C);
     b->gather_rows(b, picked, spread, rows, z.N, z.C);
     b->copy(b, copied, picked, N * C);
@@ -442,7 +457,7 @@ static void run_windowed_decoding(Bench *t, Size z) {
     decode(t, z, windowed(z));
 }
 
-static void run_heads(Bench *t, Size z) {
+static void heads_with(Bench *t, Size z, float softcap) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C, V = (size_t)z.O;
     Buf h = act_input(t, N * C), w = input(t, V * C), dh = act_output(t, N * C),
@@ -459,14 +474,22 @@ static void run_heads(Bench *t, Size z) {
     Mat m = {w, packed, z.O, z.C};
     b->pack(b, m);
     HeadOut out = {logp, H, mean, top};
-    b->head_forward(b, out, h, m, targets, logits, 3, z.N, .8f);
-    b->head_backward(b, dh, dw, (HeadGrad){g, g, g}, out, h, m, targets, logits, 3, z.N, .8f);
+    b->head_forward(b, out, h, m, targets, logits, 3, z.N, .8f, softcap);
+    b->head_backward(b, dh, dw, (HeadGrad){g, g, g}, out, h, m, targets, logits, 3, z.N, .8f,
+                     softcap);
     Buf score = output(t, 2 * N), ws = input(t, 2 * C), ds = input(t, 2 * N), dws = input(t, 2 * C),
         dhs = act_output(t, N * C);
     b->score_forward(b, score, h, ws, z.N, z.C, 2);
     b->score_backward(b, dhs, dws, ds, h, ws, z.N, z.C, 2);
     b->release(b, &packed);
     b->release(b, &logits);
+}
+
+static void run_heads(Bench *t, Size z) {
+    heads_with(t, z, 0.0f);
+}
+static void run_bent_heads(Bench *t, Size z) {
+    heads_with(t, z, 2.0f);
 }
 
 static void run_optimizer(Bench *t, Size z) {
@@ -589,6 +612,79 @@ static void the_gradient_of_head_norms(void **state) {
     }
 }
 
+static double gelu_loss(void *ctx) {
+    Operation *o = ctx;
+    FeedForward f = {o->C, (Activation)(o->N % 10), o->N / 10}; /* one row; N says which */
+    size_t n = (size_t)o->C, wide = n * (size_t)(f.gated + 1);
+    Buf x, h;
+    double sum = 0.0;
+    float *host = malloc(n * sizeof *host);
+    assert_int_equal(o->b->alloc(o->b, &x, DT_F32, wide, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &h, DT_F32, n, "test"), OK);
+    o->b->upload(o->b, x, o->x, wide);
+    o->b->activation_forward(o->b, h, x, 1, f);
+    o->b->download(o->b, host, h, n);
+    for (size_t i = 0; i < n; i++) sum += (double)o->c[i] * host[i];
+    if (o->dx.ptr) {
+        o->b->upload(o->b, h, o->c, n);
+        o->b->activation_backward(o->b, o->dx, h, x, 1, f);
+    }
+    free(host);
+    o->b->release(o->b, &x);
+    o->b->release(o->b, &h);
+    return sum;
+}
+
+static void the_gradient_of_activations(void **state) {
+    (void)state;
+    enum { WIDTH = 37 };
+    float x[2 * WIDTH], c[WIDTH], dx[2 * WIDTH];
+    fill_random(x, 2 * WIDTH, 1, 3.0f);
+    fill_random(c, WIDTH, 3, 1.0f);
+    for (int k = 0; k < 3; k++) {
+        for (int which = 0; which < 6; which++) {
+            Operation o = {backend(kernels[k], "f32"), x, NULL, c, {0}, {0}, 0, WIDTH};
+            if (!o.b) continue;
+            o.N = which % 3 + 10 * (which / 3);
+            size_t n = which < 3 ? WIDTH : 2 * WIDTH;
+            assert_int_equal(o.b->alloc(o.b, &o.dx, DT_F32, n, "test"), OK);
+            gelu_loss(&o);
+            o.b->download(o.b, dx, o.dx, n);
+            o.b->release(o.b, &o.dx);
+            expect_gradient("activation", gelu_loss, &o, x, dx, n, 1e-2, 1e-3);
+            backend_release(o.b);
+        }
+    }
+}
+
+/* Far values and the C library's functions. */
+static void gelus_are_what_they_say(void **state) {
+    (void)state;
+    enum { WIDTH = 4001 };
+    static float x[WIDTH], h[WIDTH];
+    for (int i = 0; i < WIDTH; i++) x[i] = (float)(i - WIDTH / 2) * 0.01f;
+    for (int k = 0; k < 3; k++) {
+        Backend *b = backend(kernels[k], "f32");
+        if (!b) continue;
+        Buf in, out;
+        assert_int_equal(b->alloc(b, &in, DT_F32, WIDTH, "test"), OK);
+        assert_int_equal(b->alloc(b, &out, DT_F32, WIDTH, "test"), OK);
+        b->upload(b, in, x, WIDTH);
+        for (int act = ACT_GELU; act <= ACT_GELU_TANH; act++) {
+            b->activation_forward(b, out, in, 1, (FeedForward){WIDTH, (Activation)act, 0});
+            b->download(b, h, out, WIDTH);
+            for (int i = 0; i < WIDTH; i++) {
+                double v = x[i], inner = sqrt(2.0 / acos(-1.0)) * (v + 0.044715 * v * v * v);
+                double share = act == ACT_GELU ? erfc(-v / sqrt(2.0)) : 1.0 + tanh(inner);
+                assert_true(fabs(h[i] - .5 * v * share) < 4e-7 * (1.0 + fabs(v)));
+            }
+        }
+        b->release(b, &in);
+        b->release(b, &out);
+        backend_release(b);
+    }
+}
+
 static double attention_loss(void *ctx) {
     Operation *o = ctx;
     AttentionShape a = {2, 1, o->C, .3f, 37, 1.2f}; /* one head's window ends within a block */
@@ -676,6 +772,7 @@ static const struct {
     {"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
     {"biases", run_biases, 4e-3},       {"head norms", run_head_norms, 6e-3},
     {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
+    {"gelus", run_gelus, 2.5e-3},       {"bent heads", run_bent_heads, 4e-3},
     {"windows", run_windows, 8e-3},     {"windowed decoding", run_windowed_decoding, 2.5e-3},
     {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
     {"optimizer", run_optimizer, 1e-6}};
@@ -901,6 +998,8 @@ int main(void) {
         cmocka_unit_test(the_gradient_of_a_bias),
         cmocka_unit_test(the_gradient_of_head_norms),
         cmocka_unit_test(the_gradient_of_windowed_attention),
+        cmocka_unit_test(the_gradient_of_activations),
+        cmocka_unit_test(gelus_are_what_they_say),
         cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),

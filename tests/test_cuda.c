@@ -255,19 +255,19 @@ static void embedding(void **state) {
         Two table = normal_of(DT_F32, (size_t)V * C, 1.0f), where = ints(ids, N);
         Two x = output((size_t)N * C), dx = activations((size_t)N * C);
         Two dtable = floats((size_t)V * C);
-        cpu->embedding_forward(cpu, x.c, table.c, where.c, N, C);
-        gpu->embedding_forward(gpu, x.g, table.g, where.g, N, C);
+        cpu->embedding_forward(cpu, x.c, table.c, where.c, N, C, 1.5f);
+        gpu->embedding_forward(gpu, x.g, table.g, where.g, N, C, 1.5f);
         close_to("embedding_forward", x, 0, .005);
-        cpu->embedding_backward(cpu, dtable.c, dx.c, where.c, N, C);
-        gpu->embedding_backward(gpu, dtable.g, dx.g, where.g, N, C);
+        cpu->embedding_backward(cpu, dtable.c, dx.c, where.c, N, C, 1.5f);
+        gpu->embedding_backward(gpu, dtable.g, dx.g, where.g, N, C, 1.5f);
         close_to("embedding_backward", dtable, 1e-5, 1e-5);
         if (dtype == DT_BF16) { /* a frozen network's table */
             Two frozen = activations((size_t)V * C), y = output((size_t)N * C);
-            cpu->embedding_forward(cpu, y.c, frozen.c, where.c, N, C);
-            gpu->embedding_forward(gpu, y.g, frozen.g, where.g, N, C);
+            cpu->embedding_forward(cpu, y.c, frozen.c, where.c, N, C, 1.0f);
+            gpu->embedding_forward(gpu, y.g, frozen.g, where.g, N, C, 1.0f);
             close_to("embedding_forward of a bf16 table", y, 0, 0);
         }
-        gpu->embedding_backward(gpu, (Buf){NULL, DT_F32}, dx.g, where.g, N, C);
+        gpu->embedding_backward(gpu, (Buf){NULL, DT_F32}, dx.g, where.g, N, C, 1.5f);
         release_all();
     }
 }
@@ -345,7 +345,7 @@ static void biases(void **state) {
     }
 }
 
-static void rotary_and_swiglu(void **state) {
+static void rotary_and_activations(void **state) {
     (void)state;
     const int shapes[][3] = {{5, 3, 6}, {33, 4, 64}, {17, 2, 80}}; /* N, heads, HS */
     for (int i = 0; i < 3; i++) {
@@ -360,21 +360,26 @@ static void rotary_and_swiglu(void **state) {
                 angles[p * HS + HS / 2 + d] = sinf(angle);
             }
         Two at = ints(positions, N), table = two_of(DT_F32, angles, (size_t)40 * HS);
-        for (int backward = 0; backward < 2; backward++) {
+        for (int k = 0; k < 4; k++) {
+            int backward = k % 2, R = k < 2 ? HS : HS / 4 * 2; /* of which the table is one, too */
             Two qkv = activations((size_t)N * stride);
-            cpu->rope(cpu, qkv.c, at.c, table.c, N, stride, heads, HS, backward);
-            gpu->rope(gpu, qkv.g, at.g, table.g, N, stride, heads, HS, backward);
+            cpu->rope(cpu, qkv.c, at.c, table.c, N, stride, heads, HS, R, backward);
+            gpu->rope(gpu, qkv.g, at.g, table.g, N, stride, heads, HS, R, backward);
             close_to("rope", qkv, 1e-5, .006);
         }
         int FF = HS * 2 + (i == 0);
         Two gate_up = activations((size_t)N * 2 * FF), h = output((size_t)N * FF);
-        Two dh = activations((size_t)N * FF), dgate_up = output((size_t)N * 2 * FF);
-        cpu->swiglu_forward(cpu, h.c, gate_up.c, N, FF);
-        gpu->swiglu_forward(gpu, h.g, gate_up.g, N, FF);
-        close_to("swiglu_forward", h, 1e-5, .006);
-        cpu->swiglu_backward(cpu, dgate_up.c, dh.c, gate_up.c, N, FF);
-        gpu->swiglu_backward(gpu, dgate_up.g, dh.g, gate_up.g, N, FF);
-        close_to("swiglu_backward", dgate_up, 1e-5, .006);
+        Two dgate_up = output((size_t)N * 2 * FF);
+        for (int k = 0; k < 6; k++) {
+            FeedForward f = {k < 3 ? FF : 2 * FF, (Activation)(k % 3), k < 3};
+            Two y = k < 3 ? h : output((size_t)N * 2 * FF), dy = activations((size_t)N * f.FF);
+            cpu->activation_forward(cpu, y.c, gate_up.c, N, f);
+            gpu->activation_forward(gpu, y.g, gate_up.g, N, f);
+            close_to("activation_forward", y, 1e-5, .006);
+            cpu->activation_backward(cpu, dgate_up.c, dy.c, gate_up.c, N, f);
+            gpu->activation_backward(gpu, dgate_up.g, dy.g, gate_up.g, N, f);
+            close_to("activation_backward", dgate_up, 1e-5, .006);
+        }
         release_all();
     }
 }
@@ -517,7 +522,7 @@ static void rows_and_scores(void **state) {
     }
 }
 
-static void head_case(int R, int V, int C, int chunk, float temperature) {
+static void head_case(int R, int V, int C, int chunk, float temperature, float softcap) {
     TwoMat w = weights(V, C);
     int targets[128];
     for (int r = 0; r < R; r++) targets[r] = (r * 7 + 1) % V;
@@ -525,8 +530,8 @@ static void head_case(int R, int V, int C, int chunk, float temperature) {
     Two logits = output_f32((size_t)chunk * V);
     Two logp = output_f32(R), entropy = output_f32(R), mean = output_f32(R), top1 = output_f32(R);
     HeadOut c = {logp.c, entropy.c, mean.c, top1.c}, g = {logp.g, entropy.g, mean.g, top1.g};
-    cpu->head_forward(cpu, c, h.c, w.c, y.c, logits.c, chunk, R, temperature);
-    gpu->head_forward(gpu, g, h.g, w.g, y.g, logits.g, chunk, R, temperature);
+    cpu->head_forward(cpu, c, h.c, w.c, y.c, logits.c, chunk, R, temperature, softcap);
+    gpu->head_forward(gpu, g, h.g, w.g, y.g, logits.g, chunk, R, temperature, softcap);
     close_to("head_forward's logp", logp, 2e-5, 2e-4);
     close_to("head_forward's entropy", entropy, 2e-5, 2e-4);
     close_to("head_forward's mean_logp", mean, 2e-5, 2e-4);
@@ -540,14 +545,14 @@ static void head_case(int R, int V, int C, int chunk, float temperature) {
         HeadGrad gg = {a.g, e ? b.g : none, u ? m.g : none};
         HeadOut nothing = {none, none, none, none};
         cpu->head_backward(cpu, dh.c, dw.c, gc, which ? nothing : c, h.c, w.c, y.c, logits.c, chunk,
-                           R, temperature);
+                           R, temperature, softcap);
         gpu->head_backward(gpu, dh.g, dw.g, gg, which ? nothing : g, h.g, w.g, y.g, logits.g, chunk,
-                           R, temperature);
+                           R, temperature, softcap);
         close_to("head_backward's dh", dh, 5e-5, .02);
         close_to("head_backward's dw", dw, 5e-5, .02);
         if (!which) close_to("head_backward's logp", logp, 2e-5, 2e-4);
         gpu->head_backward(gpu, dh.g, (Buf){NULL, DT_F32}, gg, nothing, h.g, w.g, y.g, logits.g,
-                           chunk, R, temperature);
+                           chunk, R, temperature, softcap);
         close_to("head_backward without dw", dh, 5e-5, .02);
     }
     sentinels_stand("the head's logits", logits);
@@ -556,10 +561,12 @@ static void head_case(int R, int V, int C, int chunk, float temperature) {
 
 static void head(void **state) {
     (void)state;
-    head_case(5, 37, 24, 5, 1.0f);
-    head_case(13, 130, 64, 4, 0.7f);
-    head_case(1, 1024, 32, 1, 1.0f);
-    head_case(9, 1001, 37, 3, 1.3f);
+    head_case(5, 37, 24, 5, 1.0f, 0.0f);
+    head_case(13, 130, 64, 4, 0.7f, 0.0f);
+    head_case(1, 1024, 32, 1, 1.0f, 0.0f);
+    head_case(9, 1001, 37, 3, 1.3f, 0.0f);
+    head_case(9, 1001, 37, 3, 1.3f, 2.0f);
+    head_case(5, 64, 24, 2, 0.9f, 3.0f);
 }
 
 static void sample_case(int V, int C, SampleParams p) {
@@ -598,7 +605,8 @@ static void sample_case(int V, int C, SampleParams p) {
 static void sampling(void **state) {
     (void)state;
     sample_case(130, 24,
-                (SampleParams){.temperature = 0.0f, .top_k = 0, .top_p = 1.0f, .vocab = 120});
+                (SampleParams){
+                    .temperature = 0.0f, .top_k = 0, .top_p = 1.0f, .vocab = 120, .softcap = 1.5f});
     sample_case(130, 24,
                 (SampleParams){.temperature = 0.7f, .top_k = 0, .top_p = 1.0f, .vocab = 130});
     sample_case(1001, 32,
@@ -859,7 +867,7 @@ static int run_all(Dtype t) {
         cmocka_unit_test(rmsnorm),
         cmocka_unit_test(head_norms),
         cmocka_unit_test(biases),
-        cmocka_unit_test(rotary_and_swiglu),
+        cmocka_unit_test(rotary_and_activations),
         cmocka_unit_test(attention),
         cmocka_unit_test(decoding),
         cmocka_unit_test(rows_and_scores),

@@ -80,6 +80,7 @@ typedef struct {
     float top_p;       /* 1 = off */
     float min_p;       /* least share of the likeliest token's probability, 0 = off */
     int vocab;         /* ids below this may be sampled: embedding rows may exceed the vocabulary */
+    float softcap;     /* the model's own, as head_forward has it; network_sample sets it */
 } SampleParams;
 
 typedef struct {
@@ -87,6 +88,16 @@ typedef struct {
     float grad_scale;               /* gradients are multiplied by this first (clipping) */
     float correction1, correction2; /* 1 - beta^t */
 } AdamwParams;
+
+/* How a feed-forward's width FF comes from its product: act(gate) up of [N,2 FF], or act(x) of
+ * [N,FF] where it is not gated. gelu with the normal distribution's integral or its tanh formula
+ * (Hendrycks & Gimpel 2016). */
+typedef enum { ACT_SILU, ACT_GELU, ACT_GELU_TANH } Activation;
+typedef struct {
+    int FF;
+    Activation act;
+    int gated;
+} FeedForward;
 
 typedef struct Backend Backend;
 struct Backend {
@@ -132,8 +143,9 @@ struct Backend {
                                    int K); /* += dy^T x */
 
     /* layers */
-    void (*embedding_forward)(Backend *b, Buf x, Buf emb, Buf ids, int N, int C);
-    void (*embedding_backward)(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C);
+    void (*embedding_forward)(Backend *b, Buf x, Buf emb, Buf ids, int N, int C,
+                              float scale); /* x[N,C] = scale emb[ids] */
+    void (*embedding_backward)(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C, float scale);
     void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps);
     void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
                              int C);
@@ -145,29 +157,31 @@ struct Backend {
                               int stride, int heads, int HS);
     void (*bias_forward)(Backend *b, Buf y, Buf bias, int N, int O);    /* y[N,O] += bias */
     void (*bias_backward)(Backend *b, Buf dbias, Buf dy, int N, int O); /* += dy, over tokens */
-    /* in place on the first `heads` heads of each row of qkv [N, stride]; table [positions][HS]:
-     * cos HS/2, sin HS/2 (Su et al. 2021, rotate-half). backward rotates by the opposite angle. */
+    /* in place on the first R of HS channels of the first `heads` heads of each row of qkv
+     * [N, stride]; table [positions][R]: cos R/2, sin R/2 (Su et al. 2021, rotate-half). backward
+     * rotates by the opposite angle. */
     void (*rope)(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
-                 int HS, int backward);
+                 int HS, int R, int backward);
     /* causal grouped-query attention over packed sequences; qkv [N,(NH+2 NKV) HS], starts i32
      * [S+1], out [N,NH HS], lse [2,N,NH] (log-sum-exp, then scratch) */
     void (*attention_forward)(Backend *b, Buf out, Buf lse, Buf qkv, Buf starts, int S, int N,
                               AttentionShape a);
     void (*attention_backward)(Backend *b, Buf dqkv, Buf dout, Buf qkv, Buf out, Buf lse,
                                Buf starts, int S, int N, AttentionShape a);
-    void (*swiglu_forward)(Backend *b, Buf h, Buf gate_up, int N,
-                           int FF); /* silu(gate) * up; gate_up [N,2 FF] */
-    void (*swiglu_backward)(Backend *b, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF);
+    void (*activation_forward)(Backend *b, Buf h, Buf x, int N, FeedForward f);
+    void (*activation_backward)(Backend *b, Buf dx, Buf dh, Buf x, int N, FeedForward f);
 
-    /* heads. logits is scratch [chunk, V]: [R,V] never exists */
+    /* heads. logits is scratch [chunk, V]: [R,V] never exists. They are bent to softcap tanh(z /
+     * softcap) (0: as they are), then divided by the temperature. */
     void (*gather_rows)(Backend *b, Buf out, Buf x, Buf rows, int R, int C);
     void (*scatter_rows)(Backend *b, Buf out, Buf x, Buf rows, int R, int N,
                          int C); /* out zeroed first; rows unique */
     void (*head_forward)(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk,
-                         int R, float temperature);
+                         int R, float temperature, float softcap);
     /* computes the outputs again (kept where asked), writes dh [R,C], adds to dw [V,C] */
     void (*head_backward)(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w,
-                          Buf targets, Buf logits, int chunk, int R, float temperature);
+                          Buf targets, Buf logits, int chunk, int R, float temperature,
+                          float softcap);
     void (*score_forward)(Backend *b, Buf score, Buf h, Buf w, int N, int C,
                           int K); /* score [N,K] = h w^T */
     void (*score_backward)(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w, int N, int C,

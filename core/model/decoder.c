@@ -24,6 +24,10 @@ static AttentionShape attention_shape(const ModelConfig *m) {
         .NH = m->NH, .NKV = m->NKV, .HS = m->HS, .scale = 1.0f / sqrtf((float)m->HS)};
 }
 
+static FeedForward feed_forward(const ModelConfig *m) {
+    return (FeedForward){.FF = m->FF, .act = ACT_SILU, .gated = 1};
+}
+
 /* what a product's weights and bias gain; x is its input, dy the gradient of its output */
 static void product_backward(Network *net, Buf dw, Buf dbias, Buf dy, Buf x, Mat w) {
     net->b->matmul_backward_weight(net->b, dw, dy, x, net->ws->N, w.O, w.K);
@@ -67,7 +71,7 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     product(net, s->qkv, ws->norm, w->qkv, t->bq);
     if (m->qk_norm) norm_heads(net, t, s);
     if (config_rotates(m, l))
-        b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, 0);
+        b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, m->HS, 0);
     if (kv) b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, shape);
     if (decode)
         b->attention_decode(b, s->att, s->qkv, kv_layer(kv, l), ws->kv_rows, ws->positions, N,
@@ -79,7 +83,7 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
 
     b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
     product(net, s->gate_up, ws->norm, w->gate_up, t->b_gate);
-    b->swiglu_forward(b, ws->h, s->gate_up, N, m->FF);
+    b->activation_forward(b, ws->h, s->gate_up, N, feed_forward(m));
     product(net, ws->proj, ws->h, w->down, t->b_down);
     b->add(b, out, s->xm, ws->proj, (size_t)N * m->C);
 }
@@ -104,10 +108,10 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     int N = ws->N, QKV = config_qkv_rows(m);
     size_t NC = (size_t)N * m->C;
 
-    b->swiglu_forward(b, ws->h, s->gate_up, N, m->FF);
+    b->activation_forward(b, ws->h, s->gate_up, N, feed_forward(m));
     product_backward(net, g->w_down, g->b_down, dx, ws->h, w->down);
     b->matmul_backward_input(b, ws->dh, dx, w->down, N);
-    b->swiglu_backward(b, ws->dgate_up, ws->dh, s->gate_up, N, m->FF);
+    b->activation_backward(b, ws->dgate_up, ws->dh, s->gate_up, N, feed_forward(m));
     b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
     product_backward(net, g->w_gate, g->b_gate, ws->dgate_up, ws->norm, w->gate_up);
     b->matmul_backward_input(b, ws->dnorm, ws->dgate_up, w->gate_up, N);
@@ -119,7 +123,7 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
                           attention_shape(m));
     if (config_rotates(m, l))
-        b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, 1);
+        b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, m->HS, 1);
     if (m->qk_norm) norm_heads_backward(net, g, t, s);
     b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
     product_backward(net, g->wq, g->bq, ws->dqkv, ws->norm, w->qkv);
@@ -142,5 +146,5 @@ void decoder_backward(Network *net) {
         layer_backward(net, l, ws->dx, ws->x[l], s);
     }
     Buf demb = m->tied && m->lm_head ? net->grad_tied : net->g.tok_emb;
-    b->embedding_backward(b, demb, ws->dx, ws->ids, ws->N, m->C);
+    b->embedding_backward(b, demb, ws->dx, ws->ids, ws->N, m->C, 1.0f);
 }

@@ -306,8 +306,8 @@ static void place_batch(Network *net, const Batch *batch) {
 static Status trunk_forward(Network *net, const Batch *batch) {
     const ModelConfig *m = &net->w.cfg;
     place_batch(net, batch);
-    net->b->embedding_forward(net->b, net->ws->x[0], net->w.t.tok_emb, net->ws->ids, batch->N,
-                              m->C);
+    net->b->embedding_forward(net->b, net->ws->x[0], net->w.t.tok_emb, net->ws->ids, batch->N, m->C,
+                              1.0f);
     if (batch->neftune_alpha > 0.0f) TRY(add_noise(net, batch));
     decoder_forward(net, NULL, 0);
     return OK;
@@ -357,7 +357,7 @@ Status network_forward(Network *net, const Batch *batch, TokenOutputs *out) {
         CHECK(net->w.cfg.lm_head && batch->temperature > 0.0f);
         b->gather_rows(b, ws->hr, ws->hidden, ws->rows, ws->R, net->w.cfg.C);
         b->head_forward(b, head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits,
-                        ws->chunk, ws->R, batch->temperature);
+                        ws->chunk, ws->R, batch->temperature, 0.0f);
     }
     score_forward(net, out);
     TRY(b->sync(b));
@@ -386,7 +386,7 @@ static void heads_backward(Network *net, const TokenGrads *g, const TokenOutputs
         b->gather_rows(b, ws->hr, ws->hidden, ws->rows, ws->R, m->C);
         b->head_backward(b, ws->dhr, m->tied ? net->g.tok_emb : net->g.lm_head, hg,
                          head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits, ws->chunk,
-                         ws->R, ws->temperature);
+                         ws->R, ws->temperature, 0.0f);
         b->scatter_rows(b, ws->dhidden, ws->dhr, ws->rows, ws->R, ws->N, m->C);
     }
     if (g->score) {
@@ -427,7 +427,7 @@ Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int 
     b->upload(b, ws->kv_rows, ws->host_targets, (size_t)batch->N);
     for (int s = 0; s < batch->S; s++) ws->host_rows[s] = batch->starts[s + 1] - 1;
     b->upload(b, ws->rows, ws->host_rows, (size_t)batch->S);
-    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, batch->N, net->w.cfg.C);
+    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, batch->N, net->w.cfg.C, 1.0f);
     decoder_forward(net, kv, 0);
     b->gather_rows(b, ws->hr, ws->hidden, ws->rows, batch->S, net->w.cfg.C);
     return b->error; /* nothing to wait for: the sampler does */
@@ -452,7 +452,7 @@ Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows
     b->upload(b, ws->positions, positions, (size_t)M);
     b->upload(b, ws->kv_rows, rows, (size_t)M);
     if (!b->replay_begin(b, decode_key(net, kv, M))) {
-        b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, M, net->w.cfg.C);
+        b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, M, net->w.cfg.C, 1.0f);
         decoder_forward(net, kv, 1);
         b->copy(b, ws->hr, ws->hidden, (size_t)M * (size_t)net->w.cfg.C);
         b->replay_end(b);
@@ -471,7 +471,7 @@ Status network_extend(Network *net, KvCache *kv, const int *ids, const int *rows
     b->upload(b, ws->positions, positions, (size_t)N);
     b->upload(b, ws->kv_rows, rows, (size_t)N);
     b->upload(b, ws->rows, last, (size_t)M);
-    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, N, net->w.cfg.C);
+    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, N, net->w.cfg.C, 1.0f);
     decoder_forward(net, kv, 1);
     b->gather_rows(b, ws->hr, ws->hidden, ws->rows, M, net->w.cfg.C);
     return b->error;

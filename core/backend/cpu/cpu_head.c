@@ -33,6 +33,13 @@ static RowStats row_stats(float *z, int V, float temperature) {
     return s;
 }
 
+static void bend_row(float *z, int V, float softcap) {
+    for (int v = 0; softcap > 0.0f && v < V; v += VW) {
+        vf t = vtanh(vload_upto(z + v, V - v, 0.0f) * vset1(1.0f / softcap));
+        vstore_upto(z + v, t * vset1(softcap), V - v);
+    }
+}
+
 static float token_logp(const float *z, RowStats s, int id) {
     return z[id] - s.lse;
 }
@@ -49,26 +56,28 @@ typedef struct {
     HeadOut out;
     HeadGrad grad;
     int V, r0;
-    float temperature;
+    float temperature, softcap;
     int backward;
 } Head;
 
 /* d logp/dz_v = [v = y] - p_v;  d H/dz_v = -p_v (log p_v + H);  d mean_logp/dz_v = 1/V - p_v; all /
- * T */
+ * T, and times the slope 1 - (z_v bend)^2 of a bent logit (bend 0: as it is) */
 static void row_gradient(float *z, RowStats s, int V, int target, float g_logp, float g_entropy,
-                         float g_mean, float inv) {
+                         float g_mean, float inv, float bend) {
     vf lse = vset1(s.lse), H = vset1(s.entropy), ge = vset1(-g_entropy * inv);
     vf gp = vset1(-(g_logp + g_mean) * inv), uniform = vset1(g_mean * inv / (float)V);
-    float at_target = z[target] - s.lse;
+    float at_target = z[target] - s.lse, tanh_target = z[target] * bend;
     for (int v = 0; v < V; v += VW) {
-        vf logp = vload_upto(z + v, V - v, 0.0f) - lse;
+        vf of = vload_upto(z + v, V - v, 0.0f), logp = of - lse, tanhs = of * vset1(bend);
         vf d = vexp(logp) * (gp + ge * (logp + H)) + uniform;
+        if (bend > 0.0f) d = d * (vset1(1.0f) - tanhs * tanhs);
         vstore_upto(z + v, d, V - v);
     }
     float p = sexp(at_target); /* the target's own entry again, without cancellation */
     z[target] = g_logp * inv * (1.0f - p) -
                 p * (g_mean * inv + g_entropy * inv * (at_target + s.entropy)) +
                 g_mean * inv / (float)V;
+    if (bend > 0.0f) z[target] *= 1.0f - tanh_target * tanh_target;
 }
 
 static void head_rows(void *ctx, int first, int last) {
@@ -76,6 +85,7 @@ static void head_rows(void *ctx, int first, int last) {
     for (int i = first; i < last; i++) {
         float *z = h->z + (size_t)i * h->V;
         int r = h->r0 + i, y = h->targets[r];
+        bend_row(z, h->V, h->softcap);
         RowStats s = row_stats(z, h->V, h->temperature);
         if (h->out.logp.ptr) f32(h->out.logp)[r] = token_logp(z, s, y);
         if (h->out.entropy.ptr) f32(h->out.entropy)[r] = s.entropy;
@@ -85,12 +95,12 @@ static void head_rows(void *ctx, int first, int last) {
         row_gradient(z, s, h->V, y, h->grad.logp.ptr ? f32(h->grad.logp)[r] : 0.0f,
                      h->grad.entropy.ptr ? f32(h->grad.entropy)[r] : 0.0f,
                      h->grad.mean_logp.ptr ? f32(h->grad.mean_logp)[r] : 0.0f,
-                     1.0f / h->temperature);
+                     1.0f / h->temperature, h->softcap > 0.0f ? h->temperature / h->softcap : 0.0f);
     }
 }
 
 static void head_forward(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf logits, int chunk,
-                         int R, float temperature) {
+                         int R, float temperature, float softcap) {
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         b->matmul_forward(b, logits, buf_at(h, (size_t)r * w.K), w, n);
@@ -99,13 +109,15 @@ static void head_forward(Backend *b, HeadOut out, Buf h, Mat w, Buf targets, Buf
                      .out = out,
                      .V = w.O,
                      .r0 = r,
-                     .temperature = temperature};
+                     .temperature = temperature,
+                     .softcap = softcap};
         CPU(parallel)(n, 2, head_rows, &rows);
     }
 }
 
 static void head_backward(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w,
-                          Buf targets, Buf logits, int chunk, int R, float temperature) {
+                          Buf targets, Buf logits, int chunk, int R, float temperature,
+                          float softcap) {
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         Buf h_r = buf_at(h, (size_t)r * w.K);
@@ -117,6 +129,7 @@ static void head_backward(Backend *b, Buf dh, Buf dw, HeadGrad grad, HeadOut out
                      .V = w.O,
                      .r0 = r,
                      .temperature = temperature,
+                     .softcap = softcap,
                      .backward = 1};
         CPU(parallel)(n, 2, head_rows, &rows);
         b->matmul_backward_input(b, buf_at(dh, (size_t)r * w.K), logits, w, n);
@@ -318,6 +331,7 @@ static void sample_rows(void *ctx, int first, int last) {
     for (int i = first; i < last; i++) {
         float *z = s->z + (size_t)i * s->V;
         int r = s->r0 + i;
+        bend_row(z, s->V, s->p.softcap);
         RowStats stats = row_stats(z, s->V, s->p.temperature > 0.0f ? s->p.temperature : 1.0f);
         s->cut[r] = 0.0f;
         if (s->p.temperature > 0.0f) {

@@ -1,7 +1,7 @@
 /* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019), biases, rotary positions (Su et al.
- * 2021), SwiGLU (Shazeer 2020): what stands between the products. Tokens are split over threads in
- * the forwards and in gradients of activations, columns in gradients of weights, whose chains run
- * over tokens in order. */
+ * 2021), gated activations (Shazeer 2020): what stands between the products. Tokens are split over
+ * threads in the forwards and in gradients of activations, columns in gradients of weights, whose
+ * chains run over tokens in order. */
 #include <string.h>
 
 #include "core/backend/cpu/act.h"
@@ -15,7 +15,7 @@ typedef struct {
     const int *ids;
     int N, C;
     int stride, heads; /* of rows that hold heads of C */
-    float eps;
+    float eps, scale;
 } Rows;
 
 enum { GRAIN = 16 }; /* rows: below this a second thread costs more than it brings */
@@ -26,13 +26,14 @@ static void embedding_rows(void *ctx, int first, int last) {
         act *out_n = r->out + (size_t)n * r->C;
         size_t from = (size_t)r->ids[n] * r->C;
         for (int c = 0; c < r->C; c += VW)
-            astore_upto(out_n + c, weights_upto(r->w, from + c, r->C - c), r->C - c);
+            astore_upto(out_n + c, vset1(r->scale) * weights_upto(r->w, from + c, r->C - c),
+                        r->C - c);
     }
 }
 
-static void embedding_forward(Backend *b, Buf x, Buf emb, Buf ids, int N, int C) {
+static void embedding_forward(Backend *b, Buf x, Buf emb, Buf ids, int N, int C, float scale) {
     (void)b;
-    Rows r = {.out = acts(x), .w = emb, .ids = i32(ids), .C = C};
+    Rows r = {.out = acts(x), .w = emb, .ids = i32(ids), .C = C, .scale = scale};
     CPU(parallel)(N, 64, embedding_rows, &r);
 }
 
@@ -43,16 +44,16 @@ static void embedding_columns(void *ctx, int first, int last) {
         const act *dx_n = r->dx + (size_t)n * r->C;
         for (int c = first; c < last; c += VW) {
             int left = last - c;
-            vstore_upto(row + c, vload_upto(row + c, left, 0.0f) + aload_upto(dx_n + c, left),
-                        left);
+            vf sum = vload_upto(row + c, left, 0.0f);
+            vstore_upto(row + c, vfma(vset1(r->scale), aload_upto(dx_n + c, left), sum), left);
         }
     }
 }
 
-static void embedding_backward(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C) {
+static void embedding_backward(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C, float scale) {
     (void)b;
     if (!demb.ptr) return;
-    Rows r = {.dw = f32(demb), .dx = acts(dx), .ids = i32(ids), .N = N, .C = C};
+    Rows r = {.dw = f32(demb), .dx = acts(dx), .ids = i32(ids), .N = N, .C = C, .scale = scale};
     CPU(parallel)(C, 64, embedding_columns, &r);
 }
 
@@ -257,14 +258,14 @@ typedef struct {
     act *qkv;
     const float *table;
     const int *positions;
-    int stride, heads, HS, backward;
+    int stride, heads, HS, R, backward;
 } Rope;
 
 static void rope_rows(void *ctx, int first, int last) {
     const Rope *r = ctx;
-    int half = r->HS / 2;
+    int half = r->R / 2;
     for (int n = first; n < last; n++) {
-        const float *cosine = r->table + (size_t)r->positions[n] * r->HS, *sine = cosine + half;
+        const float *cosine = r->table + (size_t)r->positions[n] * r->R, *sine = cosine + half;
         for (int h = 0; h < r->heads; h++) {
             act *x = r->qkv + (size_t)n * r->stride + (size_t)h * r->HS, *y = x + half;
             for (int i = 0; i < half; i += VW) {
@@ -280,65 +281,103 @@ static void rope_rows(void *ctx, int first, int last) {
 }
 
 static void rope(Backend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
-                 int HS, int backward) {
+                 int HS, int R, int backward) {
     (void)b;
-    Rope r = {acts(qkv), f32(table), i32(positions), stride, heads, HS, backward};
+    Rope r = {acts(qkv), f32(table), i32(positions), stride, heads, HS, R, backward};
     CPU(parallel)(N, GRAIN, rope_rows, &r);
 }
 
 typedef struct {
-    act *h, *dgate_up;
-    const act *gate_up, *dh;
-    int FF;
-} Swiglu;
+    act *h, *dx;
+    const act *x, *dh;
+    FeedForward f;
+} Act;
 
-STEP swiglu_step(act *h, const act *gate, const act *up, int i, int left) {
-    vf g = aload_upto(gate + i, left);
-    astore_upto(h + i, g * vsigmoid(g) * aload_upto(up + i, left), left);
+/* phi(x), the normal density, and Phi(x), its integral, to 1.5e-7 (Abramowitz & Stegun 7.1.26) */
+static inline vf normal(vf x, vf *density) {
+    vf z = vselect(x < (vf){0}, -x, x), tail = vexp(vset1(-0.5f) * x * x);
+    vf t = vset1(1.0f) / vfma(vset1(0.3275911f * 0.70710678119f), z, vset1(1.0f));
+    vf p = vset1(1.061405429f);
+    p = vfma(p, t, vset1(-1.453152027f));
+    p = vfma(p, t, vset1(1.421413741f));
+    p = vfma(p, t, vset1(-0.284496736f));
+    p = vfma(p, t, vset1(0.254829592f));
+    vf above = vset1(0.5f) * p * t * tail; /* 1 - Phi(|x|) */
+    *density = vset1(0.3989422804f) * tail;
+    return vselect(x < (vf){0}, above, vset1(1.0f) - above);
 }
 
-static void swiglu_rows(void *ctx, int first, int last) {
-    const Swiglu *s = ctx;
+/* Values of act(g) and act'(g) for the two gelus. */
+static inline vf gelu(vf g, Activation act, vf *slope) {
+    const vf one = vset1(1.0f), half = vset1(0.5f);
+    if (act == ACT_GELU) {
+        vf density, share = normal(g, &density);
+        *slope = share + g * density;
+        return g * share;
+    }
+    const vf k = vset1(0.7978845608f), cube = vset1(0.044715f);
+    vf t = vtanh(k * (g + cube * g * g * g)), share = half * (one + t);
+    *slope = share + half * g * (one - t * t) * k * (one + vset1(3.0f) * cube * g * g);
+    return g * share;
+}
+
+STEP act_step(const Act *a, act *h, const act *gate, const act *up, int i, int left) {
+    vf g = aload_upto(gate + i, left), slope;
+    vf y = a->f.act == ACT_SILU ? g * vsigmoid(g) : gelu(g, a->f.act, &slope);
+    astore_upto(h + i, a->f.gated ? y * aload_upto(up + i, left) : y, left);
+}
+
+static void act_rows(void *ctx, int first, int last) {
+    const Act *a = ctx;
+    int FF = a->f.FF;
     for (int n = first; n < last; n++) {
-        const act *gate = s->gate_up + (size_t)n * 2 * s->FF, *up = gate + s->FF;
-        act *h = s->h + (size_t)n * s->FF;
+        const act *gate = a->x + (size_t)n * (a->f.gated ? 2 * FF : FF), *up = gate + FF;
+        act *h = a->h + (size_t)n * FF;
         int i = 0;
-        for (; i + VW <= s->FF; i += VW) swiglu_step(h, gate, up, i, VW);
-        if (i < s->FF) swiglu_step(h, gate, up, i, s->FF - i);
+        for (; i + VW <= FF; i += VW) act_step(a, h, gate, up, i, VW);
+        if (i < FF) act_step(a, h, gate, up, i, FF - i);
     }
 }
 
-static void swiglu_forward(Backend *b, Buf h, Buf gate_up, int N, int FF) {
+static void activation_forward(Backend *b, Buf h, Buf x, int N, FeedForward f) {
     (void)b;
-    Swiglu s = {.h = acts(h), .gate_up = acts(gate_up), .FF = FF};
-    CPU(parallel)(N, GRAIN, swiglu_rows, &s);
+    Act a = {.h = acts(h), .x = acts(x), .f = f};
+    CPU(parallel)(N, GRAIN, act_rows, &a);
 }
 
 /* d silu(g) = sigma(g) (1 + g (1 - sigma(g))) */
-STEP swiglu_dstep(act *dgate, act *dup, const act *gate, const act *up, const act *dh, int i,
-                  int left) {
-    vf g = aload_upto(gate + i, left), u = aload_upto(up + i, left);
-    vf d = aload_upto(dh + i, left), sig = vsigmoid(g);
-    astore_upto(dgate + i, d * u * sig * (vset1(1.0f) + g * (vset1(1.0f) - sig)), left);
-    astore_upto(dup + i, d * g * sig, left);
+STEP act_dstep(const Act *a, act *dgate, act *dup, const act *gate, const act *up, const act *dh,
+               int i, int left) {
+    vf g = aload_upto(gate + i, left), d = aload_upto(dh + i, left), slope;
+    vf u = a->f.gated ? aload_upto(up + i, left) : vset1(1.0f);
+    if (a->f.act == ACT_SILU) {
+        vf sig = vsigmoid(g);
+        astore_upto(dgate + i, d * u * sig * (vset1(1.0f) + g * (vset1(1.0f) - sig)), left);
+        if (a->f.gated) astore_upto(dup + i, d * g * sig, left);
+        return;
+    }
+    vf y = gelu(g, a->f.act, &slope);
+    astore_upto(dgate + i, d * u * slope, left);
+    if (a->f.gated) astore_upto(dup + i, d * y, left);
 }
 
-static void swiglu_drows(void *ctx, int first, int last) {
-    const Swiglu *s = ctx;
+static void act_drows(void *ctx, int first, int last) {
+    const Act *a = ctx;
+    int FF = a->f.FF;
     for (int n = first; n < last; n++) {
-        const act *gate = s->gate_up + (size_t)n * 2 * s->FF, *up = gate + s->FF;
-        const act *dh = s->dh + (size_t)n * s->FF;
-        act *dgate = s->dgate_up + (size_t)n * 2 * s->FF, *dup = dgate + s->FF;
+        size_t row = (size_t)n * (a->f.gated ? 2 * FF : FF);
+        const act *gate = a->x + row, *up = gate + FF, *dh = a->dh + (size_t)n * FF;
+        act *dgate = a->dx + row, *dup = dgate + FF;
         int i = 0;
-        for (; i + VW <= s->FF; i += VW) swiglu_dstep(dgate, dup, gate, up, dh, i, VW);
-        if (i < s->FF) swiglu_dstep(dgate, dup, gate, up, dh, i, s->FF - i);
+        for (; i + VW <= FF; i += VW) act_dstep(a, dgate, dup, gate, up, dh, i, VW);
+        if (i < FF) act_dstep(a, dgate, dup, gate, up, dh, i, FF - i);
     }
 }
 
-static void swiglu_backward(Backend *b, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF) {
+static void activation_backward(Backend *b, Buf dx, Buf dh, Buf x, int N, FeedForward f) {
     (void)b;
-    Swiglu s = {.dgate_up = acts(dgate_up), .dh = acts(dh), .gate_up = acts(gate_up), .FF = FF};
-    CPU(parallel)(N, GRAIN, swiglu_drows, &s);
+    Act a = {.dx = acts(dx), .dh = acts(dh), .x = acts(x), .f = f};
+    CPU(parallel)(N, GRAIN, act_drows, &a);
 }
 
 void CPU(layers_page)(Backend *b) {
@@ -351,6 +390,6 @@ void CPU(layers_page)(Backend *b) {
     b->bias_forward = bias_forward;
     b->bias_backward = bias_backward;
     b->rope = rope;
-    b->swiglu_forward = swiglu_forward;
-    b->swiglu_backward = swiglu_backward;
+    b->activation_forward = activation_forward;
+    b->activation_backward = activation_backward;
 }

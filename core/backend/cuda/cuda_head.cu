@@ -14,7 +14,7 @@ typedef struct { /* of a chunk; NULL = not asked */
     float *logp, *entropy, *mean_logp, *top1;
     const float *g_logp, *g_entropy, *g_mean;
     int V;
-    float inv; /* 1 / temperature */
+    float inv, bend; /* 1 / temperature; temperature / softcap, 0 for none */
 } HeadRows;
 
 /* The outputs of this block's row; at_target: log p of its target. */
@@ -55,8 +55,9 @@ static __global__ void __launch_bounds__(ROW_THREADS) head_backward_rows(HeadRow
         load_logits<ROW_THREADS, WIDE>(t, z, base, h.V, h.inv, 0.0f);
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
-            float logp = t[j] - s.lse;
+            float logp = t[j] - s.lse, tanh = t[j] * h.bend;
             t[j] = uniform - expf(logp) * (g_logp + g_mean + g_entropy * (logp + s.entropy));
+            t[j] *= 1.0f - tanh * tanh;
         }
         if (sizeof(D) < sizeof(float)) __syncthreads(); /* bf16s land on logits of this tile */
         int v = logit_at<ROW_THREADS, WIDE>(base, 0);
@@ -72,14 +73,25 @@ static __global__ void __launch_bounds__(ROW_THREADS) head_backward_rows(HeadRow
     if (threadIdx.x == 0) { /* the target's own entry again, without cancellation */
         float p = expf(at_target);
         float d = g_logp * (1.0f - p) - p * (g_mean + g_entropy * (at_target + s.entropy));
-        dz[h.targets[blockIdx.x]] = from_f32<D>(d + uniform);
+        float tanh = (at_target + s.lse) * h.bend;
+        dz[h.targets[blockIdx.x]] = from_f32<D>((d + uniform) * (1.0f - tanh * tanh));
     }
+}
+
+static __global__ void __launch_bounds__(THREADS) bend(float *z, size_t count, float softcap) {
+    size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) z[i] = softcap * tanhf(z[i] / softcap);
+}
+
+void cuda_bend_logits(CudaBackend *b, float *z, size_t count, float softcap) {
+    if (softcap > 0.0f && count)
+        LAUNCH(b, bend, blocks_for(count, THREADS), THREADS, 0, z, count, softcap);
 }
 
 /* --- chunks --- */
 
 static HeadRows chunk_rows(HeadOut out, HeadGrad grad, Buf targets, Buf logits, int V, int r,
-                           float temperature) {
+                           float temperature, float softcap) {
     size_t at = (size_t)r;
     HeadRows h = {};
     h.z = as<float>(logits);
@@ -93,18 +105,20 @@ static HeadRows chunk_rows(HeadOut out, HeadGrad grad, Buf targets, Buf logits, 
     h.g_mean = as<float>(buf_at(grad.mean_logp, at));
     h.V = V;
     h.inv = 1.0f / temperature;
+    h.bend = softcap > 0.0f ? temperature / softcap : 0.0f;
     return h;
 }
 
 static void head_forward(Backend *page, HeadOut out, Buf h, Mat w, Buf targets, Buf logits,
-                         int chunk, int R, float temperature) {
+                         int chunk, int R, float temperature, float softcap) {
     CudaBackend *b = cuda(page);
     auto *kernel =
         wide_rows(w.O, EACH, logits.ptr) ? head_forward_rows<true> : head_forward_rows<false>;
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         page->matmul_forward(page, logits, buf_at(h, (size_t)r * w.K), w, n);
-        HeadRows rows = chunk_rows(out, HeadGrad{}, targets, logits, w.O, r, temperature);
+        cuda_bend_logits(b, as<float>(logits), (size_t)n * w.O, softcap);
+        HeadRows rows = chunk_rows(out, HeadGrad{}, targets, logits, w.O, r, temperature, softcap);
         LAUNCH(b, kernel, n, ROW_THREADS, 0, rows);
     }
 }
@@ -135,7 +149,8 @@ static void gradient_products(CudaBackend *b, Buf dh, Buf dw, Buf h, const Mat *
 }
 
 static void head_backward(Backend *page, Buf dh, Buf dw, HeadGrad grad, HeadOut out, Buf h, Mat w,
-                          Buf targets, Buf logits, int chunk, int R, float temperature) {
+                          Buf targets, Buf logits, int chunk, int R, float temperature,
+                          float softcap) {
     CudaBackend *b = cuda(page);
     bool wide = wide_rows(w.O, EACH, logits.ptr), bits = h.dtype == DT_BF16;
     auto *kernel = bits   ? wide ? head_backward_rows<bf16, true> : head_backward_rows<bf16, false>
@@ -145,7 +160,8 @@ static void head_backward(Backend *page, Buf dh, Buf dw, HeadGrad grad, HeadOut 
         int n = R - r < chunk ? R - r : chunk;
         Buf h_r = buf_at(h, (size_t)r * w.K), dh_r = buf_at(dh, (size_t)r * w.K);
         page->matmul_forward(page, logits, h_r, w, n);
-        HeadRows rows = chunk_rows(out, grad, targets, logits, w.O, r, temperature);
+        cuda_bend_logits(b, as<float>(logits), (size_t)n * w.O, softcap);
+        HeadRows rows = chunk_rows(out, grad, targets, logits, w.O, r, temperature, softcap);
         LAUNCH(b, kernel, n, ROW_THREADS, 0, rows);
         gradient_products(b, dh_r, dw, h_r, &w, logits, n, bits ? 2 * w.O : w.O);
     }
@@ -154,7 +170,7 @@ static void head_backward(Backend *page, Buf dh, Buf dw, HeadGrad grad, HeadOut 
 /* --- rows by number --- */
 
 static void gather_rows(Backend *page, Buf out, Buf x, Buf rows, int R, int C) {
-    page->embedding_forward(page, out, x, rows, R, C);
+    page->embedding_forward(page, out, x, rows, R, C, 1.0f);
 }
 
 template <class T, int W>

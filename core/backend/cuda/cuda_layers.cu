@@ -1,6 +1,6 @@
 /* cuda_layers.cu - embedding, RMSNorm (Zhang & Sennrich 2019), biases, rotary positions (Su et
- * al. 2021), SwiGLU (Shazeer 2020), sums: what stands between the products and is bound by
- * bandwidth. Rows are read once where they fit into the registers of a team of threads. */
+ * al. 2021), gated activations (Shazeer 2020), sums: what stands between the products and is bound
+ * by bandwidth. Rows are read once where they fit into the registers of a team of threads. */
 #include "core/backend/cuda/device.cuh"
 #include "core/backend/cuda/row.cuh"
 
@@ -38,33 +38,36 @@ void cuda_add_partials(CudaBackend *b, float *to, int parts, size_t count) {
 
 template <class T, class WT, int W>
 static __global__ void __launch_bounds__(THREADS)
-    embedding_rows(T *x, const WT *emb, const int *ids, int C) {
+    embedding_rows(T *x, const WT *emb, const int *ids, int C, float scale) {
     size_t n = blockIdx.x;
     const WT *from = emb + (size_t)ids[n] * C;
     for (int c = (int)threadIdx.x * W; c < C; c += (int)blockDim.x * W) {
         float v[W];
-        load_few(v, from + c);
+        load_weights<T>(v, from + c);
+#pragma unroll
+        for (int j = 0; j < W; j++) v[j] *= scale;
         store_few(x + n * C + c, v);
     }
 }
 
 template <class T, class WT>
-static void embed(CudaBackend *b, Buf x, Buf emb, Buf ids, int N, int C) {
+static void embed(CudaBackend *b, Buf x, Buf emb, Buf ids, int N, int C, float scale) {
     constexpr int W = Pack<T>::N;
     bool wide = wide_rows(C, W, x.ptr, emb.ptr);
     auto *kernel = wide ? embedding_rows<T, WT, W> : embedding_rows<T, WT, 1>;
-    LAUNCH(b, kernel, N, row_threads(wide ? C / W : C), 0, as<T>(x), as<WT>(emb), as<int>(ids), C);
+    LAUNCH(b, kernel, N, row_threads(wide ? C / W : C), 0, as<T>(x), as<WT>(emb), as<int>(ids), C,
+           scale);
 }
 
-static void embedding_forward(Backend *page, Buf x, Buf emb, Buf ids, int N, int C) {
+static void embedding_forward(Backend *page, Buf x, Buf emb, Buf ids, int N, int C, float scale) {
     CudaBackend *b = cuda(page);
     if (N <= 0) return;
     if (x.dtype == DT_F32)
-        embed<float, float>(b, x, emb, ids, N, C);
+        embed<float, float>(b, x, emb, ids, N, C, scale);
     else if (emb.dtype == DT_F32)
-        embed<bf16, float>(b, x, emb, ids, N, C);
+        embed<bf16, float>(b, x, emb, ids, N, C, scale);
     else
-        embed<bf16, bf16>(b, x, emb, ids, N, C);
+        embed<bf16, bf16>(b, x, emb, ids, N, C, scale);
 }
 
 enum { SCAN_EACH = 16, SCAN = THREADS * SCAN_EACH }; /* ids looked at between two barriers */
@@ -114,7 +117,7 @@ static __device__ int list_equal(int *list, int *room, const int *ids, int N, in
 /* A block per token. That of an id's first token adds the rows of all of them, in order. */
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS)
-    embedding_add(float *demb, const T *dx, const int *ids, int N, int C) {
+    embedding_add(float *demb, const T *dx, const int *ids, int N, int C, float scale) {
     __shared__ int list[SCAN], room[THREADS / WARP];
     int n = (int)blockIdx.x, id = ids[n];
     if (has_earlier(ids, n, room)) return;
@@ -128,7 +131,7 @@ static __global__ void __launch_bounds__(THREADS)
             for (int i = 0; i < count; i++) {
                 load_few(v, dx + (size_t)list[i] * C + c);
 #pragma unroll
-                for (int j = 0; j < W; j++) sum[j] += v[j];
+                for (int j = 0; j < W; j++) sum[j] = fmaf(scale, v[j], sum[j]);
             }
             store_few(row + c, sum);
         }
@@ -136,18 +139,20 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-template <class T> static void embed_add(CudaBackend *b, Buf demb, Buf dx, Buf ids, int N, int C) {
+template <class T>
+static void embed_add(CudaBackend *b, Buf demb, Buf dx, Buf ids, int N, int C, float scale) {
     constexpr int W = Pack<T>::N;
     auto *kernel = wide_rows(C, W, demb.ptr, dx.ptr) ? embedding_add<T, W> : embedding_add<T, 1>;
-    LAUNCH(b, kernel, N, THREADS, 0, as<float>(demb), as<T>(dx), as<int>(ids), N, C);
+    LAUNCH(b, kernel, N, THREADS, 0, as<float>(demb), as<T>(dx), as<int>(ids), N, C, scale);
 }
 
-static void embedding_backward(Backend *page, Buf demb, Buf dx, Buf ids, int N, int C) {
+static void embedding_backward(Backend *page, Buf demb, Buf dx, Buf ids, int N, int C,
+                               float scale) {
     if (!demb.ptr || N <= 0) return;
     if (dx.dtype == DT_F32)
-        embed_add<float>(cuda(page), demb, dx, ids, N, C);
+        embed_add<float>(cuda(page), demb, dx, ids, N, C, scale);
     else
-        embed_add<bf16>(cuda(page), demb, dx, ids, N, C);
+        embed_add<bf16>(cuda(page), demb, dx, ids, N, C, scale);
 }
 
 /* --- RMSNorm: a team of LANES threads per row, small teams share a block --- */
@@ -552,9 +557,9 @@ static void bias_backward(Backend *page, Buf dbias, Buf dy, int N, int O) {
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS)
     rope_rows(T *qkv, const int *positions, const float *table, int stride, int heads, int HS,
-              float sign) {
-    int half = HS / 2, packs = half / W;
-    const float *cosine = table + (size_t)positions[blockIdx.x] * HS, *sine = cosine + half;
+              int R, float sign) {
+    int half = R / 2, packs = half / W;
+    const float *cosine = table + (size_t)positions[blockIdx.x] * R, *sine = cosine + half;
     for (int i = (int)threadIdx.x; i < heads * packs; i += (int)blockDim.x) {
         int h = i / packs, at = (i - h * packs) * W;
         T *x = qkv + (size_t)blockIdx.x * stride + (size_t)h * HS + at, *y = x + half;
@@ -575,99 +580,111 @@ static __global__ void __launch_bounds__(THREADS)
 
 template <class T>
 static void rotate(CudaBackend *b, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
-                   int HS, float sign) {
+                   int HS, int R, float sign) {
     constexpr int W = Pack<T>::N;
-    bool wide = wide_rows(HS / 2, W, qkv.ptr, table.ptr) && stride % W == 0;
+    bool wide = wide_rows(R / 2, W, qkv.ptr, table.ptr) && HS % W == 0 && stride % W == 0;
     auto *kernel = wide ? rope_rows<T, W> : rope_rows<T, 1>;
-    int items = heads * (HS / 2) / (wide ? W : 1);
+    int items = heads * (R / 2) / (wide ? W : 1);
     if (items > 0)
         LAUNCH(b, kernel, N, row_threads(items), 0, as<T>(qkv), as<int>(positions),
-               as<float>(table), stride, heads, HS, sign);
+               as<float>(table), stride, heads, HS, R, sign);
 }
 
 static void rope(Backend *page, Buf qkv, Buf positions, Buf table, int N, int stride, int heads,
-                 int HS, int backward) {
+                 int HS, int R, int backward) {
     float sign = backward ? -1.0f : 1.0f;
     if (N <= 0) return;
     if (qkv.dtype == DT_F32)
-        rotate<float>(cuda(page), qkv, positions, table, N, stride, heads, HS, sign);
+        rotate<float>(cuda(page), qkv, positions, table, N, stride, heads, HS, R, sign);
     else
-        rotate<bf16>(cuda(page), qkv, positions, table, N, stride, heads, HS, sign);
+        rotate<bf16>(cuda(page), qkv, positions, table, N, stride, heads, HS, R, sign);
 }
 
-/* --- SwiGLU --- */
+/* --- the feed-forward's activation --- */
 
-static __device__ __forceinline__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
+/* act(g), and in *slope its derivative */
+static __device__ __forceinline__ float activate(Activation act, float g, float *slope) {
+    if (act == ACT_SILU) {
+        float s = 1.0f / (1.0f + expf(-g));
+        *slope = s * (1.0f + g * (1.0f - s));
+        return g * s;
+    }
+    if (act == ACT_GELU) {
+        float share = 0.5f * (1.0f + erff(g * 0.70710678119f));
+        *slope = share + g * 0.3989422804f * expf(-0.5f * g * g);
+        return g * share;
+    }
+    const float k = 0.7978845608f, cube = 0.044715f;
+    float t = tanhf(k * (g + cube * g * g * g)), share = 0.5f * (1.0f + t);
+    *slope = share + 0.5f * g * (1.0f - t * t) * k * (1.0f + 3.0f * cube * g * g);
+    return g * share;
 }
 
 template <class T, int W>
-static __global__ void __launch_bounds__(THREADS) swiglu_rows(T *h, const T *gate_up, int FF) {
+static __global__ void __launch_bounds__(THREADS) act_rows(T *h, const T *x, FeedForward f) {
     size_t n = blockIdx.x;
-    const T *gate = gate_up + n * 2 * FF, *up = gate + FF;
-    for (int i = (int)threadIdx.x * W; i < FF; i += (int)blockDim.x * W) {
-        float g[W], u[W];
+    const T *gate = x + n * (f.gated ? 2 * f.FF : f.FF), *up = gate + f.FF;
+    for (int i = (int)threadIdx.x * W; i < f.FF; i += (int)blockDim.x * W) {
+        float g[W], u[W], slope;
         load_few(g, gate + i);
-        load_few(u, up + i);
+        if (f.gated) load_few(u, up + i);
 #pragma unroll
-        for (int j = 0; j < W; j++) u[j] *= g[j] * sigmoid(g[j]);
-        store_few(h + n * FF + i, u);
+        for (int j = 0; j < W; j++) g[j] = activate(f.act, g[j], &slope) * (f.gated ? u[j] : 1.0f);
+        store_few(h + n * f.FF + i, g);
     }
 }
 
-/* d silu(g) = sigma(g) (1 + g (1 - sigma(g))) */
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS)
-    swiglu_drows(T *dgate_up, const T *dh, const T *gate_up, int FF) {
-    size_t n = blockIdx.x;
-    const T *gate = gate_up + n * 2 * FF, *up = gate + FF;
-    T *dgate = dgate_up + n * 2 * FF, *dup = dgate + FF;
-    for (int i = (int)threadIdx.x * W; i < FF; i += (int)blockDim.x * W) {
-        float g[W], u[W], d[W];
+    act_drows(T *dx, const T *dh, const T *x, FeedForward f) {
+    size_t n = blockIdx.x, row = n * (f.gated ? 2 * f.FF : f.FF);
+    const T *gate = x + row, *up = gate + f.FF;
+    T *dgate = dx + row, *dup = dgate + f.FF;
+    for (int i = (int)threadIdx.x * W; i < f.FF; i += (int)blockDim.x * W) {
+        float g[W], u[W], d[W], slope;
         load_few(g, gate + i);
-        load_few(u, up + i);
-        load_few(d, dh + n * FF + i);
+        load_few(d, dh + n * f.FF + i);
+        if (f.gated) load_few(u, up + i);
 #pragma unroll
         for (int j = 0; j < W; j++) {
-            float s = sigmoid(g[j]), d_j = d[j];
-            d[j] = d_j * g[j] * s;
-            u[j] = d_j * u[j] * s * (1.0f + g[j] * (1.0f - s));
+            float d_j = d[j];
+            d[j] = d_j * activate(f.act, g[j], &slope);
+            g[j] = d_j * (f.gated ? u[j] : 1.0f) * slope;
         }
-        store_few(dgate + i, u);
-        store_few(dup + i, d);
+        store_few(dgate + i, g);
+        if (f.gated) store_few(dup + i, d);
     }
 }
 
-template <class T> static void swiglu(CudaBackend *b, Buf h, Buf gate_up, int N, int FF) {
+template <class T> static void act_all(CudaBackend *b, Buf h, Buf x, int N, FeedForward f) {
     constexpr int W = Pack<T>::N;
-    bool wide = wide_rows(FF, W, h.ptr, gate_up.ptr);
-    auto *kernel = wide ? swiglu_rows<T, W> : swiglu_rows<T, 1>;
-    LAUNCH(b, kernel, N, row_threads(wide ? FF / W : FF), 0, as<T>(h), as<T>(gate_up), FF);
+    bool wide = wide_rows(f.FF, W, h.ptr, x.ptr);
+    auto *kernel = wide ? act_rows<T, W> : act_rows<T, 1>;
+    LAUNCH(b, kernel, N, row_threads(wide ? f.FF / W : f.FF), 0, as<T>(h), as<T>(x), f);
 }
 
 template <class T>
-static void swiglu_gradient(CudaBackend *b, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF) {
+static void act_gradient(CudaBackend *b, Buf dx, Buf dh, Buf x, int N, FeedForward f) {
     constexpr int W = Pack<T>::N;
-    bool wide = wide_rows(FF, W, dgate_up.ptr, dh.ptr, gate_up.ptr);
-    auto *kernel = wide ? swiglu_drows<T, W> : swiglu_drows<T, 1>;
-    LAUNCH(b, kernel, N, row_threads(wide ? FF / W : FF), 0, as<T>(dgate_up), as<T>(dh),
-           as<T>(gate_up), FF);
+    bool wide = wide_rows(f.FF, W, dx.ptr, dh.ptr, x.ptr);
+    auto *kernel = wide ? act_drows<T, W> : act_drows<T, 1>;
+    LAUNCH(b, kernel, N, row_threads(wide ? f.FF / W : f.FF), 0, as<T>(dx), as<T>(dh), as<T>(x), f);
 }
 
-static void swiglu_forward(Backend *page, Buf h, Buf gate_up, int N, int FF) {
+static void activation_forward(Backend *page, Buf h, Buf x, int N, FeedForward f) {
     if (N <= 0) return;
     if (h.dtype == DT_F32)
-        swiglu<float>(cuda(page), h, gate_up, N, FF);
+        act_all<float>(cuda(page), h, x, N, f);
     else
-        swiglu<bf16>(cuda(page), h, gate_up, N, FF);
+        act_all<bf16>(cuda(page), h, x, N, f);
 }
 
-static void swiglu_backward(Backend *page, Buf dgate_up, Buf dh, Buf gate_up, int N, int FF) {
+static void activation_backward(Backend *page, Buf dx, Buf dh, Buf x, int N, FeedForward f) {
     if (N <= 0) return;
     if (dh.dtype == DT_F32)
-        swiglu_gradient<float>(cuda(page), dgate_up, dh, gate_up, N, FF);
+        act_gradient<float>(cuda(page), dx, dh, x, N, f);
     else
-        swiglu_gradient<bf16>(cuda(page), dgate_up, dh, gate_up, N, FF);
+        act_gradient<bf16>(cuda(page), dx, dh, x, N, f);
 }
 
 /* --- flat ranges: W elements per thread, the tail one by one --- */
@@ -731,6 +748,6 @@ void cuda_layers_page(Backend *b) {
     b->bias_forward = bias_forward;
     b->bias_backward = bias_backward;
     b->rope = rope;
-    b->swiglu_forward = swiglu_forward;
-    b->swiglu_backward = swiglu_backward;
+    b->activation_forward = activation_forward;
+    b->activation_backward = activation_backward;
 }

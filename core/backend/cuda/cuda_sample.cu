@@ -193,6 +193,7 @@ static void sample(Backend *page, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf 
     for (int r = 0; r < R; r += chunk) {
         int n = R - r < chunk ? R - r : chunk;
         page->matmul_forward(page, logits, buf_at(h, (size_t)r * w.K), w, n);
+        cuda_bend_logits(b, as<float>(logits), (size_t)n * w.O, p.softcap);
         LAUNCH(b, kernel, n, THREADS, 0, as<int>(ids) + r, as<float>(logp) + r, as<float>(cut) + r,
                as<float>(logits), as<double>(uniform) + r, w.O, p);
     }

@@ -163,6 +163,9 @@ static __device__ RowStats row_stats(const float *z, int V, int vocab, float inv
     return s;
 }
 
+/* z = softcap tanh(z / softcap), unless softcap is 0 */
+void cuda_bend_logits(CudaBackend *b, float *z, size_t count, float softcap);
+
 /* to[i] += the sum over `parts` of scratch[part][i], in a fixed order */
 void cuda_add_partials(CudaBackend *b, float *to, int parts, size_t count);
 
