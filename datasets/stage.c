@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/model/hf.h"
 #include "core/run/progress.h"
+#include "datasets/template.h"
 
 static int is_init(const Stage *s) {
     return !strcmp(s->cfg.model, "init");
@@ -21,7 +22,9 @@ Status stage_tokenizer(Tokenizer **t, const Stage *s) {
     if (!path[0]) return status_fail(E_USAGE, "the recipe names no \"model\"");
     if (!s->cfg.tokenizer[0] && is_init(s))
         return status_fail(E_USAGE, "a model from \"init\" needs a \"tokenizer\" directory");
-    return model_is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path);
+    TRY(model_is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path));
+    chat_template_teach_end(*t);
+    return OK;
 }
 
 /* A model of several end tokens keeps them all. */

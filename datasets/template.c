@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 #include "core/base/file.h"
+#include "datasets/tokenizer_parts.h"
 
 struct ChatTemplate {
     Jinja *jinja;
@@ -201,4 +202,34 @@ Status chat_encode(const Tokenizer *t, const JinjaOutput *r, size_t from, size_t
     if (to <= from) return OK;
     return tokenizer_encode_mixed(t, r->text.s + from, (const uint8_t *)r->data.s + from, to - from,
                                   from == 0, out);
+}
+
+/* ---- the end of an answer ---- */
+
+static int first_special(const Tokenizer *t, const JinjaOutput *r, size_t from) {
+    Ids ids = {0};
+    int found = -1;
+    if (chat_encode(t, r, from, r->text.len, &ids) == OK)
+        for (int i = 0; i < ids.n && found < 0; i++)
+            if (t->added_by_id[ids.v[i]] && t->added_by_id[ids.v[i]]->special) found = ids.v[i];
+    ids_release(&ids);
+    return found;
+}
+
+void chat_template_teach_end(Tokenizer *tokenizer) {
+    static const char talk[] = "[{\"role\":\"user\",\"content\":\"q\"},"
+                               "{\"role\":\"assistant\",\"content\":\"a\"}]";
+    ChatTemplate *t = NULL;
+    JsonDoc *doc = NULL;
+    JinjaOutput out = {0};
+    if (chat_template_of(&t, tokenizer) == OK && t &&
+        json_parse(&doc, "messages", 1, talk, strlen(talk), JSON_STRICT) == OK &&
+        chat_template_render(t, json_root(doc), -1, 0, &out) == OK) {
+        size_t end = out.text.len;
+        while (end > 0 && !out.data.s[end - 1]) end--;
+        if (end) tokenizer_add_eos(tokenizer, first_special(tokenizer, &out, end));
+    }
+    jinja_output_release(&out);
+    json_release(doc);
+    chat_template_release(t);
 }

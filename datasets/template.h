@@ -39,6 +39,11 @@ Status chat_template_render_marked(const ChatTemplate *t, const Json *messages,
                                    int add_generation_prompt, JinjaOutput *out, const char **why);
 int chat_template_has_marks(const ChatTemplate *t);
 
+/* An answer ends where the tokenizer's template ends it: the special token that it writes behind an
+ * answer becomes one of the tokenizer's ends. A template that cannot be read or used teaches
+ * nothing: who renders with it is told why. */
+void chat_template_teach_end(Tokenizer *tokenizer);
+
 /* A rendering as ids: special tokens are found in the template's own text only; all else is
  * encoded as the whole text would be. Of the bytes [from, to). */
 Status chat_encode(const Tokenizer *t, const JinjaOutput *r, size_t from, size_t to, Ids *out);

@@ -110,9 +110,3 @@ Status row_ids(const JsonDoc *doc, int vocab, Ids *ids) {
     }
     return OK;
 }
-
-Status row_text(const JsonDoc *doc, const Tokenizer *t, int flags, Ids *ids) {
-    const char *text;
-    TRY(json_get_str(doc, json_root(doc), "text", JSON_REQUIRED, &text));
-    return tokenizer_encode(t, text, strlen(text), flags, ids);
-}

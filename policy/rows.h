@@ -44,7 +44,5 @@ Status rows_put(Rows *r);
 
 /* Appends row["ids"], each below vocab. */
 Status row_ids(const JsonDoc *doc, int vocab, Ids *ids);
-/* Appends the ids of row["text"]; flags of tokenizer_encode. */
-Status row_text(const JsonDoc *doc, const Tokenizer *t, int flags, Ids *ids);
 
 #endif

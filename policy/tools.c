@@ -7,14 +7,50 @@
 #include "datasets/row_encode.h"
 #include "policy/tool_model.h"
 
-/* ------------------------------------------------ logprobs */
+/* ------------------------------------------------ rows as the model sees them */
 
-static Status logprobs_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
-    const ToolModel *m = ctx;
-    if (json_get(json_root(doc), "ids")) return row_ids(doc, m->net.w.cfg.V, ids);
-    if (json_get(json_root(doc), "text")) return row_text(doc, m->t, TOKENIZE_PARSE_SPECIAL, ids);
-    return json_fail(doc, NULL, "a row needs \"text\" or \"ids\"");
+typedef struct {
+    const char *layout, *system;
+} RowLayout;
+static const Field layout_fields[] = {
+    FIELD_OF(RowLayout, layout, "auto", "auto|plain|chatml",
+             "how prompts and messages become text"),
+    FIELD(RowLayout, system, FIELD_STRING, "", "system message for rows that have none"),
+};
+
+typedef struct {
+    ToolModel m;
+    DataConfig layout;
+    int need_answer, flags; /* of row_encode */
+} RowTool;
+
+static Status row_tool_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
+    const RowTool *k = ctx;
+    if (json_get(json_root(doc), "ids")) return row_ids(doc, k->m.net.w.cfg.V, ids);
+    return row_encode(k->m.t, &k->layout, doc, k->need_answer, k->flags, ids);
 }
+
+/* Runs a tool over rows that a model reads. */
+static Status row_tool(RowTool *k, const char *usage, ToolNeed need, RowsWork work, int argc,
+                       char **argv) {
+    Arena arena = {0};
+    ToolConfig c;
+    RowLayout own;
+    Section section = SECTION("", layout_fields, &own);
+    int go;
+    Status s = tool_settings(&arena, &c, &section, usage, argc, argv, &go);
+    if (s == OK && go) {
+        k->layout = (DataConfig){.layout = own.layout, .system = own.system};
+        s = tool_model_open(&k->m, &c, need);
+        if (s == OK)
+            s = rows_run(c.data, c.out, 1, k->m.net.w.cfg.max_positions, row_tool_ids, work, k);
+    }
+    tool_model_close(&k->m);
+    arena_release(&arena);
+    return s;
+}
+
+/* ------------------------------------------------ logprobs */
 
 static Status put_logprobs(ToolModel *m, Rows *r, int row, int start) {
     int n = rows_length(r, row);
@@ -29,7 +65,7 @@ static Status put_logprobs(ToolModel *m, Rows *r, int row, int start) {
 }
 
 static Status logprobs_rows(void *ctx, Rows *r) {
-    ToolModel *m = ctx;
+    ToolModel *m = &((RowTool *)ctx)->m;
     for (int first = 0, last; first < r->n; first = last) {
         TRY(tool_model_take(m, r, first, 1, &last));
         TokenOutputs out = {.logp = m->out[0], .entropy = m->out[1]};
@@ -41,61 +77,17 @@ static Status logprobs_rows(void *ctx, Rows *r) {
 
 Status logprobs_main(int argc, char **argv) {
     static const char usage[] =
-        "rlhf logprobs --model DIR --data F [--out F]: rows {\"text\"} or {\"ids\"} gain ids, logp and\n"
-        "entropy in nats; logp[i] and entropy[i] concern ids[i+1]";
-    Arena arena = {0};
-    ToolConfig c;
-    ToolModel m = {0};
-    int go;
-    Status s = tool_settings(&arena, &c, NULL, usage, argc, argv, &go);
-    if (s == OK && go) {
-        s = tool_model_open(&m, &c, TOOL_LANGUAGE);
-        if (s == OK)
-            s = rows_run(c.data, c.out, 1, m.net.w.cfg.max_positions, logprobs_ids, logprobs_rows,
-                         &m);
-    }
-    tool_model_close(&m);
-    arena_release(&arena);
-    return s;
+        "rlhf logprobs --model DIR --data F [--out F]: rows {\"ids\"}, {\"prompt\"} with or without\n"
+        "\"completion\", {\"messages\"} or {\"text\"} gain ids, logp and entropy in nats; logp[i] and entropy[i]\n"
+        "concern ids[i+1]";
+    RowTool k = {.flags = TOKENIZE_PARSE_SPECIAL};
+    return row_tool(&k, usage, TOOL_LANGUAGE, logprobs_rows, argc, argv);
 }
 
 /* ------------------------------------------------ score */
 
-typedef struct {
-    const char *layout, *system;
-} ScoreConfig;
-static const Field score_fields[] = {
-    FIELD_OF(ScoreConfig, layout, "auto", "auto|plain|chatml",
-             "how prompts and messages become text"),
-    FIELD(ScoreConfig, system, FIELD_STRING, "", "system message for rows that have none"),
-};
-
-typedef struct {
-    ToolModel m;
-    DataConfig layout;
-} Scorer;
-
-static Status score_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
-    static const char *const answers[] = {"completion", "response", "text"};
-    const Scorer *s = ctx;
-    const Json *row = json_root(doc);
-    int has_prompt = json_get(row, "prompt") != NULL;
-    if (json_get(row, "ids")) return row_ids(doc, s->m.net.w.cfg.V, ids);
-    for (int i = 0; has_prompt && i < 3; i++)
-        if (json_get(row, answers[i]))
-            return answer_encode(s->m.t, &s->layout, doc, answers[i], ids);
-    if (json_get(row, "messages")) return conversation_encode(s->m.t, &s->layout, doc, ids);
-    if (has_prompt)
-        return json_fail(doc, json_get(row, "prompt"),
-                         "a prompt without a \"completion\" to score");
-    if (json_get(row, "text"))
-        return row_text(doc, s->m.t, TOKENIZE_PARSE_SPECIAL | TOKENIZE_ADD_SPECIAL, ids);
-    return json_fail(
-        doc, NULL, "a row needs \"ids\", \"prompt\" and \"completion\", \"messages\" or \"text\"");
-}
-
 static Status score_rows(void *ctx, Rows *r) {
-    ToolModel *m = &((Scorer *)ctx)->m;
+    ToolModel *m = &((RowTool *)ctx)->m;
     for (int first = 0, last; first < r->n; first = last) {
         TRY(tool_model_take(m, r, first, 0, &last));
         TRY(packed_forward(&m->batch, &m->net, m->tokens, 1.0f,
@@ -114,44 +106,29 @@ Status score_main(int argc, char **argv) {
     static const char usage[] =
         "rlhf score --model DIR --data F [--out F]: rows gain score. Scored is the first of ids; prompt with\n"
         "completion (or response, or text); messages; text alone";
-    Arena arena = {0};
-    ToolConfig c;
-    ScoreConfig own;
-    Section section = SECTION("", score_fields, &own);
-    Scorer k = {0};
-    int go;
-    Status s = tool_settings(&arena, &c, &section, usage, argc, argv, &go);
-    if (s == OK && go) {
-        k.layout = (DataConfig){.layout = own.layout, .system = own.system};
-        s = tool_model_open(&k.m, &c, TOOL_SCORE);
-        if (s == OK)
-            s = rows_run(c.data, c.out, 1, k.m.net.w.cfg.max_positions, score_ids, score_rows, &k);
-    }
-    tool_model_close(&k.m);
-    arena_release(&arena);
-    return s;
+    RowTool k = {.need_answer = 1, .flags = TOKENIZE_PARSE_SPECIAL | TOKENIZE_ADD_SPECIAL};
+    return row_tool(&k, usage, TOOL_SCORE, score_rows, argc, argv);
 }
 
 /* ------------------------------------------------ tokenize */
 
 typedef struct {
+    const char *layout, *system;
     int add_special, parse_special;
 } TokenizeConfig;
 static const Field tokenize_fields[] = {
+    FIELD_OF(TokenizeConfig, layout, "auto", "auto|plain|chatml",
+             "how prompts and messages become text"),
+    FIELD(TokenizeConfig, system, FIELD_STRING, "", "system message for rows that have none"),
     FIELD(TokenizeConfig, parse_special, FIELD_BOOL, "true",
           "special tokens in the text become their ids"),
     FIELD(TokenizeConfig, add_special, FIELD_BOOL, "false",
           "add what the tokenizer's post-processor adds"),
 };
 
-typedef struct {
-    const Tokenizer *t;
-    int flags;
-} TokenizeRow;
-
 static Status tokenize_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
-    const TokenizeRow *k = ctx;
-    return row_text(doc, k->t, k->flags, ids);
+    const RowTool *k = ctx;
+    return row_encode(k->m.t, &k->layout, doc, 0, k->flags, ids);
 }
 
 static Status tokenize_rows(void *ctx, Rows *r) {
@@ -167,21 +144,23 @@ static Status tokenize_rows(void *ctx, Rows *r) {
 
 Status tokenize_main(int argc, char **argv) {
     static const char usage[] =
-        "rlhf tokenize --model DIR --data F [--out F]: rows {\"text\"} gain ids; DIR needs only a tokenizer";
+        "rlhf tokenize --model DIR --data F [--out F]: rows {\"prompt\"} with or without \"completion\",\n"
+        "{\"messages\"} or {\"text\"} gain ids; DIR needs only a tokenizer";
     Arena arena = {0};
     ToolConfig c;
     TokenizeConfig own;
     Section section = SECTION("", tokenize_fields, &own);
-    ToolModel m = {0};
+    RowTool k = {0};
     int go;
     Status s = tool_settings(&arena, &c, &section, usage, argc, argv, &go);
     if (s == OK && go) {
-        s = tool_model_open(&m, &c, TOOL_TOKENIZER);
-        TokenizeRow k = {m.t, (own.parse_special ? TOKENIZE_PARSE_SPECIAL : 0) |
-                                  (own.add_special ? TOKENIZE_ADD_SPECIAL : 0)};
+        k.layout = (DataConfig){.layout = own.layout, .system = own.system};
+        k.flags = (own.parse_special ? TOKENIZE_PARSE_SPECIAL : 0) |
+                  (own.add_special ? TOKENIZE_ADD_SPECIAL : 0);
+        s = tool_model_open(&k.m, &c, TOOL_TOKENIZER);
         if (s == OK) s = rows_run(c.data, c.out, 0, INT_MAX, tokenize_ids, tokenize_rows, &k);
     }
-    tool_model_close(&m);
+    tool_model_close(&k.m);
     arena_release(&arena);
     return s;
 }

@@ -205,6 +205,13 @@ static void neither_threads_nor_rows_change_answers(void **state) {
     assert_string_not_equal(content("a1"), content("a2"));
 }
 
+static void refused(Tool tool, const char *flags, const char *sentence) {
+    Status s = call(tool, "%s", flags);
+    if (s == OK) fail_msg("accepted: %s", flags);
+    if (!strstr(status_message(), sentence))
+        fail_msg("%s\n  says: %s\n  not:  %s", flags, status_message(), sentence);
+}
+
 static void keys_are_kept(void **state) {
     (void)state;
     rows("q", questions);
@@ -433,6 +440,58 @@ static void special_tokens_of_a_text(void **state) {
     json_release(doc);
 }
 
+static char *ids_of(const char *row) {
+    rows("one", row);
+    succeed(tokenize_main, "--model @lm --data @one --out @ids");
+    Text t = {0};
+    JsonDoc *doc = line_of("ids", 0);
+    json_put_node(&t, get(doc, "ids"));
+    char *copy = arena_strdup(&arena, t.s);
+    text_release(&t);
+    json_release(doc);
+    return copy;
+}
+
+/* Every tool takes a conversation, and sees in it what the model was trained on. */
+static void conversations_are_rendered(void **state) {
+    (void)state;
+    static const char question[] = "{\"role\":\"user\",\"content\":\"the cat\"}";
+    char row[512], *prompt, *whole;
+    prompt =
+        ids_of("{\"text\":\"<|im_start|>user\\nthe cat<|im_end|>\\n<|im_start|>assistant\\n\"}");
+    whole = ids_of("{\"text\":\"<|im_start|>user\\nthe cat<|im_end|>\\n<|im_start|>assistant\\n"
+                   "the mat<|im_end|>\"}");
+    static const char *const prompts[] = {"{\"messages\":[%s]}", "{\"prompt\":[%s]}"};
+    static const char *const answered[] = {
+        "{\"messages\":[%s,{\"role\":\"assistant\",\"content\":\"the mat\"}]}",
+        "{\"prompt\":[%s],\"completion\":\"the mat\"}",
+        "{\"prompt\":[%s],\"response\":\"the mat\",\"messages\":7}",
+    };
+    for (int i = 0; i < 5; i++) {
+        snprintf(row, sizeof row, i < 2 ? prompts[i] : answered[i - 2], question);
+        assert_string_equal(ids_of(row), i < 2 ? prompt : whole);
+        rows("one", row);
+        succeed(logprobs_main, "--model @lm --data @one --out @p");
+        JsonDoc *doc = line_of("p", 0);
+        Text ids = {0};
+        json_put_node(&ids, get(doc, "ids"));
+        assert_string_equal(ids.s, i < 2 ? prompt : whole);
+        text_release(&ids);
+        json_release(doc);
+        if (i < 2)
+            assert_int_equal(call(score_main, "--model @rm --data @one --out @s"), E_FORMAT);
+        else
+            succeed(score_main, "--model @rm --data @one --out @s");
+    }
+    /* what only a template knows goes through, too */
+    snprintf(row, sizeof row, "{\"messages\":[%s,{\"role\":\"tool\",\"content\":\"3\"}]}",
+             question);
+    rows("one", row);
+    succeed(generate_main, "--model @lm --data @one --out @a --max-tokens 3");
+    refused(generate_main, "--model @lm --data @one --out @a --max-tokens 3 --layout plain",
+            "one:1: the layout plain has no role \"tool\"");
+}
+
 static void expect_detokenized(const char *flags, int row, const char *want) {
     succeed(detokenize_main, "--tokenizer @lm --data @ids --out @text %s", flags);
     JsonDoc *doc = line_of("text", row);
@@ -453,13 +512,6 @@ static void ids_become_their_text_again(void **state) {
 
 /* ------------------------------------------------ refusals */
 
-static void refused(Tool tool, const char *flags, const char *sentence) {
-    Status s = call(tool, "%s", flags);
-    if (s == OK) fail_msg("accepted: %s", flags);
-    if (!strstr(status_message(), sentence))
-        fail_msg("%s\n  says: %s\n  not:  %s", flags, status_message(), sentence);
-}
-
 static void bad_rows_are_named(void **state) {
     (void)state;
     static const struct {
@@ -475,7 +527,10 @@ static void bad_rows_are_named(void **state) {
         {logprobs_main, "lm", "{\"ids\":7}", "bad:3:2: \"ids\" must be an array"},
         {logprobs_main, "lm", "{\"ids\":[]}", "bad:3: the row has no token"},
         {logprobs_main, "lm", "{\"text\":\"\"}", "bad:3: the row has no token"},
-        {logprobs_main, "lm", "{\"prompt\":\"a\"}", "bad:3: a row needs \"text\" or \"ids\""},
+        {logprobs_main, "lm", "{\"a\":1}",
+         "bad:3: a row needs \"prompt\", \"messages\" or \"text\""},
+        {tokenize_main, "lm", "{\"messages\":[{\"role\":\"user\"}]}",
+         "bad:3:14: the key \"content\" is missing"},
         {logprobs_main, "lm", "[1]", "bad:3:1: a row must be an object, not an array"},
         {logprobs_main, "lm", "{\"ids\":[1],}", "bad:3:11: "},
         {generate_main, "lm", "{\"prompt\":7}", "bad:3:2: "},
@@ -489,7 +544,8 @@ static void bad_rows_are_named(void **state) {
         {score_main, "rm", "{\"prompt\":\"a\",\"completion\":7}", "bad:3:15: "},
         {score_main, "rm", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
          "bad:3:2: the conversation ends without"},
-        {score_main, "rm", "{\"a\":1}", "bad:3: a row needs \"ids\", "},
+        {score_main, "rm", "{\"a\":1}",
+         "bad:3: a row needs \"prompt\", \"messages\" or \"text\", and an answer"},
         {detokenize_main, "lm", "{\"ids\":[-1]}", "bad:"},
         {tokenize_main, "lm", "{\"ids\":[1],\"text\":null}", "bad:3:12: \"text\" must be a string"},
     };
@@ -575,6 +631,7 @@ int main(void) {
         cmocka_unit_test(answers_can_be_scored),
         cmocka_unit_test(logprobs_are_the_same_alone),
         cmocka_unit_test(special_tokens_of_a_text),
+        cmocka_unit_test(conversations_are_rendered),
         cmocka_unit_test(ids_become_their_text_again),
         cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(a_device_is_not_replaced),
