@@ -387,6 +387,7 @@ static const Verb verbs[] = {
     {"run", "run a pipeline of stages from a recipe", run_main},
     {"summary", "figures and sample answers of a pipeline's run", summary_main},
     {"generate", "answer prompts with a model", generate_verb},
+    {"chat", "talk with a model, line by line", chat_main},
     {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},
     {"score", "score rows with a reward model", score_main},
     {"tokenize", "token ids of rows", tokenize_main},
@@ -416,8 +417,9 @@ static Status help_main(int argc, char **argv) {
     }
     for (int i = 0; argc && i < N_VERBS; i++) {
         Status (*run)(int, char **) = verbs[i].run;
-        int tool = run == generate_verb || run == logprobs_main || run == score_main ||
-                   run == tokenize_main || run == detokenize_main || run == template_main;
+        int tool = run == generate_verb || run == chat_main || run == logprobs_main ||
+                   run == score_main || run == tokenize_main || run == detokenize_main ||
+                   run == template_main;
         if (tool && !strcmp(verbs[i].name, argv[0])) return run(1, (char *[]){"--help"});
     }
     printf("rlhf.c %s aligns language models: SFT, reward models, PPO, DPO.\n\n", RLHF_VERSION);

@@ -7,7 +7,7 @@
 
 #include "datasets/row_encode.h"
 #include "datasets/stage.h"
-#include "policy/rollout.h"
+#include "policy/answer_stream.h"
 #include "policy/tool_model.h"
 #include "policy/tools.h"
 
@@ -106,24 +106,13 @@ static Status generate_ids(void *ctx, const JsonDoc *doc, Ids *ids) {
     return prompt_encode(g->m.t, &g->layout, doc, prompt, ids, NULL);
 }
 
-/* Where the answer ends before a stop text; its length when there is none. */
-static size_t before_stop(const Text *text, const StringList *stop) {
-    size_t end = text->len;
-    for (int i = 0; i < stop->n; i++) {
-        size_t n = strlen(stop->items[i]);
-        const char *hit = text->s ? memmem(text->s, text->len, stop->items[i], n) : NULL;
-        if (n && hit && (size_t)(hit - text->s) < end) end = (size_t)(hit - text->s);
-    }
-    return end;
-}
-
 static Status put_answer(Generator *g, Rows *r, int row, int s, int sample) {
     static const char *const own[] = {"completion", "completion_ids", "stop",
                                       "logp",       "sample",         NULL};
     const Rollout *q = &g->rollout;
     Text text = {0};
     Status status = rollout_text(q, s, g->m.t, &text);
-    size_t n = q->stop[s] == STOP_STRING ? before_stop(&text, &g->sampling.stop) : text.len;
+    size_t n = q->stop[s] == STOP_STRING ? answer_before_stop(&text, &g->sampling.stop) : text.len;
     Text *line = rows_begin(r, row, own);
     json_put_key(line, "completion");
     json_put_string_n(line, text.s ? text.s : "", n);
@@ -180,49 +169,12 @@ static Status generate_rows(void *ctx, Rows *r) {
 
 /* ------------------------------------------------ one prompt, shown token by token */
 
-typedef struct {
-    const Tokenizer *t;
-    TokenizerStream at;
-    const StringList *stop;
-    Text text;
-    size_t shown, held; /* bytes at the end that may yet turn out to be a stop text */
-} Stream;
-
-/* The most of n bytes that cuts no character; bytes that are none are taken as they are. */
-static size_t whole_characters(const char *s, size_t n) {
-    for (size_t back = 1; back <= 3 && back <= n; back++) {
-        unsigned char c = (unsigned char)s[n - back];
-        if (c < 0x80) return n;
-        if (c < 0xc0) continue;
-        size_t need = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
-        return back < need ? n - back : n;
-    }
-    return n;
-}
-
-static void show(Stream *w, size_t upto) {
-    if (upto <= w->shown) return;
-    fwrite(w->text.s + w->shown, 1, upto - w->shown, stdout);
-    fflush(stdout);
-    w->shown = upto;
-}
-
-static void show_token(void *ctx, int request, int id) {
-    (void)request;
-    Stream *w = ctx;
-    if (tokenizer_decode_next(w->t, &w->at, &id, 1, 0, &w->text) != OK || !w->text.s) return;
-    size_t end = w->text.len > w->held ? w->text.len - w->held : 0;
-    size_t stop = before_stop(&w->text, w->stop);
-    show(w, whole_characters(w->text.s, stop < end ? stop : end));
-}
-
 static Status answer_one(Generator *g) {
-    Stream w = {.t = g->m.t, .stop = &g->sampling.stop};
+    AnswerStream shown;
     Text row = {0};
     Ids ids = {0};
     JsonDoc *doc = NULL;
-    for (int i = 0; i < w.stop->n; i++)
-        if (strlen(w.stop->items[i]) > w.held + 1) w.held = strlen(w.stop->items[i]) - 1;
+    answer_stream_begin(&shown, g->m.t, &g->sampling.stop);
     text_add(&row, "{\"prompt\":");
     json_put_string(&row, g->cfg->prompt);
     text_add(&row, "}");
@@ -236,16 +188,13 @@ static Status answer_one(Generator *g) {
     if (s == OK) {
         g->requests[0] = (RolloutRequest){ids.v, ids.n, 0};
         s = rollout_generate(&g->rollout, g->engine, &g->m.net, g->requests, 1, &g->sampling,
-                             g->cfg->seed, show_token, &w);
+                             g->cfg->seed, answer_stream_token, &shown);
     }
-    if (s == OK && w.text.s)
-        show(&w, g->rollout.stop[0] == STOP_STRING ? before_stop(&w.text, w.stop) : w.text.len);
-    if (s == OK && (putchar('\n') == EOF || fflush(stdout) == EOF))
-        s = status_fail(E_IO, "cannot write to standard output");
+    if (s == OK) s = answer_stream_end(&shown, g->rollout.stop[0]);
     json_release(doc);
     ids_release(&ids);
     text_release(&row);
-    text_release(&w.text);
+    answer_stream_release(&shown);
     return s;
 }
 

@@ -12,7 +12,7 @@
 #include "core/base/rng.h"
 #include "core/model/decoder.h"
 
-const char *const stop_names[] = {"eos", "length", "string"};
+const char *const stop_names[] = {"eos", "length", "string", "asked"};
 
 typedef struct { /* one response in the making */
     int *ids;    /* prompt and response */
@@ -169,8 +169,9 @@ static Status draw(Job *j, const int *rows, int M) {
         d->logp[d->n++] = e->logp[i];
         j->cut_sum += e->cut[i];
         j->drawn++;
-        if (j->watch) j->watch(j->watch_ctx, request, e->drawn[i]);
-        if (!is_stop(j, request, e->drawn[i])) continue;
+        int asked = j->watch && j->watch(j->watch_ctx, request, e->drawn[i]);
+        if (!is_stop(j, request, e->drawn[i]) && !asked) continue;
+        if (asked && d->stop == STOP_LENGTH) d->stop = STOP_ASKED;
         kv_drop(&e->kv, rows[i]);
         e->active[rows[i]] = -1;
         j->done++;

@@ -24,8 +24,8 @@ typedef struct {
     StringList stop; /* texts that end a response */
 } SamplingConfig;
 
-typedef enum { STOP_EOS, STOP_LENGTH, STOP_STRING } StopReason;
-extern const char *const stop_names[]; /* "eos", "length", "string" */
+typedef enum { STOP_EOS, STOP_LENGTH, STOP_STRING, STOP_ASKED } StopReason;
+extern const char *const stop_names[]; /* "eos", "length", "string", "asked" */
 
 /* Prompts and responses end to end, in the order they were asked for. */
 typedef struct {
@@ -66,9 +66,9 @@ size_t rollout_engine_bytes(const Backend *b, const ModelConfig *cfg, int rows, 
                             int kv_mib);
 
 /* Answers all requests with the actor; out is cleared first and filled in the order of the
- * requests. `on_token` (may be NULL) sees each token of each request as it is drawn, for streaming.
- */
-typedef void (*RolloutWatch)(void *ctx, int request, int id);
+ * requests. `watch` (may be NULL) sees each token of each request as it is drawn, for streaming,
+ * and ends the response (STOP_ASKED) when it returns 1. */
+typedef int (*RolloutWatch)(void *ctx, int request, int id);
 Status rollout_generate(Rollout *out, RolloutEngine *e, Network *actor,
                         const RolloutRequest *requests, int n, const SamplingConfig *cfg,
                         uint64_t seed, RolloutWatch watch, void *watch_ctx);

@@ -8,6 +8,8 @@
 /* argv: flags after the verb. rlhf generate --model DIR|F.gguf (--prompt TEXT | --data F --out F)
  * [...] */
 Status generate_main(int argc, char **argv);
+/* A conversation on standard input and output. rlhf chat --model M [--system TEXT] [...] */
+Status chat_main(int argc, char **argv);
 Status logprobs_main(int argc,
                      char **argv); /* rows {"text"} or {"ids"} -> + "ids","logp","entropy" */
 Status score_main(

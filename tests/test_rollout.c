@@ -133,11 +133,39 @@ static void logps_are_the_training_forwards(void **state) {
     free(logp);
 }
 
+static int until_the_fifth(void *ctx, int request, int id) {
+    (void)id;
+    return request == 3 && ++*(int *)ctx == 5;
+}
+
+/* Who watches may end a response: it is the beginning of what it would have been. */
+static void a_watch_ends_a_response(void **state) {
+    Fixture *f = *state;
+    RolloutEngine *e;
+    Rollout r;
+    int drawn = 0;
+    assert_int_equal(rollout_create(&r, REQUESTS, (size_t)REQUESTS * LENGTH), OK);
+    assert_int_equal(rollout_engine_create(&e, f->b, &small, NULL, 7, LENGTH, REQUESTS, 0), OK);
+    assert_int_equal(rollout_generate(&r, e, &f->net, f->requests, REQUESTS, &sampling, 11,
+                                      until_the_fifth, &drawn),
+                     OK);
+    for (int i = 0; i < REQUESTS; i++) {
+        int n = rollout_length(&r, i), want = i == 3 ? 5 : rollout_length(&f->alone, i);
+        assert_int_equal(n, want);
+        assert_memory_equal(rollout_response(&r, i), rollout_response(&f->alone, i),
+                            (size_t)n * sizeof(int));
+        assert_int_equal(r.stop[i], i == 3 ? STOP_ASKED : f->alone.stop[i]);
+    }
+    rollout_engine_release(e);
+    rollout_release(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_and_neighbours_change_nothing),
         cmocka_unit_test(preemption_changes_nothing),
         cmocka_unit_test(logps_are_the_training_forwards),
+        cmocka_unit_test(a_watch_ends_a_response),
     };
     if (threads_start(2) != OK) return 1;
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -323,6 +323,119 @@ static void a_prompt_is_answered_on_standard_output(void **state) {
     }
 }
 
+/* ------------------------------------------------ chat */
+
+/* What rlhf chat says to these lines. */
+static char *talk(const char *flags, const char *lines_said) {
+    int in = dup(STDIN_FILENO), out = dup(STDOUT_FILENO);
+    rows("lines", lines_said);
+    fflush(stdout);
+    assert_non_null(freopen(scratch("lines"), "r", stdin));
+    assert_non_null(freopen(scratch("shown"), "w", stdout));
+    Status s = call(chat_main, "--model @lm --greedy --max-tokens 12 %s", flags);
+    fflush(stdout);
+    dup2(in, STDIN_FILENO);
+    dup2(out, STDOUT_FILENO);
+    close(in);
+    close(out);
+    clearerr(stdin);
+    if (s != OK) fail_msg("%s", status_message());
+    return content("shown");
+}
+
+/* What rlhf generate says to a conversation, as JSON writes it. */
+static char *generated(char *const *turns, int from, int n, const char *system) {
+    Text row = {0};
+    text_add(&row, "{\"messages\":[");
+    if (system) text_addf(&row, "{\"role\":\"system\",\"content\":\"%s\"},", system);
+    for (int i = from; i < n; i++) {
+        text_addf(&row, "%s{\"role\":\"%s\",\"content\":", i > from ? "," : "",
+                  i % 2 ? "assistant" : "user");
+        json_put_string_n(&row, turns[i], strlen(turns[i]));
+        text_add(&row, "}");
+    }
+    text_add(&row, "]}\n");
+    rows("talk", row.s);
+    text_release(&row);
+    succeed(generate_main, "--model @lm --greedy --max-tokens 12 --data @talk --out @reply");
+    JsonDoc *doc = line_of("reply", 0);
+    char *copy = arena_strdup(&arena, json_str(get(doc, "completion")));
+    json_release(doc);
+    return copy;
+}
+
+static void same_text(const char *shown_bytes, const char *text) {
+    Text a = {0}, b = {0};
+    json_put_string_n(&a, shown_bytes, strlen(shown_bytes));
+    json_put_string(&b, text);
+    assert_string_equal(a.s, b.s);
+    text_release(&a);
+    text_release(&b);
+}
+
+/* The last answer to the first n of these lines, without its newline. */
+static char *last_answer(const char *flags, const char *const *questions, int n) {
+    Text said = {0};
+    size_t before = 0;
+    for (int i = 0; i < n; i++) {
+        if (i == n - 1) before = i ? strlen(talk(flags, said.s)) : 0;
+        text_addf(&said, "%s\n", questions[i]);
+    }
+    char *all = talk(flags, said.s);
+    text_release(&said);
+    all[strlen(all) - 1] = '\0';
+    return all + before;
+}
+
+static void a_chat_is_a_conversation(void **state) {
+    (void)state;
+    static const char *const questions[] = {"hello", "the cat"};
+    char *turns[3];
+    turns[0] = (char *)questions[0], turns[2] = (char *)questions[1];
+    turns[1] = last_answer("", questions, 1);
+    same_text(turns[1], generated(turns, 0, 1, NULL));
+    char *second = last_answer("", questions, 2);
+    same_text(second, generated(turns, 0, 3, NULL));
+    same_text(last_answer("--system brief", questions, 1), generated(turns, 0, 1, "brief"));
+}
+
+static void commands_of_a_chat(void **state) {
+    (void)state;
+    int muted = stderr_mute();
+    char *once = talk("", "hello\n");
+    char *twice = talk("", "hello\n/reset\n\n/nonsense\nhello\n/quit\nhello\n");
+    stderr_unmute(muted);
+    size_t n = strlen(once);
+    assert_int_equal(strlen(twice), 2 * n);
+    assert_memory_equal(twice, once, n);
+    assert_memory_equal(twice + n, once, n);
+}
+
+/* The context holds some 60 tokens: what was said first is forgotten, and the rest is not. */
+static void a_full_context_forgets_the_oldest(void **state) {
+    (void)state;
+    enum { N = 6 };
+    static const char *const questions[N] = {"hello world", "the cat", "the mat",
+                                             "hello mat",   "the hat", "hello cat"};
+    char *turns[2 * N];
+    int muted = stderr_mute();
+    for (int i = 0; i < N; i++) {
+        turns[2 * i] = (char *)questions[i];
+        turns[2 * i + 1] = last_answer("--context 64", questions, i + 1);
+    }
+    stderr_unmute(muted);
+    int matches = 0, n = 2 * N - 1;
+    for (int from = n - 1; from >= 2 && !matches; from -= 2) {
+        Text a = {0}, b = {0};
+        json_put_string_n(&a, turns[n], strlen(turns[n]));
+        json_put_string(&b, generated(turns, from, n, NULL));
+        matches = !strcmp(a.s, b.s);
+        text_release(&a);
+        text_release(&b);
+    }
+    assert_true(matches);
+}
+
 /* ------------------------------------------------ score, logprobs, tokenize */
 
 static const char replies[] =
@@ -610,6 +723,7 @@ static void flags_are_checked(void **state) {
     refused(generate_main, "--model @lm --data @q --prompt a", "--prompt TEXT");
     refused(generate_main, "--model @lm --data @q --top-p 0", "top_p must be between");
     refused(generate_main, "--data @q", "--model DIR is missing");
+    refused(chat_main, "--model @lm --data @q", "--data and --out are rlhf generate's");
     refused(logprobs_main, "--model @lm", "--data FILE.jsonl is missing");
     refused(score_main, "--model @lm --data @q", "no score head");
     refused(logprobs_main, "--model @rm --data @q", "no language-model head");
@@ -626,6 +740,9 @@ int main(void) {
         cmocka_unit_test(samples_are_numbered),
         cmocka_unit_test(a_stop_text_is_cut_off),
         cmocka_unit_test(a_prompt_is_answered_on_standard_output),
+        cmocka_unit_test(a_chat_is_a_conversation),
+        cmocka_unit_test(commands_of_a_chat),
+        cmocka_unit_test(a_full_context_forgets_the_oldest),
         cmocka_unit_test(a_score_is_the_same_alone),
         cmocka_unit_test(scored_is_prompt_answer_and_end),
         cmocka_unit_test(answers_can_be_scored),
