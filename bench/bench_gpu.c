@@ -224,7 +224,7 @@ static void head(const Bench *bench, const Sizes *z) {
 /* --- what is bound by memory --- */
 
 typedef struct {
-    Buf x, y, z, w, r, positions, table;
+    Buf x, y, z, out, w, r, positions, table;
     const Sizes *s;
     int what;
 } Stream;
@@ -239,9 +239,11 @@ static void run_stream(const Bench *bench, void *ctx) {
     FeedForward swiglu = {s->FF, ACT_SILU, 1};
     switch (t->what) {
     case ADAMW: b->adamw(b, t->w, t->x, t->y, (Buf){NULL, b->dtype}, t->z, s->flat, p); break;
-    case NORM: b->rmsnorm_forward(b, t->y, t->r, t->x, t->w, s->N, s->C, 1e-5f); break;
+    case NORM: /* of the residual stream: z = x + y */
+        b->rmsnorm_forward(b, t->out, t->r, t->z, t->x, t->y, t->w, s->N, s->C, 1e-5f);
+        break;
     case NORM_BACKWARD: /* y as dout, z as dx */
-        b->rmsnorm_backward(b, t->z, (Buf){NULL, DT_F32}, t->y, t->x, t->w, t->r, s->N, s->C);
+        b->rmsnorm_backward(b, t->z, (Buf){0}, t->z, t->y, t->x, t->w, t->r, s->N, s->C);
         break;
     case ROPE: b->rope(b, t->x, t->positions, t->table, s->N, stride, heads, HS, HS, 0); break;
     case SWIGLU: b->activation_forward(b, t->y, t->x, s->N, swiglu); break;
@@ -256,7 +258,7 @@ static void streams(const Bench *bench, const Sizes *z) {
     double e = (double)dtype_bytes(b->dtype), N = z->N;
     int qkv = (z->NH + 2 * z->NKV) * (z->C / z->NH);
     const double rotated = N * (z->NH + z->NKV) * (z->C / z->NH);
-    const double bytes[] = {28.0 * (double)z->flat, 2 * N * z->C * e,  3 * N * z->C * e,
+    const double bytes[] = {28.0 * (double)z->flat, 4 * N * z->C * e,  4 * N * z->C * e,
                             2 * rotated * e,        3 * N * z->FF * e, 5 * N * z->FF * e};
     for (int i = 0; i < N_STREAMS; i++) {
         Bufs all = {0};
@@ -269,6 +271,7 @@ static void streams(const Bench *bench, const Sizes *z) {
         t.x = get(bench, &all, of, n, 1);
         t.y = get(bench, &all, of, n, 1);
         t.z = get(bench, &all, of, n, 1);
+        t.out = i == NORM ? get(bench, &all, of, n, 0) : t.z;
         t.w = get(bench, &all, DT_F32, i == ADAMW ? n : (size_t)z->C, 1);
         t.r = get(bench, &all, DT_F32, (size_t)z->N, 1);
         t.positions = get(bench, &all, DT_I32, (size_t)z->N, 0);

@@ -301,7 +301,7 @@ static void run_products(Bench *t, Size z) {
     Buf wide = output(t, N * O), dx_wide = act_output(t, N * C), dw_wide = input(t, O * C),
         dy_wide = input(t, N * O); /* as the head has them */
     Buf packed = output_of(t, b->dtype, b->packed_count(b, DT_F32, z.O, z.C));
-    Mat m = {w, packed, z.O, z.C};
+    Mat m = {.w = w, .packed = packed, .O = z.O, .K = z.C};
     b->pack(b, m);
     b->matmul_forward(b, y, x, m, z.N);
     b->matmul_backward_input(b, dx, dy, m, z.N);
@@ -312,13 +312,32 @@ static void run_products(Bench *t, Size z) {
     b->release(b, &t->buf[--t->n]); /* padding differs between instruction sets */
 }
 
+static void run_biases(Bench *t, Size z) {
+    Backend *b = t->b;
+    size_t N = (size_t)z.N, C = (size_t)z.C, O = (size_t)z.O;
+    Buf y = act_output(t, N * O), wide = output(t, N * O), x = act_input(t, N * C),
+        w = input(t, O * C), bias = input(t, O), dbias = input(t, O), dy = act_input(t, N * O);
+    Buf packed = output_of(t, b->dtype, b->packed_count(b, DT_F32, z.O, z.C));
+    Mat m = {.w = w, .packed = packed, .O = z.O, .K = z.C, .bias = bias};
+    b->pack(b, m);
+    b->matmul_forward(b, y, x, m, z.N);
+    b->matmul_forward(b, wide, x, m, z.N);
+    b->bias_backward(b, dbias, dy, z.N, z.O);
+    b->bias_backward(b, (Buf){NULL, DT_F32}, dy, z.N, z.O);
+    b->release(b, &t->buf[--t->n]);
+}
+
 static void run_layers(Bench *t, Size z) {
     Backend *b = t->b;
     size_t N = (size_t)z.N, C = (size_t)z.C;
     Buf out = act_output(t, N * C), rstd = output(t, N), x = act_input(t, N * C), w = input(t, C),
         dx = act_output(t, N * C), dw = input(t, C), d = act_input(t, N * C);
-    b->rmsnorm_forward(b, out, rstd, x, w, z.N, z.C, 1e-5f);
-    b->rmsnorm_backward(b, dx, dw, d, x, w, rstd, z.N, z.C);
+    Buf none = {NULL, b->dtype}, stream = act_output(t, N * C), normed = act_output(t, N * C),
+        rstd_of_sum = output(t, N), dstream = act_input(t, N * C);
+    b->rmsnorm_forward(b, out, rstd, none, x, none, w, z.N, z.C, 1e-5f);
+    b->rmsnorm_backward(b, dx, dw, none, d, x, w, rstd, z.N, z.C);
+    b->rmsnorm_forward(b, normed, rstd_of_sum, stream, x, d, w, z.N, z.C, 1e-5f);
+    b->rmsnorm_backward(b, dstream, dw, dstream, d, stream, w, rstd_of_sum, z.N, z.C);
     Buf gate_up = act_input(t, 2 * N * C), h = act_output(t, N * C), dgu = act_output(t, 2 * N * C),
         sum = act_output(t, N * C);
     b->activation_forward(b, h, gate_up, z.N, (FeedForward){z.C, ACT_SILU, 1});
@@ -338,15 +357,6 @@ static void run_gelus(Bench *t, Size z) {
             t->b->activation_backward(t->b, dx, d, x, z.N, f);
         }
     }
-}
-
-static void run_biases(Bench *t, Size z) {
-    Backend *b = t->b;
-    size_t N = (size_t)z.N, C = (size_t)z.C;
-    Buf y = act_input(t, N * C), bias = input(t, C), dbias = input(t, C), dy = act_input(t, N * C);
-    b->bias_forward(b, y, bias, z.N, z.C);
-    b->bias_backward(b, dbias, dy, z.N, z.C);
-    b->bias_backward(b, (Buf){NULL, DT_F32}, dy, z.N, z.C);
 }
 
 /* two heads in rows of three */
@@ -471,7 +481,7 @@ static void heads_with(Bench *t, Size z, float softcap) {
     assert_int_equal(b->alloc(b, &packed, b->dtype, b->packed_count(b, DT_F32, z.O, z.C), "test"),
                      OK);
     assert_int_equal(b->alloc(b, &logits, DT_F32, 3 * V, "test"), OK);
-    Mat m = {w, packed, z.O, z.C};
+    Mat m = {.w = w, .packed = packed, .O = z.O, .K = z.C};
     b->pack(b, m);
     HeadOut out = {logp, H, mean, top};
     b->head_forward(b, out, h, m, targets, logits, 3, z.N, .8f, softcap);
@@ -522,19 +532,25 @@ typedef struct {
 static double bias_loss(void *ctx) {
     Operation *o = ctx;
     size_t n = (size_t)o->N * (size_t)o->C;
-    Buf y, bias;
+    Buf x, y;
+    Mat m = {.O = o->C, .K = 1}; /* one feature, weights 0 */
+    size_t packed = o->b->packed_count(o->b, DT_F32, m.O, m.K);
     double sum = 0.0;
     float *out = malloc(n * sizeof *out);
+    assert_int_equal(o->b->alloc(o->b, &x, DT_F32, (size_t)o->N, "test"), OK);
     assert_int_equal(o->b->alloc(o->b, &y, DT_F32, n, "test"), OK);
-    assert_int_equal(o->b->alloc(o->b, &bias, DT_F32, (size_t)o->C, "test"), OK);
-    o->b->upload(o->b, y, o->x, n);
-    o->b->upload(o->b, bias, o->w, (size_t)o->C);
-    o->b->bias_forward(o->b, y, bias, o->N, o->C);
+    assert_int_equal(o->b->alloc(o->b, &m.w, DT_F32, (size_t)o->C, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &m.packed, DT_F32, packed, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &m.bias, DT_F32, (size_t)o->C, "test"), OK);
+    o->b->upload(o->b, x, o->x, (size_t)o->N);
+    o->b->upload(o->b, m.bias, o->w, (size_t)o->C);
+    o->b->pack(o->b, m);
+    o->b->matmul_forward(o->b, y, x, m, o->N);
     o->b->download(o->b, out, y, n);
     for (size_t i = 0; i < n; i++) sum += (double)o->c[i] * out[i];
     free(out);
-    o->b->release(o->b, &y);
-    o->b->release(o->b, &bias);
+    Buf *all[] = {&x, &y, &m.w, &m.packed, &m.bias};
+    for (int i = 0; i < 5; i++) o->b->release(o->b, all[i]);
     return sum;
 }
 
@@ -878,10 +894,11 @@ static void expect_rows_alone(Backend *b, int K) {
     Bench t = {.b = b};
     size_t k = (size_t)K;
     Buf x = act_input(&t, M * k), w = input(&t, O * k), y = act_output(&t, M * O),
-        one = act_output(&t, M * O), dx = act_output(&t, M * k), dx_one = act_output(&t, M * k);
+        one = act_output(&t, M * O), dx = act_output(&t, M * k), dx_one = act_output(&t, M * k),
+        bias = input(&t, O);
     Buf packed;
     assert_int_equal(b->alloc(b, &packed, b->dtype, b->packed_count(b, DT_F32, O, K), "test"), OK);
-    Mat m = {w, packed, O, K};
+    Mat m = {.w = w, .packed = packed, .O = O, .K = K, .bias = bias};
     b->pack(b, m);
     b->matmul_forward(b, y, x, m, M);
     b->matmul_backward_input(b, dx, y, m, M);

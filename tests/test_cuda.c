@@ -124,6 +124,8 @@ static Two ints(const int *x, size_t n) {
     return t;
 }
 
+static const Buf none = {NULL, DT_F32};
+
 static void sentinels_stand(const char *what, Two t) {
     float g[BEHIND];
     gpu->download(gpu, g, buf_at(t.g, t.n), BEHIND);
@@ -170,7 +172,7 @@ static TwoMat weights(int O, int K) {
     stream_of_numbers++;
     Two w = two_of(DT_F32, x, n);
     free(x);
-    TwoMat m = {{w.c, {NULL, DT_F32}, O, K}, {w.g, {NULL, dtype}, O, K}};
+    TwoMat m = {{.w = w.c, .O = O, .K = K}, {.w = w.g, .O = O, .K = K}};
     size_t for_cpu = cpu->packed_count(cpu, DT_F32, O, K);
     size_t for_gpu = gpu->packed_count(gpu, DT_F32, O, K);
     Two packed = two_alloc(DT_F32, for_cpu), bits = two_alloc(dtype, for_gpu);
@@ -280,21 +282,30 @@ static void rmsnorm(void **state) {
         size_t n = (size_t)N * C;
         Two x = activations(n), w = masters((size_t)C), out = output(n), rstd = output_f32(N);
         Two dout = activations(n), dx = output(n), dw = floats((size_t)C);
-        cpu->rmsnorm_forward(cpu, out.c, rstd.c, x.c, w.c, N, C, 1e-5f);
-        gpu->rmsnorm_forward(gpu, out.g, rstd.g, x.g, w.g, N, C, 1e-5f);
+        cpu->rmsnorm_forward(cpu, out.c, rstd.c, none, x.c, none, w.c, N, C, 1e-5f);
+        gpu->rmsnorm_forward(gpu, out.g, rstd.g, none, x.g, none, w.g, N, C, 1e-5f);
         close_to("rmsnorm_forward", out, 1e-5, .005);
         close_to("rmsnorm_forward's rstd", rstd, 1e-5, 1e-5);
-        cpu->rmsnorm_backward(cpu, dx.c, dw.c, dout.c, x.c, w.c, rstd.c, N, C);
-        gpu->rmsnorm_backward(gpu, dx.g, dw.g, dout.g, x.g, w.g, rstd.g, N, C);
+        cpu->rmsnorm_backward(cpu, dx.c, dw.c, none, dout.c, x.c, w.c, rstd.c, N, C);
+        gpu->rmsnorm_backward(gpu, dx.g, dw.g, none, dout.g, x.g, w.g, rstd.g, N, C);
         close_to("rmsnorm_backward", dx, 2e-5, .006);
         close_to("rmsnorm_backward's dw", dw, 2e-5, 2e-5);
-        gpu->rmsnorm_backward(gpu, dx.g, (Buf){NULL, DT_F32}, dout.g, x.g, w.g, rstd.g, N, C);
+        gpu->rmsnorm_backward(gpu, dx.g, none, none, dout.g, x.g, w.g, rstd.g, N, C);
         close_to("rmsnorm_backward without dw", dx, 2e-5, .006);
+        Two y = activations(n), sum = output(n), dsum = activations(n);
+        cpu->rmsnorm_forward(cpu, out.c, rstd.c, sum.c, x.c, y.c, w.c, N, C, 1e-5f);
+        gpu->rmsnorm_forward(gpu, out.g, rstd.g, sum.g, x.g, y.g, w.g, N, C, 1e-5f);
+        close_to("rmsnorm_forward's sum", sum, 0, .004);
+        close_to("rmsnorm_forward of a sum", out, 1e-5, .005);
+        cpu->rmsnorm_backward(cpu, dsum.c, dw.c, dsum.c, dout.c, sum.c, w.c, rstd.c, N, C);
+        gpu->rmsnorm_backward(gpu, dsum.g, dw.g, dsum.g, dout.g, sum.g, w.g, rstd.g, N, C);
+        close_to("rmsnorm_backward onto the stream's gradient", dsum, 2e-5, .006);
+        close_to("rmsnorm_backward's dw, twice", dw, 2e-5, .005);
         if (dtype == DT_BF16) { /* a frozen network's weights */
-            Two frozen = activations((size_t)C), y = output(n);
-            cpu->rmsnorm_forward(cpu, y.c, rstd.c, x.c, frozen.c, N, C, 1e-5f);
-            gpu->rmsnorm_forward(gpu, y.g, rstd.g, x.g, frozen.g, N, C, 1e-5f);
-            close_to("rmsnorm_forward with bf16 weights", y, 1e-5, .005);
+            Two frozen = activations((size_t)C), z = output(n);
+            cpu->rmsnorm_forward(cpu, z.c, rstd.c, none, x.c, none, frozen.c, N, C, 1e-5f);
+            gpu->rmsnorm_forward(gpu, z.g, rstd.g, none, x.g, none, frozen.g, N, C, 1e-5f);
+            close_to("rmsnorm_forward with bf16 weights", z, 1e-5, .005);
         }
         release_all();
     }
@@ -323,23 +334,32 @@ static void head_norms(void **state) {
 
 static void biases(void **state) {
     (void)state;
-    const int shapes[][2] = {{1, 8}, {3, 37}, {65, 40}, {300, 600}};
+    const int shapes[][3] = {{1, 8, 8}, {3, 37, 7}, {65, 40, 33}, {130, 300, 64}};
     for (int i = 0; i < 4; i++) {
-        int N = shapes[i][0], O = shapes[i][1];
+        int N = shapes[i][0], O = shapes[i][1], K = shapes[i][2];
         size_t n = (size_t)N * O;
-        Two y = activations(n), w = masters((size_t)O), dw = floats((size_t)O), dy = activations(n);
-        cpu->bias_forward(cpu, y.c, w.c, N, O);
-        gpu->bias_forward(gpu, y.g, w.g, N, O);
-        close_to("bias_forward", y, 1e-6, .005);
+        Two y = output(n), bias = masters((size_t)O), dw = floats((size_t)O), dy = activations(n);
+        Two x = activations((size_t)N * K), copy = two_alloc(dtype, (size_t)O);
+        TwoMat w = weights(O, K);
+        w.c.bias = bias.c;
+        w.g.bias = bias.g;
+        if (dtype == DT_BF16) w.g.bias_packed = copy.g;
+        gpu->pack(gpu, w.g);
+        cpu->matmul_forward(cpu, y.c, x.c, w.c, N);
+        gpu->matmul_forward(gpu, y.g, x.g, w.g, N);
+        close_to("matmul_forward with a bias", y, 2e-5, .006);
         cpu->bias_backward(cpu, dw.c, dy.c, N, O);
         gpu->bias_backward(gpu, dw.g, dy.g, N, O);
         close_to("bias_backward", dw, 2e-5, 2e-5);
         gpu->bias_backward(gpu, (Buf){NULL, DT_F32}, dy.g, N, O);
         if (dtype == DT_BF16) { /* a frozen network's biases */
-            Two frozen = activations((size_t)O), z = activations(n);
-            cpu->bias_forward(cpu, z.c, frozen.c, N, O);
-            gpu->bias_forward(gpu, z.g, frozen.g, N, O);
-            close_to("bias_forward of a bf16 bias", z, 1e-6, .005);
+            Two frozen = activations((size_t)O);
+            w.c.bias = frozen.c;
+            w.g.bias = frozen.g;
+            w.g.bias_packed = none;
+            cpu->matmul_forward(cpu, y.c, x.c, w.c, N);
+            gpu->matmul_forward(gpu, y.g, x.g, w.g, N);
+            close_to("matmul_forward with a bf16 bias", y, 2e-5, .006);
         }
         release_all();
     }

@@ -43,10 +43,11 @@ static inline Buf buf_at(Buf b, size_t element) {
 
 /* A weight [O,K] row-major, and the copy of it in the storage type and order that products like to
  * read (weights are packed once, after loading and after each optimizer step; ptr NULL where a
- * backend has no use for it). */
+ * backend has no use for it); likewise its bias [O], ptr NULL where it has none. */
 typedef struct {
     Buf w, packed;
     int O, K;
+    Buf bias, bias_packed;
 } Mat;
 
 /* What attention computes. A query sees the keys up to its own position, of those the last `window`
@@ -136,7 +137,7 @@ struct Backend {
     /* elements of the packed copy of weights stored as `w`; 0 where there is none */
     size_t (*packed_count)(Backend *b, Dtype w, int O, int K);
     void (*pack)(Backend *b, Mat m);
-    void (*matmul_forward)(Backend *b, Buf y, Buf x, Mat w, int N); /* y[N,O] = x[N,K] w^T */
+    void (*matmul_forward)(Backend *b, Buf y, Buf x, Mat w, int N); /* y[N,O] = x[N,K] w^T + bias */
     void (*matmul_backward_input)(Backend *b, Buf dx, Buf dy, Mat w,
                                   int N); /* dx[N,K] = dy[N,O] w */
     void (*matmul_backward_weight)(Backend *b, Buf dw, Buf dy, Buf x, int N, int O,
@@ -146,16 +147,20 @@ struct Backend {
     void (*embedding_forward)(Backend *b, Buf x, Buf emb, Buf ids, int N, int C,
                               float scale); /* x[N,C] = scale emb[ids] */
     void (*embedding_backward)(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C, float scale);
-    void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps);
-    void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
-                             int C);
+    /* The residual stream and its norm: sum = x + y, out = RMSNorm(sum); without y (NULL) the norm
+     * of x, and sum is not written. sum may be x. */
+    void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf sum, Buf x, Buf y, Buf w, int N,
+                            int C, float eps);
+    /* dx = dsum + what dout gives; x is what was normed, dsum (NULL: 0) what else flows into it. dx
+     * may be dsum or dout. */
+    void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Buf w, Buf rstd,
+                             int N, int C);
     /* RMSNorm of each of the first `heads` heads of HS of a row of qkv [N, stride], in place;
      * before [N, heads HS] is what they were, rstd [N, heads]. backward: in place on dqkv. */
     void (*headnorm_forward)(Backend *b, Buf qkv, Buf before, Buf rstd, Buf w, int N, int stride,
                              int heads, int HS, float eps);
     void (*headnorm_backward)(Backend *b, Buf dqkv, Buf dw, Buf before, Buf w, Buf rstd, int N,
                               int stride, int heads, int HS);
-    void (*bias_forward)(Backend *b, Buf y, Buf bias, int N, int O);    /* y[N,O] += bias */
     void (*bias_backward)(Backend *b, Buf dbias, Buf dy, int N, int O); /* += dy, over tokens */
     /* in place on the first R of HS channels of the first `heads` heads of each row of qkv
      * [N, stride]; table [positions][R]: cos R/2, sin R/2 (Su et al. 2021, rotate-half). backward

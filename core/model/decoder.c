@@ -13,10 +13,24 @@ static KvLayer kv_layer(const KvCache *kv, int l) {
     return (KvLayer){kv->keys[l], kv->values[l], kv->table, kv->max_pages};
 }
 
-/* y = x w^T + bias, where there is one */
-static void product(Network *net, Buf y, Buf x, Mat w, Buf bias) {
+static void product(Network *net, Buf y, Buf x, Mat w) {
     net->b->matmul_forward(net->b, y, x, w, net->ws->N);
-    if (bias.ptr) net->b->bias_forward(net->b, y, bias, net->ws->N, w.O);
+}
+
+/* The residual stream between two blocks: what it was, and what the block in front adds to it. */
+typedef struct {
+    Buf x, delta; /* delta NULL: nothing */
+} Residual;
+
+/* out = norm(sum), sum = r.x + r.delta */
+static void norm(Network *net, Buf out, Buf rstd, Buf sum, Residual r, Buf w) {
+    const ModelConfig *m = &net->w.cfg;
+    net->b->rmsnorm_forward(net->b, out, rstd, sum, r.x, r.delta, w, net->ws->N, m->C, m->norm_eps);
+}
+
+/* dx, the gradient of the stream after the norm, gains what went through it */
+static void norm_backward(Network *net, Buf dx, Buf dw, Buf dnorm, Buf x, Buf w, Buf rstd) {
+    net->b->rmsnorm_backward(net->b, dx, dw, dx, dnorm, x, w, rstd, net->ws->N, net->w.cfg.C);
 }
 
 static AttentionShape attention_shape(const ModelConfig *m) {
@@ -56,9 +70,10 @@ static void norm_heads_backward(Network *net, const LayerTensors *g, const Layer
                               buf_at(s->rstd_qk, (size_t)N * m->NH), N, stride, m->NKV, m->HS);
 }
 
-/* y = x + attention(norm(x)); out = y + mlp(norm(y)) */
-static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, KvCache *kv,
-                          int decode) {
+/* xm = x + attention(norm(x)); what follows is xm + mlp(norm(xm)), whose sum the next norm takes.
+ */
+static Residual layer_forward(Network *net, int l, Residual in, LayerSaved *s, KvCache *kv,
+                              int decode) {
     const ModelConfig *m = &net->w.cfg;
     const LayerTensors *t = &net->w.t.layer[l];
     const LayerMats *w = &net->w.mats[l];
@@ -67,8 +82,8 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
     AttentionShape shape = attention_shape(m);
     int N = ws->N, stride = config_qkv_rows(m);
 
-    b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
-    product(net, s->qkv, ws->norm, w->qkv, t->bq);
+    norm(net, ws->norm, s->rstd1, ws->x[l], in, t->attn_norm);
+    product(net, s->qkv, ws->norm, w->qkv);
     if (m->qk_norm) norm_heads(net, t, s);
     if (config_rotates(m, l))
         b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, m->HS, 0);
@@ -78,23 +93,21 @@ static void layer_forward(Network *net, int l, Buf x, Buf out, LayerSaved *s, Kv
                             shape);
     else
         b->attention_forward(b, s->att, s->lse, s->qkv, ws->starts, ws->S, N, shape);
-    product(net, ws->proj, s->att, w->o, t->bo);
-    b->add(b, s->xm, x, ws->proj, (size_t)N * m->C);
+    product(net, ws->proj, s->att, w->o);
 
-    b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
-    product(net, s->gate_up, ws->norm, w->gate_up, t->b_gate);
+    norm(net, ws->norm, s->rstd2, s->xm, (Residual){ws->x[l], ws->proj}, t->mlp_norm);
+    product(net, s->gate_up, ws->norm, w->gate_up);
     b->activation_forward(b, ws->h, s->gate_up, N, feed_forward(m));
-    product(net, ws->proj, ws->h, w->down, t->b_down);
-    b->add(b, out, s->xm, ws->proj, (size_t)N * m->C);
+    product(net, ws->proj, ws->h, w->down);
+    return (Residual){s->xm, ws->proj};
 }
 
 void decoder_forward(Network *net, KvCache *kv, int decode) {
     const ModelConfig *m = &net->w.cfg;
     Workspace *ws = net->ws;
-    for (int l = 0; l < m->L; l++)
-        layer_forward(net, l, ws->x[l], ws->x[l + 1], saved_of(ws, l), kv, decode);
-    net->b->rmsnorm_forward(net->b, ws->hidden, ws->rstd_final, ws->x[m->L], net->w.t.final_norm,
-                            ws->N, m->C, m->norm_eps);
+    Residual r = {.x = ws->x[0]};
+    for (int l = 0; l < m->L; l++) r = layer_forward(net, l, r, saved_of(ws, l), kv, decode);
+    norm(net, ws->hidden, ws->rstd_final, ws->x[m->L], r, net->w.t.final_norm);
 }
 
 /* dx: in, the gradient of the layer's output; out, of its input. */
@@ -106,17 +119,15 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     Backend *b = net->b;
     Workspace *ws = net->ws;
     int N = ws->N, QKV = config_qkv_rows(m);
-    size_t NC = (size_t)N * m->C;
 
     b->activation_forward(b, ws->h, s->gate_up, N, feed_forward(m));
     product_backward(net, g->w_down, g->b_down, dx, ws->h, w->down);
     b->matmul_backward_input(b, ws->dh, dx, w->down, N);
     b->activation_backward(b, ws->dgate_up, ws->dh, s->gate_up, N, feed_forward(m));
-    b->rmsnorm_forward(b, ws->norm, s->rstd2, s->xm, t->mlp_norm, N, m->C, m->norm_eps);
+    norm(net, ws->norm, s->rstd2, s->xm, (Residual){.x = s->xm}, t->mlp_norm);
     product_backward(net, g->w_gate, g->b_gate, ws->dgate_up, ws->norm, w->gate_up);
     b->matmul_backward_input(b, ws->dnorm, ws->dgate_up, w->gate_up, N);
-    b->rmsnorm_backward(b, ws->dtmp, g->mlp_norm, ws->dnorm, s->xm, t->mlp_norm, s->rstd2, N, m->C);
-    b->add(b, dx, dx, ws->dtmp, NC);
+    norm_backward(net, dx, g->mlp_norm, ws->dnorm, s->xm, t->mlp_norm, s->rstd2);
 
     product_backward(net, g->wo, g->bo, dx, s->att, w->o);
     b->matmul_backward_input(b, ws->datt, dx, w->o, N);
@@ -125,24 +136,21 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     if (config_rotates(m, l))
         b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, m->HS, 1);
     if (m->qk_norm) norm_heads_backward(net, g, t, s);
-    b->rmsnorm_forward(b, ws->norm, s->rstd1, x, t->attn_norm, N, m->C, m->norm_eps);
+    norm(net, ws->norm, s->rstd1, x, (Residual){.x = x}, t->attn_norm);
     product_backward(net, g->wq, g->bq, ws->dqkv, ws->norm, w->qkv);
     b->matmul_backward_input(b, ws->dnorm, ws->dqkv, w->qkv, N);
-    b->rmsnorm_backward(b, ws->dtmp, g->attn_norm, ws->dnorm, x, t->attn_norm, s->rstd1, N, m->C);
-    b->add(b, dx, dx, ws->dtmp, NC);
+    norm_backward(net, dx, g->attn_norm, ws->dnorm, x, t->attn_norm, s->rstd1);
 }
 
 void decoder_backward(Network *net) {
     const ModelConfig *m = &net->w.cfg;
     Backend *b = net->b;
     Workspace *ws = net->ws;
-    b->rmsnorm_backward(b, ws->dx, net->g.final_norm, ws->dhidden, ws->x[m->L], net->w.t.final_norm,
-                        ws->rstd_final, ws->N, m->C);
+    b->rmsnorm_backward(b, ws->dx, net->g.final_norm, (Buf){0}, ws->dhidden, ws->x[m->L],
+                        net->w.t.final_norm, ws->rstd_final, ws->N, m->C);
     for (int l = m->L - 1; l >= 0; l--) {
         LayerSaved *s = saved_of(ws, l);
-        /* the residual after this layer has served its purpose: the second forward may overwrite it
-         */
-        if (ws->plan.recompute) layer_forward(net, l, ws->x[l], ws->x[l + 1], s, NULL, 0);
+        if (ws->plan.recompute) layer_forward(net, l, (Residual){.x = ws->x[l]}, s, NULL, 0);
         layer_backward(net, l, ws->dx, ws->x[l], s);
     }
     Buf demb = m->tied && m->lm_head ? net->grad_tied : net->g.tok_emb;

@@ -29,7 +29,7 @@ struct Workspace {
     Buf hr, logits; /* rows the head was asked for; chunk of logits */
     int chunk;
     Buf out[4], grad[3], score, dscore;
-    Buf dhidden, dhr, dx, dnorm, dtmp, dqkv, datt, dgate_up, dh;
+    Buf dhidden, dhr, dx, dnorm, dqkv, datt, dgate_up, dh;
     /* host side */
     int *host_rows, *host_targets, *host_positions;
     float *host; /* [tokens] staging */

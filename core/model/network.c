@@ -96,7 +96,7 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     ws->score = carve(c, DT_F32, N * z->K);
     if (!ws->plan.train) return;
     ws->dscore = carve(c, DT_F32, N * z->K);
-    Buf *wide[] = {&ws->dhidden, &ws->dhr, &ws->dx, &ws->dnorm, &ws->dtmp};
+    Buf *wide[] = {&ws->dhidden, &ws->dhr, &ws->dx, &ws->dnorm};
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = carve(c, c->act, N * z->C);
     ws->dqkv = carve(c, c->act, N * z->QKV);
     ws->datt = carve(c, c->act, N * z->ATT);
@@ -390,7 +390,7 @@ static void heads_backward(Network *net, const TokenGrads *g, const TokenOutputs
         b->scatter_rows(b, ws->dhidden, ws->dhr, ws->rows, ws->R, ws->N, m->C);
     }
     if (g->score) {
-        Buf to = head ? ws->dtmp : ws->dhidden;
+        Buf to = head ? ws->dx : ws->dhidden;
         b->upload(b, ws->dscore, g->score, (size_t)ws->N * (size_t)m->scores);
         b->score_backward(b, to, net->g.score, ws->dscore, ws->hidden, net->w.t.score, ws->N, m->C,
                           m->scores);

@@ -147,12 +147,18 @@ Status tensors_carve(const ModelConfig *m, Tensors *t, Buf flat) {
     return tensors_visit(m, t, place_tensor, &flat);
 }
 
-static Mat mat(const Weights *w, Buf of, size_t *used, int O, int K) {
-    Mat m = {of, buf_at(w->packed, *used), O, K};
+/* where a tensor's copy lies in a mirror of the weights */
+static Buf mirrored(const Weights *w, Buf of) {
+    size_t at = (size_t)((char *)of.ptr - (char *)w->flat.ptr) / dtype_bytes(of.dtype);
+    return of.ptr ? buf_at(w->packed, at) : of;
+}
+
+static Mat mat(const Weights *w, Buf of, Buf bias, size_t *used, int O, int K) {
+    Mat m = {.w = of, .packed = buf_at(w->packed, *used), .O = O, .K = K, .bias = bias};
     size_t count = w->b->packed_count(w->b, of.dtype, O, K);
     if (w->b->mirror && count) {
-        size_t at = (size_t)((char *)of.ptr - (char *)w->flat.ptr) / dtype_bytes(of.dtype);
-        m.packed = buf_at(w->packed, at);
+        m.packed = mirrored(w, of);
+        m.bias_packed = mirrored(w, bias);
         *used = w->count;
         return m;
     }
@@ -166,12 +172,13 @@ static size_t place_mats(Weights *w) {
     size_t used = 0;
     for (int l = 0; l < m->L; l++) {
         const LayerTensors *y = &w->t.layer[l];
-        w->mats[l] = (LayerMats){.qkv = mat(w, y->wq, &used, config_qkv_rows(m), m->C),
-                                 .o = mat(w, y->wo, &used, m->C, m->NH * m->HS),
-                                 .gate_up = mat(w, y->w_gate, &used, 2 * m->FF, m->C),
-                                 .down = mat(w, y->w_down, &used, m->C, m->FF)};
+        w->mats[l] = (LayerMats){.qkv = mat(w, y->wq, y->bq, &used, config_qkv_rows(m), m->C),
+                                 .o = mat(w, y->wo, y->bo, &used, m->C, m->NH * m->HS),
+                                 .gate_up = mat(w, y->w_gate, y->b_gate, &used, 2 * m->FF, m->C),
+                                 .down = mat(w, y->w_down, y->b_down, &used, m->C, m->FF)};
     }
-    if (m->lm_head) w->head = mat(w, m->tied ? w->t.tok_emb : w->t.lm_head, &used, m->V, m->C);
+    if (m->lm_head)
+        w->head = mat(w, m->tied ? w->t.tok_emb : w->t.lm_head, (Buf){0}, &used, m->V, m->C);
     return used;
 }
 

@@ -30,6 +30,7 @@ static void run(const ProductCall &c) {
             for (size_t k = 0; k < (size_t)c.K; k++)
                 sum += at(c.A, c.in, c.a_transposed ? k * lda + m : m * lda + k) *
                        at(c.B, c.in, c.b_transposed ? n * ldb + k : k * ldb + n);
+            if (c.bias) sum += at(c.bias, c.out, n);
             if (c.out == DT_BF16)
                 ((bf16 *)c.C)[m * ldc + n] = bf16{emulator_bf16(sum)};
             else

@@ -1,15 +1,15 @@
-/* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019), biases, rotary positions (Su et al.
- * 2021), gated activations (Shazeer 2020): what stands between the products. Tokens are split over
- * threads in the forwards and in gradients of activations, columns in gradients of weights, whose
- * chains run over tokens in order. */
+/* cpu_layers.c - embedding, RMSNorm (Zhang & Sennrich 2019) with the residual sum before it, rotary
+ * positions (Su et al. 2021), gated activations (Shazeer 2020): what stands between the products.
+ * Tokens are split over threads in the forwards and in gradients of activations, columns in
+ * gradients of weights, whose chains run over tokens in order. */
 #include <string.h>
 
 #include "core/backend/cpu/act.h"
 
 typedef struct {
-    act *out, *dx;
+    act *out, *sum, *dx;
     float *rstd, *dw;
-    const act *x, *dout;
+    const act *x, *y, *dout, *dsum; /* y and dsum may be NULL */
     const float *saved;
     Buf w;
     const int *ids;
@@ -78,15 +78,36 @@ static float norm_row(const Rows *r, act *out_n, const act *x_n) {
     return rstd;
 }
 
-static void rmsnorm_rows(void *ctx, int first, int last) {
-    const Rows *r = ctx;
-    for (int n = first; n < last; n++)
-        r->rstd[n] = norm_row(r, r->out + (size_t)n * r->C, r->x + (size_t)n * r->C);
+static const act *sum_row(const Rows *r, size_t at) {
+    if (!r->y) return r->x + at;
+    const act *x_n = r->x + at, *y_n = r->y + at;
+    act *sum_n = r->sum + at;
+    for (int c = 0; c < r->C; c += VW) {
+        int left = r->C - c;
+        astore_upto(sum_n + c, aload_upto(x_n + c, left) + aload_upto(y_n + c, left), left);
+    }
+    return sum_n;
 }
 
-static void rmsnorm_forward(Backend *b, Buf out, Buf rstd, Buf x, Buf w, int N, int C, float eps) {
+static void rmsnorm_rows(void *ctx, int first, int last) {
+    const Rows *r = ctx;
+    for (int n = first; n < last; n++) {
+        size_t at = (size_t)n * r->C;
+        r->rstd[n] = norm_row(r, r->out + at, sum_row(r, at));
+    }
+}
+
+static void rmsnorm_forward(Backend *b, Buf out, Buf rstd, Buf sum, Buf x, Buf y, Buf w, int N,
+                            int C, float eps) {
     (void)b;
-    Rows r = {.out = acts(out), .rstd = f32(rstd), .x = acts(x), .w = w, .C = C, .eps = eps};
+    Rows r = {.out = acts(out),
+              .rstd = f32(rstd),
+              .sum = acts(sum),
+              .x = acts(x),
+              .y = acts(y),
+              .w = w,
+              .C = C,
+              .eps = eps};
     CPU(parallel)(N, GRAIN, rmsnorm_rows, &r);
 }
 
@@ -95,14 +116,16 @@ STEP dot_step(const Rows *r, vf *dot, const act *dout_n, const act *x_n, int c, 
     *dot = vfma(g, aload_upto(x_n + c, left), *dot);
 }
 
-STEP dx_step(const Rows *r, act *dx_n, const act *dout_n, const act *x_n, float rstd, float k,
-             int c, int left) {
+STEP dx_step(const Rows *r, act *dx_n, const act *dsum_n, const act *dout_n, const act *x_n,
+             float rstd, float k, int c, int left) {
     vf g = aload_upto(dout_n + c, left) * weights_upto(r->w, (size_t)c, left);
-    astore_upto(dx_n + c, vset1(rstd) * (g - aload_upto(x_n + c, left) * vset1(k)), left);
+    vf d = vset1(rstd) * (g - aload_upto(x_n + c, left) * vset1(k));
+    astore_upto(dx_n + c, dsum_n ? aload_upto(dsum_n + c, left) + d : d, left);
 }
 
-/* dx_n may be dout_n */
-static void dx_row(const Rows *r, act *dx_n, const act *dout_n, const act *x_n, float rstd) {
+/* dx_n may be dsum_n (NULL: none) or dout_n */
+static void dx_row(const Rows *r, act *dx_n, const act *dsum_n, const act *dout_n, const act *x_n,
+                   float rstd) {
     /* x enters its own row's rstd, hence the projection below */
     vf dot = {0};
     int c = 0;
@@ -110,15 +133,16 @@ static void dx_row(const Rows *r, act *dx_n, const act *dout_n, const act *x_n, 
     if (c < r->C) dot_step(r, &dot, dout_n, x_n, c, r->C - c);
     float k = vsum(dot) * rstd * rstd / (float)r->C;
     c = 0;
-    for (; c + VW <= r->C; c += VW) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, VW);
-    if (c < r->C) dx_step(r, dx_n, dout_n, x_n, rstd, k, c, r->C - c);
+    for (; c + VW <= r->C; c += VW) dx_step(r, dx_n, dsum_n, dout_n, x_n, rstd, k, c, VW);
+    if (c < r->C) dx_step(r, dx_n, dsum_n, dout_n, x_n, rstd, k, c, r->C - c);
 }
 
 static void rmsnorm_dx(void *ctx, int first, int last) {
     const Rows *r = ctx;
     for (int n = first; n < last; n++) {
         size_t at = (size_t)n * r->C;
-        dx_row(r, r->dx + at, r->dout + at, r->x + at, r->saved[n]);
+        const act *dsum_n = r->dsum ? r->dsum + at : NULL;
+        dx_row(r, r->dx + at, dsum_n, r->dout + at, r->x + at, r->saved[n]);
     }
 }
 
@@ -137,11 +161,12 @@ static void rmsnorm_dw(void *ctx, int first, int last) {
     }
 }
 
-static void rmsnorm_backward(Backend *b, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
-                             int C) {
+static void rmsnorm_backward(Backend *b, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Buf w, Buf rstd,
+                             int N, int C) {
     (void)b;
     Rows r = {.dx = acts(dx),
               .dw = f32(dw),
+              .dsum = acts(dsum),
               .dout = acts(dout),
               .x = acts(x),
               .w = w,
@@ -184,7 +209,7 @@ static void headnorm_dx(void *ctx, int first, int last) {
         for (int h = 0; h < r->heads; h++) {
             size_t row = (size_t)n * r->heads + h;
             act *d = r->dx + (size_t)n * r->stride + (size_t)h * r->C;
-            dx_row(r, d, d, r->x + row * r->C, r->saved[row]);
+            dx_row(r, d, NULL, d, r->x + row * r->C, r->saved[row]);
         }
     }
 }
@@ -215,24 +240,6 @@ static void headnorm_backward(Backend *b, Buf dqkv, Buf dw, Buf before, Buf w, B
               .heads = heads};
     if (dw.ptr) CPU(parallel)(HS, 64, headnorm_dw, &r); /* before dx overwrites what it reads */
     CPU(parallel)(N, GRAIN, headnorm_dx, &r);
-}
-
-static void bias_rows(void *ctx, int first, int last) {
-    const Rows *r = ctx;
-    for (int n = first; n < last; n++) {
-        act *y_n = r->out + (size_t)n * r->C;
-        for (int c = 0; c < r->C; c += VW) {
-            int left = r->C - c;
-            astore_upto(y_n + c, aload_upto(y_n + c, left) + weights_upto(r->w, (size_t)c, left),
-                        left);
-        }
-    }
-}
-
-static void bias_forward(Backend *b, Buf y, Buf bias, int N, int O) {
-    (void)b;
-    Rows r = {.out = acts(y), .w = bias, .C = O};
-    CPU(parallel)(N, GRAIN, bias_rows, &r);
 }
 
 static void bias_columns(void *ctx, int first, int last) {
@@ -387,7 +394,6 @@ void CPU(layers_page)(Backend *b) {
     b->rmsnorm_backward = rmsnorm_backward;
     b->headnorm_forward = headnorm_forward;
     b->headnorm_backward = headnorm_backward;
-    b->bias_forward = bias_forward;
     b->bias_backward = bias_backward;
     b->rope = rope;
     b->activation_forward = activation_forward;

@@ -275,14 +275,6 @@ static void block(const Product *p, Out c0, int m0, int m1, int panel0, int pane
     }
 }
 
-/* The item's part of C from the patch, rounded. */
-static void store_patch(const Product *p, int m0, int m1, int first, int last) {
-    int n0 = first * NR, n = (last * NR < p->N ? last * NR : p->N) - n0;
-    size_t ld = (size_t)(last - first) * NR;
-    for (int m = m0; m < m1; m++)
-        store_upto((Out){p->C.ptr, 0, 1}, (size_t)m * p->ldc + n0, patch() + (m - m0) * ld, n);
-}
-
 static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
@@ -301,7 +293,7 @@ static void product_item(void *ctx, int item, int thread) {
             block(p, c, m0, m1, panel, end, k0, kc, p->add || k0 > 0);
         }
     }
-    if (patched) store_patch(p, m0, m1, first, last);
+    finish_item(p, patch(), m0, m1, first, last);
 }
 
 static void product_sizes(Product *p) {

@@ -408,9 +408,7 @@ static void product_item(void *ctx, int item, int thread) {
                   add);
         }
     }
-    for (int m = m0; patched && m < m1; m++)
-        put_row(buf_at(p->C, (size_t)m * p->ldc + (size_t)first * NR).ptr, 1,
-                patch() + (size_t)(m - m0) * width, smaller(p->N - first * NR, (int)width));
+    finish_item(p, patch(), m0, m1, first, last);
 }
 
 static void product_sizes(Product *p) {

@@ -19,7 +19,8 @@ typedef struct {
     int M, N, K, ldc;
     size_t a_row, a_col; /* A(m,k) = A[m*a_row + k*a_col] */
     int ldb;
-    int add; /* chains start from C (f32) instead of from 0 */
+    int add;  /* chains start from C (f32) instead of from 0 */
+    Buf bias; /* [N], added when a chain has ended; NULL: none */
     /* of the kernel: rows of its tile, columns of a panel, longest block of k, elements of a packed
      * block of A and of the patch, whether unpacked tiles are written as f32 only */
     int mr, nr, kc, a_room, patch_room, tiles_f32;
@@ -41,9 +42,37 @@ static inline int most_rows(const Product *p) {
     return p->a_room / k / p->mr * p->mr;
 }
 
-/* C is bf16 and its chains end in several blocks of k, or come from tiles that only write f32 */
+/* C is bf16 and its chains end in several blocks of k, or go on to a bias, or come from tiles that
+ * only write f32 */
 static inline int in_patch(const Product *p) {
-    return IN_BF16 && p->C.dtype == DT_BF16 && (p->tiles_f32 || p->K > p->kc);
+    return IN_BF16 && p->C.dtype == DT_BF16 && (p->tiles_f32 || p->K > p->kc || p->bias.ptr);
+}
+
+/* Rows m0..m1 of n columns from n0 on: chains that rest in `sums`, the patch or C itself, end. */
+static void finish(const Product *p, const float *sums, size_t ld, int m0, int m1, int n0, int n) {
+    for (int m = m0; m < m1; m++, sums += ld) {
+        Buf to = buf_at(p->C, (size_t)m * p->ldc + n0);
+        for (int j = 0; j < n; j += VW) {
+            int left = n - j;
+            vf v = vload_upto(sums + j, left, 0.0f);
+            if (p->bias.ptr) v += weights_upto(p->bias, (size_t)(n0 + j), left);
+            if (p->C.dtype != DT_BF16)
+                vstore_upto(f32(to) + j, v, left);
+            else if (left >= VW)
+                vstore_bf16(bf16(to) + j, v);
+            else
+                vstore_bf16_n(bf16(to) + j, v, left);
+        }
+    }
+}
+
+/* Of an item, when all of k is done. */
+static void finish_item(const Product *p, const float *patch, int m0, int m1, int first, int last) {
+    int n0 = first * p->nr, n = (last * p->nr < p->N ? last * p->nr : p->N) - n0;
+    if (in_patch(p))
+        finish(p, patch, (size_t)(last - first) * p->nr, m0, m1, n0, n);
+    else if (p->bias.ptr)
+        finish(p, f32(buf_at(p->C, (size_t)m0 * p->ldc + n0)), (size_t)p->ldc, m0, m1, n0, n);
 }
 
 static inline void product_part(const Product *p, int item, int *m0, int *m1, int *first,
@@ -102,7 +131,8 @@ static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
                  .K = w.K,
                  .ldc = w.O,
                  .a_row = (size_t)w.K,
-                 .a_col = 1};
+                 .a_col = 1,
+                 .bias = w.bias};
     product(&p);
 }
 

@@ -183,16 +183,24 @@ static __device__ __forceinline__ void over_row(int first, int C, Body body) {
 
 template <class T, class WT, int W, int LANES>
 static __global__ void __launch_bounds__(Team<LANES>::BLOCK)
-    norm_forward(T *out, float *rstd, const T *x, const WT *w, int N, int C, float eps) {
+    norm_forward(T *out, float *rstd, T *sum_to, const T *x, const T *y, const WT *w, int N, int C,
+                 float eps) {
     __shared__ float room[Team<LANES>::BLOCK / WARP];
     int n = (int)blockIdx.x * Team<LANES>::TEAMS + (int)threadIdx.x / LANES;
     int first = (int)threadIdx.x % LANES * W;
     if (n >= N) return; /* a whole team */
-    const T *x_n = x + (size_t)n * C;
-    T *out_n = out + (size_t)n * C;
+    const T *x_n = x + (size_t)n * C, *y_n = y + (size_t)n * C;
+    T *out_n = out + (size_t)n * C, *sum_n = sum_to + (size_t)n * C;
     float held[HELD + 1][W], sum = 0.0f;
     over_row<LANES * W>(first, C, [&](int i, int c) {
         load_few(held[i], x_n + c);
+        if (y) {
+            float more[W];
+            load_few(more, y_n + c);
+#pragma unroll
+            for (int j = 0; j < W; j++) held[i][j] = to_f32(from_f32<T>(held[i][j] + more[j]));
+            store_few(sum_n + c, held[i]);
+        }
 #pragma unroll
         for (int j = 0; j < W; j++) sum = fmaf(held[i][j], held[i][j], sum);
     });
@@ -200,7 +208,7 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK)
     over_row<LANES * W>(first, C, [&](int i, int c) {
         float w_c[W];
         load_weights<T>(w_c, w + c);
-        if (i == HELD) load_few(held[i], x_n + c);
+        if (i == HELD) load_few(held[i], (y ? sum_n : x_n) + c);
 #pragma unroll
         for (int j = 0; j < W; j++) w_c[j] *= held[i][j] * r;
         store_few(out_n + c, w_c);
@@ -236,8 +244,8 @@ static __device__ void store_partial(float *mine, const float (&dw)[HELD + 1][W]
  * may be dout. */
 template <class T, class WT, int W, int LANES>
 static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LANES>::BLOCK)
-    norm_backward(T *dx, float *partial, const T *dout, const T *x, const WT *w, const float *rstd,
-                  int N, int C) {
+    norm_backward(T *dx, float *partial, const T *dsum, const T *dout, const T *x, const WT *w,
+                  const float *rstd, int N, int C) {
     constexpr int STEP = LANES * W, TEAMS = Team<LANES>::TEAMS;
     __shared__ float room[Team<LANES>::BLOCK / WARP];
     int first = (int)threadIdx.x % LANES * W;
@@ -262,8 +270,9 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LAN
         /* x enters its own row's rstd, hence the projection below */
         float k = team_sum<LANES>(dot, room) * r * r / (float)C;
         over_row<STEP>(first, C, [&](int i, int c) {
-            float d[W], w_c[W];
+            float d[W] = {}, w_c[W];
             load_weights<T>(w_c, w + c);
+            if (dsum) load_few(d, dsum + at + c);
             if (i == HELD) {
                 load_few(x_n[i], x + at + c);
                 load_few(g[i], dout + at + c);
@@ -271,7 +280,7 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LAN
             }
 #pragma unroll
             for (int j = 0; j < W; j++) {
-                d[j] = r * (g[i][j] * w_c[j] - x_n[i][j] * k);
+                d[j] += r * (g[i][j] * w_c[j] - x_n[i][j] * k);
                 dw[i][j] += g[i][j] * x_n[i][j] * r;
             }
             store_few(dx + at + c, d);
@@ -282,8 +291,8 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LAN
 }
 
 typedef struct {
-    Buf out, rstd, x, w; /* forward */
-    Buf dx, dw, dout;    /* backward */
+    Buf out, rstd, sum, x, y, w; /* forward */
+    Buf dx, dw, dsum, dout;      /* backward */
     int N, C;
     float eps;
 } Norm;
@@ -295,8 +304,8 @@ static void norm_teams(CudaBackend *b, Norm a, bool backward) {
     auto *backward_kernel = norm_backward<T, WT, W, LANES>;
     int blocks = blocks_for((size_t)a.N, TEAMS), block = Team<LANES>::BLOCK;
     if (!backward) {
-        LAUNCH(b, forward_kernel, blocks, block, 0, as<T>(a.out), as<float>(a.rstd), as<T>(a.x),
-               as<WT>(a.w), a.N, a.C, a.eps);
+        LAUNCH(b, forward_kernel, blocks, block, 0, as<T>(a.out), as<float>(a.rstd), as<T>(a.sum),
+               as<T>(a.x), as<T>(a.y), as<WT>(a.w), a.N, a.C, a.eps);
         return;
     }
     float *partial = a.dw.ptr ? (float *)b->scratch : NULL;
@@ -305,8 +314,8 @@ static void norm_teams(CudaBackend *b, Norm a, bool backward) {
     if (blocks > resident) blocks = resident;
     if (partial && (size_t)blocks > fit) blocks = (int)fit;
     CHECK(blocks > 0);
-    LAUNCH(b, backward_kernel, blocks, block, 0, as<T>(a.dx), partial, as<T>(a.dout), as<T>(a.x),
-           as<WT>(a.w), as<float>(a.rstd), a.N, a.C);
+    LAUNCH(b, backward_kernel, blocks, block, 0, as<T>(a.dx), partial, as<T>(a.dsum), as<T>(a.dout),
+           as<T>(a.x), as<WT>(a.w), as<float>(a.rstd), a.N, a.C);
     if (partial) cuda_add_partials(b, as<float>(a.dw), blocks, (size_t)a.C);
 }
 
@@ -321,8 +330,8 @@ template <class T, class WT, int W> static void norm_width(CudaBackend *b, Norm 
 
 template <class T, class WT> static void norm_types(CudaBackend *b, Norm a, bool backward) {
     constexpr int W = Pack<T>::N;
-    bool wide = backward ? wide_rows(a.C, W, a.dx.ptr, a.dout.ptr, a.x.ptr, a.w.ptr)
-                         : wide_rows(a.C, W, a.out.ptr, a.x.ptr, a.w.ptr);
+    bool wide = backward ? wide_rows(a.C, W, a.dx.ptr, a.dsum.ptr, a.dout.ptr, a.x.ptr, a.w.ptr)
+                         : wide_rows(a.C, W, a.out.ptr, a.sum.ptr, a.x.ptr, a.y.ptr, a.w.ptr);
     if (wide)
         norm_width<T, WT, W>(b, a, backward);
     else
@@ -339,12 +348,14 @@ static void norm(CudaBackend *b, Norm a, bool backward) {
         norm_types<bf16, bf16>(b, a, backward);
 }
 
-static void rmsnorm_forward(Backend *page, Buf out, Buf rstd, Buf x, Buf w, int N, int C,
-                            float eps) {
+static void rmsnorm_forward(Backend *page, Buf out, Buf rstd, Buf sum, Buf x, Buf y, Buf w, int N,
+                            int C, float eps) {
     Norm a = {};
     a.out = out;
     a.rstd = rstd;
+    a.sum = sum;
     a.x = x;
+    a.y = y;
     a.w = w;
     a.N = N;
     a.C = C;
@@ -352,11 +363,12 @@ static void rmsnorm_forward(Backend *page, Buf out, Buf rstd, Buf x, Buf w, int 
     norm(cuda(page), a, false);
 }
 
-static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dout, Buf x, Buf w, Buf rstd, int N,
-                             int C) {
+static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Buf w,
+                             Buf rstd, int N, int C) {
     Norm a = {};
     a.dx = dx;
     a.dw = dw;
+    a.dsum = dsum;
     a.dout = dout;
     a.x = x;
     a.w = w;
@@ -488,38 +500,7 @@ static void headnorm_backward(Backend *page, Buf dqkv, Buf dw, Buf before, Buf w
     headnorm_types(cuda(page), a, true);
 }
 
-/* --- biases --- */
-
-template <class T, class WT, int W>
-static __global__ void __launch_bounds__(THREADS) bias_rows(T *y, const WT *bias, int O) {
-    T *y_n = y + (size_t)blockIdx.x * O;
-    for (int c = (int)threadIdx.x * W; c < O; c += (int)blockDim.x * W) {
-        float v[W], w[W];
-        load_few(v, y_n + c);
-        load_weights<T>(w, bias + c);
-#pragma unroll
-        for (int j = 0; j < W; j++) v[j] += w[j];
-        store_few(y_n + c, v);
-    }
-}
-
-template <class T, class WT> static void bias_add(CudaBackend *b, Buf y, Buf bias, int N, int O) {
-    constexpr int W = Pack<T>::N;
-    bool wide = wide_rows(O, W, y.ptr, bias.ptr);
-    auto *kernel = wide ? bias_rows<T, WT, W> : bias_rows<T, WT, 1>;
-    LAUNCH(b, kernel, N, row_threads(wide ? O / W : O), 0, as<T>(y), as<WT>(bias), O);
-}
-
-static void bias_forward(Backend *page, Buf y, Buf bias, int N, int O) {
-    CudaBackend *b = cuda(page);
-    if (N <= 0) return;
-    if (y.dtype == DT_F32)
-        bias_add<float, float>(b, y, bias, N, O);
-    else if (bias.dtype == DT_F32)
-        bias_add<bf16, float>(b, y, bias, N, O);
-    else
-        bias_add<bf16, bf16>(b, y, bias, N, O);
-}
+/* --- gradients of biases --- */
 
 /* A thread per column and share of the tokens. */
 template <class T>
@@ -745,7 +726,6 @@ void cuda_layers_page(Backend *b) {
     b->rmsnorm_backward = rmsnorm_backward;
     b->headnorm_forward = headnorm_forward;
     b->headnorm_backward = headnorm_backward;
-    b->bias_forward = bias_forward;
     b->bias_backward = bias_backward;
     b->rope = rope;
     b->activation_forward = activation_forward;

@@ -35,12 +35,9 @@ static __global__ void __launch_bounds__(PACK_THREADS)
     if (i < count) to[i] = from_f32<bf16>(from[i]);
 }
 
-static void pack(Backend *page, Mat m) {
-    CudaBackend *b = cuda(page);
-    if (!m.packed.ptr) return;
-    size_t count = (size_t)m.O * (size_t)m.K;
-    bf16 *to = (bf16 *)m.packed.ptr;
-    const float *from = (const float *)m.w.ptr;
+static void round_range(CudaBackend *b, Buf to_, Buf from_, size_t count) {
+    bf16 *to = (bf16 *)to_.ptr;
+    const float *from = (const float *)from_.ptr;
     if (((uintptr_t)to | (uintptr_t)from) % 16)
         LAUNCH(b, round_weights_unaligned, blocks_for(count, PACK_THREADS), PACK_THREADS, 0, to,
                from, count);
@@ -49,11 +46,18 @@ static void pack(Backend *page, Mat m) {
                from, count);
 }
 
+static void pack(Backend *page, Mat m) {
+    if (m.packed.ptr) round_range(cuda(page), m.packed, m.w, (size_t)m.O * (size_t)m.K);
+    if (m.bias_packed.ptr) round_range(cuda(page), m.bias_packed, m.bias, (size_t)m.O);
+}
+
 static void matmul_forward(Backend *page, Buf y, Buf x, Mat w, int N) {
     ProductCall call = {};
     call.A = x.ptr;
     call.B = cuda_weights(&w, x.dtype);
     call.C = y.ptr;
+    call.bias = w.bias_packed.ptr ? w.bias_packed.ptr : w.bias.ptr;
+    CHECK(!call.bias || w.bias_packed.ptr || w.bias.dtype == y.dtype);
     call.in = x.dtype;
     call.out = y.dtype;
     call.M = N;

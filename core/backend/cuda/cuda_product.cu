@@ -41,7 +41,7 @@ static CublasLt lt; /* filled once, by library_open */
 
 typedef struct { /* what a plan depends on; compared byte by byte, so it has no holes */
     int M, N, K, lda, ldb, ldc;
-    int in, out, a_transposed, b_transposed, add;
+    int in, out, a_transposed, b_transposed, add, bias;
     int align_a, align_b, align_c;
 } PlanKey;
 
@@ -85,6 +85,7 @@ static PlanKey key_of(const ProductCall *c) {
     k.a_transposed = c->a_transposed;
     k.b_transposed = c->b_transposed;
     k.add = c->add;
+    k.bias = c->bias != NULL;
     k.align_a = alignment(c->A);
     k.align_b = alignment(c->B);
     k.align_c = alignment(c->C);
@@ -108,6 +109,14 @@ static cublasStatus_t describe(Plan *p) {
     /* cuBLASLt's first operand is our B, its second our A */
     if (!e) e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &of_b, sizeof of_b);
     if (!e) e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &of_a, sizeof of_a);
+    if (!e && k->bias) { /* along our columns, which are cuBLASLt's rows */
+        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                      sizeof epilogue);
+        if (!e)
+            e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out,
+                                          sizeof out);
+    }
     if (!e)
         e = lt.MatrixLayoutCreate(&p->b, in, (uint64_t)(k->b_transposed ? k->K : k->N),
                                   (uint64_t)(k->b_transposed ? k->N : k->K), k->ldb);
@@ -186,13 +195,17 @@ void product_run(CudaBackend *b, const ProductCall *c) {
     }
     PlanKey key = key_of(c);
     Plan *p = plan_for(b->product, &key);
-    if (p->plain) {
+    if (p->plain || (uintptr_t)c->bias % 16) {
         product_plain(b, c);
         return;
     }
-    cublasStatus_t e =
-        lt.Matmul(b->product->handle, p->desc, &one, c->B, p->b, c->A, p->a, &start, c->C, p->c,
-                  c->C, p->c, &p->algo, b->product->workspace, WORKSPACE_BYTES, b->stream);
+    cublasStatus_t e = CUBLAS_STATUS_SUCCESS;
+    if (c->bias)
+        e = lt.MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &c->bias,
+                                      sizeof c->bias);
+    if (!e)
+        e = lt.Matmul(b->product->handle, p->desc, &one, c->B, p->b, c->A, p->a, &start, c->C, p->c,
+                      c->C, p->c, &p->algo, b->product->workspace, WORKSPACE_BYTES, b->stream);
     if (e == CUBLAS_STATUS_SUCCESS || b->page.error != OK) return;
     b->page.error = status_fail(E_DEVICE, "%s: a product [%d,%d] x [%d,%d] failed in cuBLASLt: %s",
                                 b->name, c->M, c->K, c->K, c->N, lt.GetStatusString(e));

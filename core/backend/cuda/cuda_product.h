@@ -1,7 +1,7 @@
 /* cuda_product.h - the one matrix product that everything on the GPU calls: cuBLASLt in
  * cuda_product.cu, plain loops in tests/cuda_emulator.
  *
- * All matrices are row-major. C[M,N] (+)= op(A) op(B), accumulated in f32. */
+ * All matrices are row-major. C[M,N] (+)= op(A) op(B) (+ bias), accumulated in f32. */
 #ifndef CUDA_PRODUCT_H
 #define CUDA_PRODUCT_H
 
@@ -10,6 +10,7 @@
 typedef struct {
     const void *A, *B;
     void *C;
+    const void *bias;  /* [N] of C's type, added to each row; NULL: none */
     Dtype in, out;     /* of A and B; of C */
     int M, N, K;       /* of the product */
     int lda, ldb, ldc; /* elements from row to row as stored; 0 = dense */

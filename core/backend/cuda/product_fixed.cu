@@ -77,7 +77,9 @@ static __global__ void __launch_bounds__(THREADS)
                 int column = n0 + warp % 2 * 32 + 8 * j + lane % 4 * 2 + e % 2;
                 if (row >= p.M || column >= p.N) continue;
                 Out *to = C + (size_t)row * p.ldc + column;
-                *to = from_f32<Out>(p.add ? to_f32(*to) + c[i][j][e] : c[i][j][e]);
+                float sum = p.add ? to_f32(*to) + c[i][j][e] : c[i][j][e];
+                if (p.bias) sum += to_f32(((const Out *)p.bias)[column]);
+                *to = from_f32<Out>(sum);
             }
 }
 

@@ -30,7 +30,9 @@ static __global__ void __launch_bounds__(TILE *TILE)
     }
     if (row >= k.M || column >= k.N) return;
     Out *c = C + (size_t)row * k.ldc + column;
-    *c = from_f32<Out>(k.add ? to_f32(*c) + sum : sum);
+    if (k.add) sum = to_f32(*c) + sum;
+    if (k.bias) sum += to_f32(((const Out *)k.bias)[column]);
+    *c = from_f32<Out>(sum);
 }
 
 template <class In, class Out> static void run(CudaBackend *b, const ProductCall *call) {
