@@ -11,11 +11,13 @@ OPT     ?= -O2 -g
 WARN    := -Wall -Wextra -Werror
 # contraction off: whether a product and a sum fuse is written in the kernels, never left to the compiler
 CFLAGS  := -std=c11 -D_GNU_SOURCE $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -I. -MMD -MP $(EXTRA_CFLAGS)
-LDLIBS  := -lcjson -lzstd -lz -lpcre2-8 -lutf8proc -lxxhash -lm -lpthread
+LDLIBS  := -lmicrohttpd -lcjson -lzstd -lz -lpcre2-8 -lutf8proc -lxxhash -lm -lpthread
 PREFIX  ?= /usr/local
 SEED    ?= 1
+# the plotting library of the report, as Debian's libjs-dygraphs installs it
+DYGRAPHS ?= /usr/share/javascript/dygraphs
 
-DIRS    := core/base core/run core/model core/backend policy reward sft dpo ppo datasets
+DIRS    := core/base core/run core/model core/backend policy reward sft dpo ppo datasets monitor
 SRC     := $(foreach d,$(DIRS),$(wildcard $(d)/*.c))
 DOT_SRC := core/backend/cpu/cpu_matmul_dot.c
 CPU_SRC := $(filter-out $(DOT_SRC),$(wildcard core/backend/cpu/*.c))
@@ -87,6 +89,8 @@ $(LIB): $(OBJ)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@ $<
+$(BUILD)/monitor/assets.o: CFLAGS += -DDYGRAPHS='"$(DYGRAPHS)"'
+$(BUILD)/monitor/assets.o: $(wildcard monitor/page/*) $(DYGRAPHS)/dygraph.min.js
 define isa_rule
 $(BUILD)/core/backend/cpu/%.$(1).o: core/backend/cpu/%.c
 	@mkdir -p $$(@D)

@@ -14,6 +14,7 @@
 #include "datasets/data_tools.h"
 #include "datasets/world.h"
 #include "dpo/dpo.h"
+#include "monitor/report.h"
 #include "policy/tools.h"
 #include "ppo/ppo.h"
 #include "reward/reward.h"
@@ -90,6 +91,8 @@ static Status trainer_run(const Trainer *t, const JsonDoc *recipe, int argc, cha
         settings_write(&resolved, sections, N_SECTIONS);
         stage.recipe = resolved.s;
         s = t->run(&stage, &config);
+        int began = s == OK || s == E_STOPPED || s == E_NUMERIC;
+        if (began && !stage.cfg.dry_run) report_at_end(stage.run.dir);
     }
     if (s == OK && stage.summary.s) text_add(summary, stage.summary.s);
     text_release(&stage.summary);
@@ -295,6 +298,7 @@ static Status run_main(int argc, char **argv) {
             E_USAGE,
             "rlhf run RECIPE.json [--run.dir DIR] [--seed N] [--resume] [--key value ...]");
     TRY(pipeline_run(&r, argv[0], argc - 1, argv + 1, pipeline_stage, NULL));
+    report_at_end(r.dir);
     printf("%s/summary.json written after %.0f s\n", r.dir, r.seconds);
     return OK;
 }
@@ -386,6 +390,7 @@ typedef struct {
 static const Verb verbs[] = {
     {"run", "run a pipeline of stages from a recipe", run_main},
     {"summary", "figures and sample answers of a pipeline's run", summary_main},
+    {"report", "runs as one HTML file: curves, samples, recipes", report_main},
     {"generate", "answer prompts with a model", generate_verb},
     {"chat", "talk with a model, line by line", chat_main},
     {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},

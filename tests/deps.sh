@@ -29,8 +29,9 @@ find_missing() {
     command -v "${CXX:-g++}" > /dev/null 2>&1 || missing="$missing g++" # the emulated GPU of the tests
     # one program for all of them is the usual case and quick
     # shellcheck disable=SC2086
-    if ! builds cjson/cJSON.h zstd.h zlib.h utf8proc.h xxhash.h $CMOCKA -- \
-        -lcjson -lzstd -lz -lpcre2-8 -lutf8proc -lxxhash -lcmocka -lm -lpthread ||
+    [ -f "${DYGRAPHS:-/usr/share/javascript/dygraphs}/dygraph.min.js" ] || missing="$missing libjs-dygraphs"
+    if ! builds cjson/cJSON.h zstd.h zlib.h utf8proc.h xxhash.h microhttpd.h $CMOCKA -- \
+        -lcjson -lmicrohttpd -lzstd -lz -lpcre2-8 -lutf8proc -lxxhash -lcmocka -lm -lpthread ||
         ! echo '#define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>' | "$CC" -fsyntax-only -x c - 2> /dev/null; then
         find_missing_libraries
@@ -43,7 +44,7 @@ find_missing() {
 find_missing_libraries() {
     if ! have_compiler; then
         missing="$missing gcc libc6-dev libcjson-dev libzstd-dev zlib1g-dev libpcre2-dev"
-        missing="$missing libutf8proc-dev libxxhash-dev libcmocka-dev"
+        missing="$missing libutf8proc-dev libxxhash-dev libmicrohttpd-dev libcmocka-dev"
         return
     fi
     builds cjson/cJSON.h -- -lcjson || missing="$missing libcjson-dev"
@@ -52,6 +53,7 @@ find_missing_libraries() {
     builds pcre2posix.h -- -lpcre2-8 || missing="$missing libpcre2-dev"
     builds utf8proc.h -- -lutf8proc || missing="$missing libutf8proc-dev"
     builds xxhash.h -- -lxxhash || missing="$missing libxxhash-dev"
+    builds microhttpd.h -- -lmicrohttpd || missing="$missing libmicrohttpd-dev"
     # shellcheck disable=SC2086
     builds $CMOCKA -- -lcmocka || missing="$missing libcmocka-dev"
 }

@@ -48,6 +48,13 @@ links zlib zlib1g-dev zlib.h -lz
 links PCRE2 libpcre2-dev pcre2.h -lpcre2-8
 links utf8proc libutf8proc-dev utf8proc.h -lutf8proc
 links xxHash libxxhash-dev xxhash.h -lxxhash
+links libmicrohttpd libmicrohttpd-dev microhttpd.h -lmicrohttpd
+if [ -f "${DYGRAPHS:-/usr/share/javascript/dygraphs}/dygraph.min.js" ]; then
+    say dygraphs yes
+else
+    say dygraphs "NOT FOUND, needed: libjs-dygraphs"
+    apt="$apt libjs-dygraphs"
+fi
 [ -z "$apt" ] || printf '  to install what is needed:\n    apt-get install%s\n' "$apt" >&2
 
 cuda=0 detail="needs nvcc, cudart and cublasLt; the CPU is used"

@@ -1,0 +1,63 @@
+/* report.c - see report.h. */
+#include "monitor/report.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "monitor/page.h"
+
+/* What a folder is called, be it given as "." or with slashes behind it. */
+static const char *folder_name(char whole[PATH_MAX], const char *path) {
+    if (!realpath(path, whole)) return path;
+    const char *slash = strrchr(whole, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+Status report_write(const char *out, const char *const *paths, int n) {
+    RunViews runs;
+    Text page = {0};
+    char whole[PATH_MAX];
+    TRY(views_open(&runs, paths, n));
+    page_put(&page, n == 1 ? folder_name(whole, paths[0]) : "runs compared", &runs);
+    Status s = file_write_atomic(out, page.s, page.len);
+    text_release(&page);
+    views_close(&runs);
+    return s;
+}
+
+Status report_main(int argc, char **argv) {
+    const char *paths[VIEWS_MAX], *out = NULL;
+    char standard[VIEW_PATH];
+    int n = 0;
+    for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "--out") && i + 1 < argc)
+            out = argv[++i];
+        else if (argv[i][0] == '-' || n == VIEWS_MAX)
+            return status_fail(E_USAGE, "rlhf report RUN_DIR [RUN_DIR ...] [--out FILE.html]");
+        else
+            paths[n++] = argv[i];
+    }
+    if (!n) return status_fail(E_USAGE, "rlhf report RUN_DIR [RUN_DIR ...] [--out FILE.html]");
+    if (!out) {
+        if (snprintf(standard, sizeof standard, "%s/report.html", paths[0]) >= VIEW_PATH)
+            return status_fail(E_USAGE, "the path is too long: %.100s...", paths[0]);
+        out = standard;
+    }
+    TRY(report_write(out, paths, n));
+    printf("%s\n", out);
+    return OK;
+}
+
+void report_at_end(const char *dir) {
+    char out[VIEW_PATH], sentence[1024];
+    snprintf(sentence, sizeof sentence, "%s", status_message());
+    Status s = snprintf(out, sizeof out, "%s/report.html", dir) < VIEW_PATH
+                   ? report_write(out, &dir, 1)
+                   : status_fail(E_USAGE, "the path is too long: %.100s...", dir);
+    if (s != OK) log_warn("no report was written: %s", status_message());
+    if (sentence[0]) status_fail(s, "%s", sentence);
+}
