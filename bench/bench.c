@@ -17,13 +17,16 @@ int bench_wanted(const Bench *bench, const char *name) {
     return !bench->only[0] || !strncmp(bench->only, name, strlen(bench->only));
 }
 
-void bench_row(const Bench *bench, const char *name, const char *shape, int batch, double value,
-               const char *unit, double limit) {
+void bench_beside(const Bench *bench, const char *name, const char *shape, int batch, double value,
+                  const char *unit, double limit, Peer peer) {
     const char *dtype = bench->b->dtype == DT_BF16 ? "bf16" : "f32";
     int is_time = !strcmp(unit, "s");
     printf("%-16s %-14s %-4s %8d %12.4g %-8s", name, shape, dtype, batch, value, unit);
     if (limit > 0.0)
         printf(" %3.0f%% of %.4g", 100.0 * (is_time ? limit / value : value / limit), limit);
+    if (peer.value > 0.0)
+        printf("%s %.2f times %s", limit > 0.0 ? "," : "",
+               is_time ? peer.value / value : value / peer.value, peer.name);
     printf("\n");
     fflush(stdout);
     if (!bench->json) return;
@@ -36,8 +39,16 @@ void bench_row(const Bench *bench, const char *name, const char *shape, int batc
         fprintf(bench->json, "%.6g", limit);
     else
         fprintf(bench->json, "null");
-    fprintf(bench->json, ",\"peer\":null}\n");
+    if (peer.value > 0.0)
+        fprintf(bench->json, ",\"peer\":%.6g,\"peer_name\":\"%s\"}\n", peer.value, peer.name);
+    else
+        fprintf(bench->json, ",\"peer\":null}\n");
     fflush(bench->json);
+}
+
+void bench_row(const Bench *bench, const char *name, const char *shape, int batch, double value,
+               const char *unit, double limit) {
+    bench_beside(bench, name, shape, batch, value, unit, limit, (Peer){0});
 }
 
 void bench_fill(Backend *b, Buf buf, size_t n, int seed) {

@@ -25,13 +25,25 @@ typedef struct {
     const char *only;        /* a benchmark's name, "" all */
     double flops, bandwidth; /* limits measured in this run: operations and bytes per second */
     FILE *json;              /* NULL: no rows in JSON */
+    int peers;               /* other programs are run where they are found */
 } Bench;
+
+typedef struct { /* another way to do the same work, measured in this run; rate 0: none */
+    double value;
+    const char *name;
+} Peer;
 
 int bench_wanted(const Bench *bench, const char *name);
 /* One result. limit in the same unit (0: none), of which the share is printed: rates as
  * value/limit, times as limit/value. */
 void bench_row(const Bench *bench, const char *name, const char *shape, int batch, double value,
                const char *unit, double limit);
+/* The same beside a peer, in the row's unit. */
+void bench_beside(const Bench *bench, const char *name, const char *shape, int batch, double value,
+                  const char *unit, double limit, Peer peer);
+/* The best of the programs of RLHF_PEERS (default ../shared/peers) at "train", "decode" or "ppo" of
+ * a shape; value 0 where none can be run, which is said once. RLHF_PYTHON names their Python. */
+Peer bench_peer(const Bench *bench, const char *what, const char *shape, int batch);
 /* n numbers, different and never 0, on the backend. */
 void bench_fill(Backend *b, Buf buf, size_t n, int seed);
 
@@ -41,6 +53,15 @@ double model_flops(const ModelConfig *m, int T);
 void bench_train(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int T);
 void bench_decode(const Bench *bench, const char *name, const ModelConfig *cfg, int M, int prompt,
                   int steps);
+/* DPO steps on S pairs of T tokens each side, the reference's forward among them. */
+void bench_dpo(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int T);
+/* The rollout engine on `requests` requests, `rows` at a time: answers of very different lengths,
+ * beside batches that wait for their longest; and 8 samples of each prompt of P tokens, beside as
+ * many different prompts. */
+void bench_batching(const Bench *bench, const char *name, const ModelConfig *cfg, int rows,
+                    int requests, int P, int R);
+void bench_sharing(const Bench *bench, const char *name, const ModelConfig *cfg, int rows, int P,
+                   int R);
 /* S answers of R tokens to prompts of P, four models, four passes */
 void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int P, int R,
                int micro_tokens);

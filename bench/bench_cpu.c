@@ -2,8 +2,8 @@
  * limit measured in the same run. Medians of alternating runs; on a shared machine compare ratios,
  * not times.
  *
- * bench_cpu [--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] [--big] [--json FILE]:
- * --big adds the 135 M shape; FILE gets a line of JSON for every row. */
+ * bench_cpu [--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] [--big] [--no-peers]
+ * [--json FILE]: --big adds the 135 M shape; FILE gets a line of JSON for every row. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,7 +150,7 @@ static double read_bandwidth(void) {
 
 int main(int argc, char **argv) {
     const char *kernels = "auto", *dtype = "f32", *json = NULL;
-    Bench bench = {.only = ""};
+    Bench bench = {.only = "", .peers = 1};
     int threads = 0, big = 0;
     for (int i = 1; i < argc; i++) {
         const char **text = !strcmp(argv[i], "--only")      ? &bench.only
@@ -164,6 +164,8 @@ int main(int argc, char **argv) {
             threads = atoi(argv[++i]);
         else if (!strcmp(argv[i], "--big"))
             big = 1;
+        else if (!strcmp(argv[i], "--no-peers"))
+            bench.peers = 0;
     }
     MUST(threads_start(threads));
     MUST(backend_create(&bench.b, "cpu", kernels, dtype));
@@ -180,11 +182,23 @@ int main(int argc, char **argv) {
         bench_train(&bench, "tiny", &bench_tiny, 32, 64);
         if (big) bench_train(&bench, "135m", &bench_135m, 4, 256);
     }
+    if (bench_wanted(&bench, "dpo")) {
+        bench_dpo(&bench, "tiny", &bench_tiny, 16, 64);
+        if (big) bench_dpo(&bench, "135m", &bench_135m, 2, 256);
+    }
     if (bench_wanted(&bench, "decode")) {
         static const int batches[] = {1, 8, 32};
         for (int i = 0; i < 3; i++) bench_decode(&bench, "tiny", &bench_tiny, batches[i], 32, 64);
         for (int i = 0; big && i < 3; i++)
             bench_decode(&bench, "135m", &bench_135m, batches[i], 32, 64);
+    }
+    if (bench_wanted(&bench, "batching")) {
+        bench_batching(&bench, "tiny", &bench_tiny, 32, 256, 32, 256);
+        if (big) bench_batching(&bench, "135m", &bench_135m, 16, 64, 32, 256);
+    }
+    if (bench_wanted(&bench, "sharing")) {
+        bench_sharing(&bench, "tiny", &bench_tiny, 32, 256, 64);
+        if (big) bench_sharing(&bench, "135m", &bench_135m, 16, 256, 64);
     }
     if (bench_wanted(&bench, "ppo")) {
         bench_ppo(&bench, "tiny", &bench_tiny, 64, 32, 48, 2048);

@@ -291,6 +291,13 @@ static void whole_models(const Bench *bench, int is_small) {
                     64 << 4 * !is_small);
         bench_train(bench, name, m, is_small ? 2 : 8, is_small ? 64 : 2048);
     }
+    if (bench_wanted(bench, "dpo"))
+        bench_dpo(bench, name, m, is_small ? 1 : 4, is_small ? 64 : 2048);
+    if (bench_wanted(bench, "batching"))
+        bench_batching(bench, name, m, is_small ? 4 : 64, is_small ? 16 : 512, is_small ? 16 : 128,
+                       is_small ? 32 : 1024);
+    if (bench_wanted(bench, "sharing"))
+        bench_sharing(bench, name, m, is_small ? 16 : 64, 256, is_small ? 16 : 128);
     if (bench_wanted(bench, "decode"))
         for (int i = 0; i < (is_small ? 1 : 3); i++)
             bench_decode(bench, name, m, batches[i], is_small ? 16 : 512, is_small ? 8 : 128);

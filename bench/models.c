@@ -1,11 +1,13 @@
 /* models.c - whole models on any backend: training, decoding, one PPO step phase by phase. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench/bench.h"
 #include "core/base/rng.h"
 #include "core/model/optim.h"
 #include "core/model/packed.h"
+#include "core/model/plan.h"
 #include "core/run/progress.h"
 #include "policy/rollout.h"
 
@@ -97,11 +99,66 @@ void bench_train(const Bench *bench, const char *name, const ModelConfig *cfg, i
     }
     double rate = N / median(t + 1, RUNS);
     double floor = bench->flops / (3.0 * model_flops(cfg, T));
-    bench_row(bench, "train", name, S * T, rate, "tok/s", floor);
+    bench_beside(bench, "train", name, S * T, rate, "tok/s", floor,
+                 bench_peer(bench, "train", name, 0));
     free(ids), free(wanted), free(g), free(logp);
     packed_release(&batch);
     optim_release(&optim);
     network_release(&net);
+    workspace_release(ws);
+}
+
+void bench_dpo(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int T) {
+    Backend *b = bench->b;
+    Workspace *ws;
+    Network policy, reference;
+    Optim optim;
+    Packed batch;
+    int N = 2 * S * T, micro = N < 16384 ? N : 16384;
+    WorkspacePlan plan = {.tokens = micro, .sequences = 2 * S, .train = 1, .max_length = T};
+    OptimConfig oc = {.learning_rate = 1e-6f,
+                      .beta1 = .9f,
+                      .beta2 = .999f,
+                      .eps = 1e-8f,
+                      .grad_clip = 1,
+                      .schedule = "constant"};
+    MUST(workspace_create(&ws, b, &plan, &cfg, 1, NULL));
+    MUST(network_create(&policy, b, cfg, ws, 1));
+    MUST(network_create(&reference, b, cfg, ws, 0));
+    MUST(weights_init(&policy.w, 1));
+    MUST(weights_init(&reference.w, 1));
+    MUST(optim_create(&optim, &policy, &oc));
+    MUST(packed_create(&batch, 2 * S, (size_t)N));
+    int *ids = malloc((size_t)T * sizeof *ids);
+    uint8_t *wanted = calloc((size_t)T, 1);
+    float *g = malloc((size_t)N * sizeof *g), *logp = calloc((size_t)N, sizeof *logp);
+    for (int s = 0; s < 2 * S; s++) {
+        for (int t = 0; t < T; t++)
+            ids[t] = (int)(rng_uniform(1, RNG_TEST, (uint64_t)s, (uint64_t)t) * cfg->V),
+            wanted[t] = t >= T / 4;
+        packed_add(&batch, ids, wanted, T);
+    }
+    for (int n = 0; n < N; n++) g[n] = (n / T % 2 ? 1.0f : -1.0f) / (float)N;
+    double t[RUNS + 1], norm;
+    for (int r = 0; r <= RUNS; r++) {
+        double began = clock_seconds();
+        Batch mb;
+        MUST(packed_forward(&batch, &reference, micro, 1.0f, &(TokenOutputs){.logp = logp}));
+        for (int first = 0; first < 2 * S;) {
+            first = packed_micro(&batch, first, 2, micro, 1.0f, &mb);
+            MUST(network_forward(&policy, &mb, &(TokenOutputs){.logp = logp}));
+            MUST(network_backward(&policy, &(TokenGrads){.logp = g}));
+        }
+        MUST(optim_step(&optim, 1e-6f, &norm));
+        t[r] = clock_seconds() - began;
+    }
+    bench_row(bench, "dpo", name, N, N / median(t + 1, RUNS), "tok/s",
+              bench->flops / (4.0 * model_flops(cfg, T)));
+    free(ids), free(wanted), free(g), free(logp);
+    packed_release(&batch);
+    optim_release(&optim);
+    network_release(&policy);
+    network_release(&reference);
     workspace_release(ws);
 }
 
@@ -170,12 +227,29 @@ void bench_decode(const Bench *bench, const char *name, const ModelConfig *cfg, 
         t[r] = clock_seconds() - began;
     }
     double rate = M * steps / median(t, RUNS);
-    bench_row(bench, "decode", name, M, rate, "tok/s", decode_floor(bench, cfg, M, prompt, steps));
+    bench_beside(bench, "decode", name, M, rate, "tok/s",
+                 decode_floor(bench, cfg, M, prompt, steps), bench_peer(bench, "decode", name, M));
     free(ids), free(starts), free(rows), free(positions), free(drawn), free(u), free(logp),
         free(cut);
     kv_release(&kv);
     network_release(&net);
     workspace_release(ws);
+}
+
+/* What a run with these four models takes of the device, beside its plan. */
+static void ppo_memory(const Bench *bench, const char *name, const ModelConfig *cfg,
+                       const ModelConfig *scorer, const WorkspacePlan *ws, size_t before, int S) {
+    static const char *const roles[] = {"actor", "critic", "reference", "reward"};
+    const ModelConfig *configs[] = {cfg, scorer};
+    Backend *b = bench->b;
+    Plan plan = {0};
+    double planned = 0.0, used = (double)(before - b->memory_free(b));
+    for (int i = 0; i < 4; i++)
+        plan_network(&plan, b, roles[i], configs[i % 2], i < 2 ? PLAN_TRAINED : PLAN_FROZEN);
+    MUST(plan_activations(&plan, b, ws, configs, 2, ws->tokens));
+    plan_add(&plan, rollout_engine_bytes(b, cfg, S, ws->max_length, 0), "keys and values");
+    for (int i = 0; i < plan.n; i++) planned += (double)plan.row[i].bytes;
+    bench_row(bench, "ppo_memory", name, S, used / (1 << 30), "GiB", planned / (1 << 30));
 }
 
 /* One PPO step's work with four models, phase by phase: S answers of R tokens to prompts of P, four
@@ -201,6 +275,7 @@ void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int
                       .eps = 1e-8f,
                       .grad_clip = 1,
                       .schedule = "constant"};
+    size_t before = b->memory_free(b);
     MUST(workspace_create(&ws, b, &plan, configs, 2, NULL));
     MUST(network_create(&actor, b, cfg, ws, 1));
     MUST(network_create(&critic, b, &scorer, ws, 1));
@@ -211,6 +286,8 @@ void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int
     MUST(optim_create(&actor_optim, &actor, &oc));
     MUST(optim_create(&critic_optim, &critic, &oc));
     MUST(rollout_engine_create(&engine, b, cfg, NULL, S, T, S, 0));
+    if (strcmp(b->device, "cpu")) /* where what is allocated is taken at once */
+        ppo_memory(bench, name, cfg, &scorer, &plan, before, S);
     MUST(rollout_create(&rollout, S, N));
     int *prompt = calloc((size_t)P, sizeof *prompt);
     for (int t = 0; t < P; t++) prompt[t] = t * 7 % cfg->V;
@@ -248,8 +325,8 @@ void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int
     }
     static const char *const phases[] = {"ppo_rollout", "ppo_scoring", "ppo_improving"};
     for (int i = 0; i < 3; i++) bench_row(bench, phases[i], name, S, best[i], "s", 0);
-    bench_row(bench, "ppo_step", name, S, best[0] + best[1] + best[2], "s",
-              ppo_floor(bench, cfg, S, P, R, PASSES));
+    bench_beside(bench, "ppo_step", name, S, best[0] + best[1] + best[2], "s",
+                 ppo_floor(bench, cfg, S, P, R, PASSES), bench_peer(bench, "ppo", name, 0));
     free(prompt), free(requests), free(numbers);
     rollout_release(&rollout);
     rollout_engine_release(engine);
