@@ -10,7 +10,9 @@
 #include <string.h>
 #include "core/base/file.h"
 #include "core/base/text.h"
+#include "core/model/family.h"
 #include "core/model/hf.h"
+#include "core/model/rope.h"
 #include "core/model/safetensors.h"
 #include "tests/scratch.h"
 
@@ -54,7 +56,7 @@ static void expect_refusal(Status s, const char *part) {
 }
 
 static void expect_same(const ModelConfig *a, const ModelConfig *b) {
-    char text[2][400];
+    char text[2][800];
     const ModelConfig *m[] = {a, b};
     for (int i = 0; i < 2; i++) {
         int n = snprintf(
@@ -62,14 +64,22 @@ static void expect_same(const ModelConfig *a, const ModelConfig *b) {
             "%d %d %d %d %d %d %d, %d positions, theta %.9g eps %.9g std %.9g, tied %d "
             "lm_head %d scores %d, bos %d pad %d, mean %.17g std %.17g, family %d window %d, "
             "biases %d %d %d, head norms %d, unrotated %u, "
-            "rope %d %g %g %g %d, eos",
+            "rope %d %g %g %g %d yarn %g %g %d %g long %g %g %g %g, norm %d %d parallel %d act %d %d, "
+            "positions %d scaled %d local %g rotated %d windows %u query %g caps %g %g, eos",
             m[i]->V, m[i]->C, m[i]->L, m[i]->NH, m[i]->NKV, m[i]->HS, m[i]->FF, m[i]->max_positions,
             (double)m[i]->rope_theta, (double)m[i]->norm_eps, (double)m[i]->init_std, m[i]->tied,
             m[i]->lm_head, m[i]->scores, m[i]->bos, m[i]->pad, m[i]->score_mean, m[i]->score_std,
             m[i]->family, m[i]->sliding_window, m[i]->qkv_bias, m[i]->o_bias, m[i]->mlp_bias,
             m[i]->qk_norm, m[i]->unrotated[0], m[i]->rope.type, (double)m[i]->rope.factor,
             (double)m[i]->rope.low_freq_factor, (double)m[i]->rope.high_freq_factor,
-            m[i]->rope.original);
+            m[i]->rope.original, (double)m[i]->rope.beta_fast, (double)m[i]->rope.beta_slow,
+            m[i]->rope.fractional, (double)m[i]->rope.attention_factor,
+            (double)m[i]->rope.short_factor[1], (double)m[i]->rope.short_factor[2],
+            (double)m[i]->rope.long_factor[1], (double)m[i]->rope.long_factor[2], m[i]->norm,
+            m[i]->norms, m[i]->parallel, m[i]->act, m[i]->ungated, m[i]->learned_positions,
+            m[i]->scaled_embeddings, (double)m[i]->rope_local_theta, m[i]->rotated,
+            m[i]->windowed[0], (double)m[i]->query_scalar, (double)m[i]->attn_softcap,
+            (double)m[i]->final_softcap);
         for (int e = 0; e < m[i]->n_eos; e++)
             n += snprintf(text[i] + n, sizeof(text[i]) - (size_t)n, " %d", m[i]->eos[e]);
     }
@@ -274,7 +284,11 @@ static void test_families_are_written_and_read_back(void **state) {
     for (int scores = 0; scores < 2; scores++) {
         ModelConfig cfg = small;
         cfg.lm_head = !scores, cfg.scores = scores;
-        cfg.rope = (RopeScaling){ROPE_LLAMA3, 8.0f, 1.0f, 4.0f, 64};
+        cfg.rope = (RopeScaling){.type = ROPE_LLAMA3,
+                                 .factor = 8.0f,
+                                 .low_freq_factor = 1.0f,
+                                 .high_freq_factor = 4.0f,
+                                 .original = 64};
         expect_written(cfg);
         cfg.qkv_bias = cfg.o_bias = 1;
         expect_written(cfg);
@@ -302,6 +316,67 @@ static void test_families_are_written_and_read_back(void **state) {
         cfg.family = FAMILY_MISTRAL;
         expect_written(cfg);
         cfg.sliding_window = 64;
+        layer_set(cfg.windowed, 0);
+        layer_set(cfg.windowed, 1);
+        expect_written(cfg);
+    }
+}
+
+/* Each family as its row has it, with what else its config can say. */
+static void test_other_families_are_written_and_read_back(void **state) {
+    (void)state;
+    for (int f = FAMILY_GPT2; f < FAMILIES; f++) {
+        const FamilyRow *row = family_row((Family)f);
+        ModelConfig cfg = row->built;
+        cfg.family = (Family)f;
+        cfg.V = small.V, cfg.C = small.C, cfg.L = 3, cfg.NH = 4, cfg.HS = 6, cfg.FF = small.FF;
+        cfg.NKV = row->qkv == FILE_AS_HERE ? 2 : 4;
+        cfg.max_positions = 128;
+        cfg.norm_eps = 1e-5f, cfg.init_std = .02f, cfg.lm_head = 1, cfg.bos = cfg.pad = -1;
+        if (cfg.rope_theta == 0.0f) cfg.rope_theta = 1e4f;
+        for (int l = 0; cfg.learned_positions && l < cfg.L; l++) layer_set(cfg.unrotated, l);
+        if (cfg.sliding_window) cfg.windowed[0] = f == FAMILY_GEMMA2 ? 5 : 7;
+        expect_written(cfg);
+        if (row->layer_windows) {
+            cfg.windowed[0] = 4, cfg.sliding_window = 9;
+            expect_written(cfg);
+            cfg.query_scalar = 24;
+            if (f == FAMILY_GEMMA2) cfg.attn_softcap = 0.0f, cfg.final_softcap = 12.5f;
+            expect_written(cfg);
+        }
+        if (row->attention_bias) {
+            cfg.qkv_bias = cfg.o_bias = !cfg.qkv_bias;
+            expect_written(cfg);
+        }
+        if (f == FAMILY_GPT2) {
+            cfg.query_scalar = 1.0f;
+            expect_written(cfg);
+            continue;
+        }
+        cfg.act = ACT_GELU;
+        if (!cfg.rope_local_theta) cfg.rotated = 4; /* 4 of 6: a share that no float is */
+        expect_written(cfg);
+        cfg.rope = (RopeScaling){.type = ROPE_LONGROPE,
+                                 .factor = 4.0f,
+                                 .original = 32,
+                                 .attention_factor = 1.5f,
+                                 .short_factor = {1, 2, 3.5f},
+                                 .long_factor = {2, 2, 5}};
+        if (cfg.rotated) cfg.rope.short_factor[2] = cfg.rope.long_factor[2] = 0.0f;
+        expect_written(cfg);
+        if (f == FAMILY_PHI3) cfg.sliding_window = 9, cfg.windowed[0] = 7;
+        cfg.rope.attention_factor = rope_attention_factor(ROPE_LONGROPE, 4.0, 32);
+        expect_written(cfg);
+        if (f == FAMILY_PHI3) continue; /* which calls no other scaling by that name */
+        cfg.rope = (RopeScaling){.type = ROPE_YARN,
+                                 .factor = 3.0f,
+                                 .original = 32,
+                                 .beta_fast = 20.0f,
+                                 .beta_slow = 2.0f,
+                                 .fractional = 1,
+                                 .attention_factor = 1.25f};
+        expect_written(cfg);
+        cfg.lm_head = 0, cfg.scores = 1;
         expect_written(cfg);
     }
 }
@@ -448,11 +523,11 @@ static void test_config_rules_refuse(void **state) {
     static const struct {
         const char *from, *to, *part;
     } bad[] = {
-        {"\"model_type\": \"llama\"", "\"model_type\": \"gpt2\"", "\"gpt2\""},
+        {"\"model_type\": \"llama\"", "\"model_type\": \"gpt9\"", "\"gpt9\""},
         {"\"model_type\": \"llama\", ", "", "model_type"},
         {"LlamaForCausalLM", "LlamaForTokenClassification", "LlamaForTokenClassification"},
-        {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0}",
-         "\"dynamic\""},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"ntk\", \"factor\": 2.0}",
+         "\"ntk\""},
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}", "factor"},
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}",
          "factor must be above 0"},
@@ -468,7 +543,16 @@ static void test_config_rules_refuse(void **state) {
          "layer_types"},
         {"\"model_type\": \"llama\"", "\"model_type\": \"mistral\", \"sliding_window\": 0",
          "sliding_window must be"},
-        {"\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"yarn\"}", "\"yarn\""},
+        {"\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"axial\"}", "\"axial\""},
+        {"\"rope_scaling\": null",
+         "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1}",
+         "beta_slow"},
+        {"\"rope_scaling\": null",
+         "\"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 2, \"short_factor\": [1, 2], "
+         "\"long_factor\": [1, 2]}",
+         "short_factor"},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"dynamic\"}", "factor"},
+        {"\"rope_scaling\": null", "\"partial_rotary_factor\": 1.2", "partial_rotary_factor"},
         {"\"rope_scaling\": null", "\"rope_scaling\": 2", "must be an object"},
         {"\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"},
         {"\"rope_scaling\": null", "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}",
@@ -481,13 +565,31 @@ static void test_config_rules_refuse(void **state) {
         {"\"llama\"", "\"smollm3\", \"no_rope_layers\": [1]", "no_rope_layers"},
         {"\"llama\"", "\"smollm3\", \"no_rope_layers\": [1, 2]", "no_rope_layers"},
         {"\"llama\"", "\"smollm3\", \"no_rope_layer_interval\": 0", "no_rope_layer_interval"},
-        {"\"llama\"", "\"qwen2\", \"use_sliding_window\": true", "use_sliding_window"},
+        {"\"llama\"", "\"qwen2\", \"layer_types\": [\"full_attention\"]", "layer_types"},
+        {"\"llama\"", "\"qwen2\", \"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+         "without a sliding_window"},
+        {"\"llama\"",
+         "\"mistral\", \"sliding_window\": 9, \"layer_types\": [\"full_attention\", "
+         "\"full_attention\"]",
+         "contradicts"},
+        {"\"llama\"", "\"gemma3_text\", \"sliding_window_pattern\": 0", "sliding_window_pattern"},
+        {"\"llama\"", "\"gemma3_text\", \"final_logit_softcapping\": 30",
+         "final_logit_softcapping"},
+        {"\"llama\"", "\"gemma2\", \"query_pre_attn_scalar\": 0", "query_pre_attn_scalar"},
+        {"\"llama\"", "\"gemma2\", \"use_bidirectional_attention\": true",
+         "use_bidirectional_attention"},
+        {"\"llama\"", "\"gpt_neox\"", "as many key heads"},
+        {"\"llama\"", "\"gpt2\", \"n_embd\": 24, \"n_layer\": 2", "n_head"},
+        {"\"llama\"",
+         "\"gpt2\", \"n_embd\": 24, \"n_layer\": 2, \"n_head\": 4, "
+         "\"scale_attn_by_inverse_layer_idx\": true",
+         "scale_attn_by_inverse_layer_idx"},
         {"\"attention_bias\": false", "\"attention_bias\": 1", "attention_bias"},
         {"\"mlp_bias\": false", "\"mlp_bias\": 1", "mlp_bias"},
         {"\"mlp_bias\": false", "\"sliding_window\": 64", "sliding_window"},
         {"\"mlp_bias\": false", "\"use_sliding_window\": true", "use_sliding_window"},
         {"\"mlp_bias\": false", "\"quantization_config\": {\"bits\": 4}", "quantization_config"},
-        {"\"silu\"", "\"gelu\"", "hidden_act"},
+        {"\"silu\"", "\"relu\"", "hidden_act"},
         {"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1", "rms_norm_eps"},
         {"\"eos_token_id\": 2", "\"eos_token_id\": 61", "vocab_size"},
         {"\"eos_token_id\": 2", "\"eos_token_id\": [2, 61]", "vocab_size"},
@@ -796,6 +898,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_written_is_read_back),
         cmocka_unit_test(test_families_are_written_and_read_back),
+        cmocka_unit_test(test_other_families_are_written_and_read_back),
         cmocka_unit_test(test_forms_of_families),
         cmocka_unit_test(test_transformers_4_config),
         cmocka_unit_test(test_forms_of_a_config),

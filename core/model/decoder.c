@@ -33,13 +33,27 @@ static void norm_backward(Network *net, Buf dx, Buf dw, Buf dnorm, Buf x, Buf w,
     net->b->rmsnorm_backward(net->b, dx, dw, dx, dnorm, x, w, rstd, net->ws->N, net->w.cfg.C);
 }
 
-static AttentionShape attention_shape(const ModelConfig *m) {
-    return (AttentionShape){
-        .NH = m->NH, .NKV = m->NKV, .HS = m->HS, .scale = 1.0f / sqrtf((float)m->HS)};
+static AttentionShape attention_shape(const ModelConfig *m, int l) {
+    float scalar = m->query_scalar > 0.0f ? m->query_scalar : (float)m->HS;
+    return (AttentionShape){.NH = m->NH,
+                            .NKV = m->NKV,
+                            .HS = m->HS,
+                            .scale = 1.0f / sqrtf(scalar),
+                            .window = config_window(m, l),
+                            .softcap = m->attn_softcap};
 }
 
 static FeedForward feed_forward(const ModelConfig *m) {
-    return (FeedForward){.FF = m->FF, .act = ACT_SILU, .gated = 1};
+    return (FeedForward){.FF = m->FF, .act = m->act, .gated = !m->ungated};
+}
+
+static void rotate(Network *net, int l, Buf qkv, int backward) {
+    const ModelConfig *m = &net->w.cfg;
+    int local = m->rope_local_theta > 0.0f && config_window(m, l);
+    if (config_rotates(m, l))
+        net->b->rope(net->b, qkv, net->ws->positions, local ? net->rope_local : net->rope,
+                     net->ws->N, config_qkv_rows(m), m->NH + m->NKV, m->HS, config_rotated(m),
+                     backward);
 }
 
 /* what a product's weights and bias gain; x is its input, dy the gradient of its output */
@@ -79,14 +93,13 @@ static Residual layer_forward(Network *net, int l, Residual in, LayerSaved *s, K
     const LayerMats *w = &net->w.mats[l];
     Backend *b = net->b;
     Workspace *ws = net->ws;
-    AttentionShape shape = attention_shape(m);
-    int N = ws->N, stride = config_qkv_rows(m);
+    AttentionShape shape = attention_shape(m, l);
+    int N = ws->N;
 
     norm(net, ws->norm, s->rstd1, ws->x[l], in, t->attn_norm);
     product(net, s->qkv, ws->norm, w->qkv);
     if (m->qk_norm) norm_heads(net, t, s);
-    if (config_rotates(m, l))
-        b->rope(b, s->qkv, ws->positions, net->rope, N, stride, m->NH + m->NKV, m->HS, m->HS, 0);
+    rotate(net, l, s->qkv, 0);
     if (kv) b->kv_write(b, kv_layer(kv, l), s->qkv, ws->kv_rows, ws->positions, N, shape);
     if (decode)
         b->attention_decode(b, s->att, s->qkv, kv_layer(kv, l), ws->kv_rows, ws->positions, N,
@@ -118,7 +131,7 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     const LayerMats *w = &net->w.mats[l];
     Backend *b = net->b;
     Workspace *ws = net->ws;
-    int N = ws->N, QKV = config_qkv_rows(m);
+    int N = ws->N;
 
     b->activation_forward(b, ws->h, s->gate_up, N, feed_forward(m));
     product_backward(net, g->w_down, g->b_down, dx, ws->h, w->down);
@@ -132,9 +145,8 @@ static void layer_backward(Network *net, int l, Buf dx, Buf x, LayerSaved *s) {
     product_backward(net, g->wo, g->bo, dx, s->att, w->o);
     b->matmul_backward_input(b, ws->datt, dx, w->o, N);
     b->attention_backward(b, ws->dqkv, ws->datt, s->qkv, s->att, s->lse, ws->starts, ws->S, N,
-                          attention_shape(m));
-    if (config_rotates(m, l))
-        b->rope(b, ws->dqkv, ws->positions, net->rope, N, QKV, m->NH + m->NKV, m->HS, m->HS, 1);
+                          attention_shape(m, l));
+    rotate(net, l, ws->dqkv, 1);
     if (m->qk_norm) norm_heads_backward(net, g, t, s);
     norm(net, ws->norm, s->rstd1, x, (Residual){.x = x}, t->attn_norm);
     product_backward(net, g->wq, g->bq, ws->dqkv, ws->norm, w->qkv);

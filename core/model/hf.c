@@ -96,8 +96,12 @@ static Status shards_open(Shards *s, const char *dir) {
 }
 
 static const SafetensorsTensor *shards_find(const Shards *s, const char *name) {
-    const char *short_name =
-        !strncmp(name, "model.", 6) ? name + 6 : name; /* some files leave the prefix out */
+    static const char *const prefixes[] = {"model.", "transformer.", "gpt_neox."};
+    const char *short_name = name; /* some files leave the prefix out */
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        size_t n = strlen(prefixes[i]);
+        if (!strncmp(name, prefixes[i], n)) short_name = name + n;
+    }
     for (int i = 0; i < s->n; i++) {
         const SafetensorsTensor *t = safetensors_find(s->file[i], name);
         if (!t) t = safetensors_find(s->file[i], short_name);
@@ -123,17 +127,34 @@ static Status init_score(Load *l, const TensorInfo *info, Buf slot) {
     return weights_init_tensor(l->w, info, slot, l->seed, SCORE_INDEX);
 }
 
+/* A tensor whose elements lie in another order in the file. */
+static Status load_reordered(Load *l, const TensorInfo *info, const SafetensorsTensor *t,
+                             Buf slot) {
+    size_t count = (size_t)info->rows * (size_t)info->cols;
+    float *file = malloc(count * sizeof *file), *here = malloc(count * sizeof *here);
+    Status s = file && here ? safetensors_read_f32(t, 0, count, file)
+                            : status_fail(E_MEMORY, "no memory to read %s", info->name);
+    for (size_t i = 0; s == OK && i < count; i++)
+        here[i] = file[tensor_file_index(&l->w->cfg, info, i)];
+    if (s == OK) l->w->b->upload(l->w->b, slot, here, count);
+    free(file);
+    free(here);
+    return s;
+}
+
 static Status load_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     Load *l = ctx;
     const SafetensorsTensor *t = shards_find(l->shards, info->name);
     size_t count = (size_t)info->rows * (size_t)info->cols;
     if (!t && !strcmp(info->name, "score.weight")) return init_score(l, info, *slot);
     if (!t) return status_fail(E_FORMAT, "%s: tensor %s is missing", l->path, info->name);
-    int fits = t->count == count &&
-               (info->vector ? t->rank == 1 : t->rank == 2 && t->shape[0] == (size_t)info->rows);
+    size_t first = (size_t)(info->order == FILE_TRANSPOSED ? info->cols : info->rows);
+    int fits =
+        t->count == count && (info->vector ? t->rank == 1 : t->rank == 2 && t->shape[0] == first);
     if (!fits)
         return status_fail(E_FORMAT, "%s: tensor %s has %zu values, the config says %d x %d",
                            l->path, info->name, t->count, info->rows, info->cols);
+    if (info->order != FILE_AS_HERE) return load_reordered(l, info, t, *slot);
     for (size_t at = 0; at < count; at += PIECE) {
         size_t n = count - at < PIECE ? count - at : PIECE;
         TRY(safetensors_read_f32(t, at, n, l->host));
@@ -189,6 +210,10 @@ static Status list_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
                                           .dtype = "F32",
                                           .rank = info->vector ? 1 : 2,
                                           .shape = {(size_t)info->rows, (size_t)info->cols}};
+    if (info->order == FILE_TRANSPOSED) {
+        e->entries[e->n].shape[0] = (size_t)info->cols;
+        e->entries[e->n].shape[1] = (size_t)info->rows;
+    }
     e->n++;
     return OK;
 }
@@ -196,11 +221,27 @@ static Status list_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
 typedef struct {
     SafetensorsWriter file;
     Backend *b;
+    const ModelConfig *m;
     float *host;
 } Save;
 
+static Status write_reordered(Save *s, const TensorInfo *info, Buf slot) {
+    size_t count = (size_t)info->rows * (size_t)info->cols;
+    float *file = malloc(count * sizeof *file), *here = malloc(count * sizeof *here);
+    Status status = file && here ? OK : status_fail(E_MEMORY, "no memory to write %s", info->name);
+    if (status == OK) {
+        s->b->download(s->b, here, slot, count);
+        for (size_t i = 0; i < count; i++) file[tensor_file_index(s->m, info, i)] = here[i];
+        status = safetensors_writer_write(&s->file, file, count * sizeof *file);
+    }
+    free(file);
+    free(here);
+    return status;
+}
+
 static Status write_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     Save *s = ctx;
+    if (info->order != FILE_AS_HERE) return write_reordered(s, info, *slot);
     size_t count = (size_t)info->rows * (size_t)info->cols;
     for (size_t at = 0; at < count; at += PIECE) {
         size_t n = count - at < PIECE ? count - at : PIECE;
@@ -214,7 +255,7 @@ static Status write_weights(const Weights *w, const char *dir) {
     size_t most = (sizeof(LayerTensors) / sizeof(Buf)) * (size_t)w->cfg.L + 8;
     char path[1200];
     Entries e = {calloc(most, sizeof *e.entries), calloc(most, sizeof *e.names), 0};
-    Save save = {.b = w->b, .host = malloc(PIECE * sizeof(float))};
+    Save save = {.b = w->b, .m = &w->cfg, .host = malloc(PIECE * sizeof(float))};
     Tensors t = w->t; /* visiting does not change the slots */
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     Status s = e.entries && e.names && save.host

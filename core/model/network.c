@@ -9,6 +9,7 @@
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/model/decoder.h"
+#include "core/model/rope.h"
 
 /* --- workspace --- */
 
@@ -25,7 +26,7 @@ static Buf carve(Carve *c, Dtype dtype, size_t count) {
 }
 
 typedef struct { /* the largest of each size over the configs */
-    size_t C, L, NH, QKV, ATT, FF, V, K;
+    size_t C, L, NH, QKV, ATT, FF, gate, V, K;
     size_t QK, heads; /* of q and k with a norm */
 } Sizes;
 
@@ -43,6 +44,7 @@ static Sizes sizes_of(const ModelConfig *const *configs, int n) {
         s.QKV = larger(s.QKV, (size_t)config_qkv_rows(m));
         s.ATT = larger(s.ATT, (size_t)m->NH * (size_t)m->HS);
         s.FF = larger(s.FF, (size_t)m->FF);
+        s.gate = larger(s.gate, (size_t)config_gate_rows(m));
         if (m->qk_norm) {
             s.heads = larger(s.heads, (size_t)(m->NH + m->NKV));
             s.QK = larger(s.QK, (size_t)(m->NH + m->NKV) * (size_t)m->HS);
@@ -60,7 +62,7 @@ static LayerSaved carve_saved(Carve *c, const Sizes *z, size_t N) {
                         .lse = carve(c, DT_F32, 2 * N * z->NH),
                         .xm = carve(c, c->act, N * z->C),
                         .rstd2 = carve(c, DT_F32, N),
-                        .gate_up = carve(c, c->act, N * 2 * z->FF),
+                        .gate_up = carve(c, c->act, N * z->gate),
                         .before = carve(c, c->act, N * z->QK),
                         .rstd_qk = carve(c, DT_F32, N * z->heads)};
 }
@@ -100,7 +102,7 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = carve(c, c->act, N * z->C);
     ws->dqkv = carve(c, c->act, N * z->QKV);
     ws->datt = carve(c, c->act, N * z->ATT);
-    ws->dgate_up = carve(c, c->act, N * 2 * z->FF);
+    ws->dgate_up = carve(c, c->act, N * z->gate);
     ws->dh = carve(c, c->act, N * z->FF);
 }
 
@@ -165,56 +167,40 @@ void workspace_release(Workspace *ws) {
 
 /* --- networks --- */
 
-/* Slow frequencies are divided by `factor`, fast ones stay, those between are blended. */
-static float llama3_frequency(const RopeScaling *r, float inv) {
-    float wavelength = 6.28318530717958647692f / inv, original = (float)r->original;
-    if (wavelength < original / r->high_freq_factor) return inv;
-    if (wavelength > original / r->low_freq_factor) return inv / r->factor;
-    float fast =
-        (original / wavelength - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
-    return (1.0f - fast) * inv / r->factor + fast * inv;
-}
-
-static float rope_frequency(const ModelConfig *m, int i) {
-    float inv = 1.0f / powf(m->rope_theta, (float)(2 * i) / (float)m->HS);
-    if (m->rope.type == ROPE_LINEAR) return inv / m->rope.factor;
-    return m->rope.type == ROPE_LLAMA3 ? llama3_frequency(&m->rope, inv) : inv;
-}
-
-static Status rope_table(Network *net, int length) {
-    int HS = net->w.cfg.HS, half = HS / 2;
-    float *table = malloc((size_t)length * (size_t)HS * sizeof *table);
+static Status rope_table(Network *net, Buf *to, int length, int windowed) {
+    size_t n = (size_t)length * (size_t)config_rotated(&net->w.cfg);
+    float *table = malloc(n * sizeof *table);
     if (!table) return status_fail(E_MEMORY, "no memory for %d rotary positions", length);
-    for (int t = 0; t < length; t++) {
-        for (int i = 0; i < half; i++) {
-            /* the angle in f32, as everybody who trained these models computed it */
-            float angle = (float)t * rope_frequency(&net->w.cfg, i);
-            table[(size_t)t * HS + i] = cosf(angle);
-            table[(size_t)t * HS + half + i] = sinf(angle);
-        }
-    }
-    Status s =
-        net->b->alloc(net->b, &net->rope, DT_F32, (size_t)length * (size_t)HS, "rotary table");
-    if (s == OK) net->b->upload(net->b, net->rope, table, (size_t)length * (size_t)HS);
+    rope_fill(table, &net->w.cfg, length, windowed);
+    Status s = net->b->alloc(net->b, to, DT_F32, n, "rotary table");
+    if (s == OK) net->b->upload(net->b, *to, table, n);
     free(table);
     return s;
 }
 
-/* Within the window every position is seen, and attention is the ordinary one. */
-static Status window_fits(const ModelConfig *m, int length) {
-    if (!m->sliding_window || length <= m->sliding_window) return OK;
-    return status_fail(E_USAGE,
-                       "sliding_window is %d, but sequences of up to %d tokens are asked for: "
-                       "sliding-window attention is not computed; keep them within the window",
-                       m->sliding_window, length);
+static Status place_positions(Network *net, int length) {
+    const ModelConfig *m = &net->w.cfg;
+    if (m->learned_positions) {
+        if (length <= m->max_positions) return OK;
+        return status_fail(E_USAGE,
+                           "the model has %d learned positions, sequences of up to %d tokens are "
+                           "asked for",
+                           m->max_positions, length);
+    }
+    TRY(rope_fits(m, length));
+    TRY(rope_table(net, &net->rope, length, 0));
+    return m->rope_local_theta > 0.0f ? rope_table(net, &net->rope_local, length, 1) : OK;
 }
 
 Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
                       int trainable) {
     *net = (Network){.b = b, .ws = ws};
-    TRY(window_fits(cfg, ws->plan.max_length));
     TRY(weights_create(&net->w, b, cfg, trainable ? DT_F32 : b->dtype));
-    TRY(rope_table(net, ws->plan.max_length));
+    if (cfg->norm != NORM_RMS || cfg->norms != NORMS_BEFORE || cfg->parallel ||
+        cfg->qk_norm == QK_NORM_WHOLE)
+        return status_fail(E_FORMAT, "models of the family %s are not computed yet",
+                           family_row(cfg->family)->type);
+    TRY(place_positions(net, ws->plan.max_length));
     if (!trainable) return OK;
     CHECK(ws->plan.train);
     TRY(b->alloc(b, &net->grad, DT_F32, net->w.count, "gradients"));
@@ -230,6 +216,7 @@ void network_release(Network *net) {
     if (net->ws && net->ws->owner == net) net->ws->owner = NULL;
     weights_release(&net->w);
     b->release(b, &net->rope);
+    b->release(b, &net->rope_local);
     b->release(b, &net->grad);
     b->release(b, &net->grad_tied);
     tensors_release(&net->g);
@@ -357,7 +344,7 @@ Status network_forward(Network *net, const Batch *batch, TokenOutputs *out) {
         CHECK(net->w.cfg.lm_head && batch->temperature > 0.0f);
         b->gather_rows(b, ws->hr, ws->hidden, ws->rows, ws->R, net->w.cfg.C);
         b->head_forward(b, head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits,
-                        ws->chunk, ws->R, batch->temperature, 0.0f);
+                        ws->chunk, ws->R, batch->temperature, net->w.cfg.final_softcap);
     }
     score_forward(net, out);
     TRY(b->sync(b));
@@ -386,7 +373,7 @@ static void heads_backward(Network *net, const TokenGrads *g, const TokenOutputs
         b->gather_rows(b, ws->hr, ws->hidden, ws->rows, ws->R, m->C);
         b->head_backward(b, ws->dhr, m->tied ? net->g.tok_emb : net->g.lm_head, hg,
                          head_out(ws, out), ws->hr, net->w.head, ws->targets, ws->logits, ws->chunk,
-                         ws->R, ws->temperature, 0.0f);
+                         ws->R, ws->temperature, m->final_softcap);
         b->scatter_rows(b, ws->dhidden, ws->dhr, ws->rows, ws->R, ws->N, m->C);
     }
     if (g->score) {
@@ -482,6 +469,7 @@ Status network_sample(Network *net, const double *uniform, SampleParams p, int M
     Workspace *ws = net->ws;
     Backend *b = net->b;
     b->upload(b, ws->uniform, uniform, (size_t)M);
+    p.softcap = net->w.cfg.final_softcap;
     b->sample(b, ws->ids, ws->out[0], ws->out[1], ws->hr, net->w.head, ws->uniform, ws->logits,
               ws->chunk, M, p);
     b->download(b, ids, ws->ids, (size_t)M);

@@ -49,8 +49,9 @@ int network_head_chunk(const Backend *b, int V, int rows);
 typedef struct Network {
     Backend *b;
     Weights w;
-    Buf rope;            /* [max_length, HS] */
-    Workspace *ws;       /* borrowed */
+    Buf rope,
+        rope_local; /* [max_length, rotated]; the latter of windowed layers, if theirs differ */
+    Workspace *ws;  /* borrowed */
     Buf grad, grad_tied; /* flat gradients; with a tied head the embedding's side apart, so that
                             each is one chain */
     Tensors g;           /* slots of grad; NULL Bufs in a frozen network */

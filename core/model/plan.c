@@ -20,7 +20,7 @@ void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *m, P
     Dtype w = kind == PLAN_FROZEN ? b->dtype : DT_F32;
     size_t packed = (size_t)m->L * (b->packed_count(b, w, config_qkv_rows(m), m->C) +
                                     b->packed_count(b, w, m->C, m->NH * m->HS) +
-                                    b->packed_count(b, w, 2 * m->FF, m->C) +
+                                    b->packed_count(b, w, config_gate_rows(m), m->C) +
                                     b->packed_count(b, w, m->C, m->FF)) +
                     (m->lm_head ? b->packed_count(b, w, m->V, m->C) : 0);
     if (packed && b->mirror) packed = count;

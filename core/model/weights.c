@@ -36,81 +36,148 @@ Status config_check(const ModelConfig *m, const char *what) {
     if (m->HS % 2)
         return status_fail(E_FORMAT, "%s: head_dim %d is odd, rotary positions need pairs", what,
                            m->HS);
+    if (m->rotated < 0 || m->rotated > m->HS || m->rotated % 2)
+        return status_fail(E_FORMAT, "%s: %d of a head's %d channels cannot be rotated in pairs",
+                           what, m->rotated, m->HS);
+    if (family_row(m->family)->qkv != FILE_AS_HERE && (m->NKV != m->NH || m->NH * m->HS != m->C))
+        return status_fail(E_FORMAT, "%s: a %s has as many key heads as query heads, of C / heads",
+                           what, family_row(m->family)->type);
     if (!m->lm_head && !m->scores) return status_fail(E_FORMAT, "%s: a model needs a head", what);
     return OK;
 }
 
 typedef struct {
     const ModelConfig *m;
+    const TensorNames *names;
     TensorVisitor visit;
     void *ctx;
     size_t offset;
 } Walk;
 
-static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, int rows, int cols,
-                        TensorInit init) {
-    int vector = init == INIT_ONE || init == INIT_ZERO;
-    const char *kind = init == INIT_ZERO ? "bias" : "weight";
-    TensorInfo info = {.rows = rows,
-                       .cols = cols,
-                       .vector = vector,
-                       .decay = !vector,
-                       .init = init,
-                       .offset = walk->offset};
+/* name: a layer's below its prefix, or all of it (layer -1), without its end */
+static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, TensorInfo info) {
+    const char *end = info.vector && info.init == INIT_BIAS ? "bias" : "weight";
+    CHECK(name);
+    info.decay = !info.vector;
+    info.offset = walk->offset;
     if (layer < 0)
-        snprintf(info.name, sizeof info.name, "%s.%s", name, kind);
+        snprintf(info.name, sizeof info.name, "%s.%s", name, end);
     else
-        snprintf(info.name, sizeof info.name, "model.layers.%d.%s.%s", layer, name, kind);
-    walk->offset += (size_t)rows * (size_t)cols;
+        snprintf(info.name, sizeof info.name, "%s.%d.%s.%s", walk->names->layers, layer, name, end);
+    walk->offset += (size_t)info.rows * (size_t)info.cols;
     return walk->visit(walk->ctx, &info, slot);
 }
 
+static Status visit_matrix(Walk *w, Buf *slot, int l, const char *name, int rows, int cols,
+                           TensorInit init, FileOrder order) {
+    return visit_one(w, slot, l, name,
+                     (TensorInfo){.rows = rows, .cols = cols, .init = init, .order = order});
+}
+static Status visit_bias(Walk *w, Buf *slot, int l, const char *name, int rows, FileOrder order) {
+    return visit_one(
+        w, slot, l, name,
+        (TensorInfo){.rows = rows, .cols = 1, .vector = 1, .init = INIT_BIAS, .order = order});
+}
+
+/* weights, and a bias where norms have one */
+static Status visit_norm(Walk *w, Buf *slot, Buf *bias, int l, const char *name, int rows) {
+    TensorInit init = w->m->norm == NORM_RMS_PLUS_ONE ? INIT_ZERO : INIT_ONE;
+    TRY(visit_one(w, slot, l, name,
+                  (TensorInfo){.rows = rows, .cols = 1, .vector = 1, .init = init}));
+    return w->m->norm == NORM_LAYER ? visit_bias(w, bias, l, name, rows, FILE_AS_HERE) : OK;
+}
+
 /* Neighbours are one product: q, k, v and gate, up; so are their biases. */
+static Status visit_qkv(Walk *w, LayerTensors *y, int l) {
+    const ModelConfig *m = w->m;
+    const TensorNames *n = w->names;
+    FileOrder order = family_row(m->family)->qkv;
+    int Q = m->NH * m->HS, KV = m->NKV * m->HS;
+    if (n->qkv) {
+        TRY(visit_matrix(w, &y->wq, l, n->qkv, Q + 2 * KV, m->C, INIT_NORMAL, order));
+        if (order == FILE_TRANSPOSED) order = FILE_AS_HERE; /* a bias has no other */
+        return m->qkv_bias ? visit_bias(w, &y->bq, l, n->qkv, Q + 2 * KV, order) : OK;
+    }
+    TRY(visit_matrix(w, &y->wq, l, n->q, Q, m->C, INIT_NORMAL, FILE_AS_HERE));
+    TRY(visit_matrix(w, &y->wk, l, n->k, KV, m->C, INIT_NORMAL, FILE_AS_HERE));
+    TRY(visit_matrix(w, &y->wv, l, n->v, KV, m->C, INIT_NORMAL, FILE_AS_HERE));
+    if (!m->qkv_bias) return OK;
+    TRY(visit_bias(w, &y->bq, l, n->q, Q, FILE_AS_HERE));
+    TRY(visit_bias(w, &y->bk, l, n->k, KV, FILE_AS_HERE));
+    return visit_bias(w, &y->bv, l, n->v, KV, FILE_AS_HERE);
+}
+
 static Status visit_attention(Walk *w, LayerTensors *y, int l) {
     const ModelConfig *m = w->m;
-    int Q = m->NH * m->HS, KV = m->NKV * m->HS;
-    TRY(visit_one(w, &y->attn_norm, l, "input_layernorm", m->C, 1, INIT_ONE));
-    TRY(visit_one(w, &y->wq, l, "self_attn.q_proj", Q, m->C, INIT_NORMAL));
-    TRY(visit_one(w, &y->wk, l, "self_attn.k_proj", KV, m->C, INIT_NORMAL));
-    TRY(visit_one(w, &y->wv, l, "self_attn.v_proj", KV, m->C, INIT_NORMAL));
-    if (m->qkv_bias) {
-        TRY(visit_one(w, &y->bq, l, "self_attn.q_proj", Q, 1, INIT_ZERO));
-        TRY(visit_one(w, &y->bk, l, "self_attn.k_proj", KV, 1, INIT_ZERO));
-        TRY(visit_one(w, &y->bv, l, "self_attn.v_proj", KV, 1, INIT_ZERO));
-    }
+    const TensorNames *n = w->names;
+    int Q = m->NH * m->HS, KV = m->NKV * m->HS, whole = m->qk_norm == QK_NORM_WHOLE;
+    if (m->norms != NORMS_AFTER)
+        TRY(visit_norm(w, &y->attn_norm, &y->attn_norm_bias, l, n->attn_norm, m->C));
+    TRY(visit_qkv(w, y, l));
     if (m->qk_norm) {
-        TRY(visit_one(w, &y->q_norm, l, "self_attn.q_norm", m->HS, 1, INIT_ONE));
-        TRY(visit_one(w, &y->k_norm, l, "self_attn.k_norm", m->HS, 1, INIT_ONE));
+        TRY(visit_norm(w, &y->q_norm, NULL, l, n->q_norm, whole ? Q : m->HS));
+        TRY(visit_norm(w, &y->k_norm, NULL, l, n->k_norm, whole ? KV : m->HS));
     }
-    TRY(visit_one(w, &y->wo, l, "self_attn.o_proj", m->C, Q, INIT_RESIDUAL));
-    return m->o_bias ? visit_one(w, &y->bo, l, "self_attn.o_proj", m->C, 1, INIT_ZERO) : OK;
+    TRY(visit_matrix(w, &y->wo, l, n->o, m->C, Q, INIT_RESIDUAL, family_row(m->family)->linear));
+    if (m->o_bias) TRY(visit_bias(w, &y->bo, l, n->o, m->C, FILE_AS_HERE));
+    if (m->norms == NORMS_BEFORE) return OK;
+    return visit_norm(w, &y->attn_post_norm, NULL, l, n->attn_post_norm, m->C);
+}
+
+static Status visit_gate_up(Walk *w, LayerTensors *y, int l) {
+    const ModelConfig *m = w->m;
+    const TensorNames *n = w->names;
+    FileOrder order = family_row(m->family)->linear;
+    int both = config_gate_rows(m);
+    if (n->gate_up) {
+        TRY(visit_matrix(w, &y->w_gate, l, n->gate_up, both, m->C, INIT_NORMAL, order));
+        return m->mlp_bias ? visit_bias(w, &y->b_gate, l, n->gate_up, both, FILE_AS_HERE) : OK;
+    }
+    TRY(visit_matrix(w, &y->w_gate, l, n->gate, m->FF, m->C, INIT_NORMAL, order));
+    TRY(visit_matrix(w, &y->w_up, l, n->up, m->FF, m->C, INIT_NORMAL, order));
+    if (!m->mlp_bias) return OK;
+    TRY(visit_bias(w, &y->b_gate, l, n->gate, m->FF, FILE_AS_HERE));
+    return visit_bias(w, &y->b_up, l, n->up, m->FF, FILE_AS_HERE);
 }
 
 static Status visit_mlp(Walk *w, LayerTensors *y, int l) {
     const ModelConfig *m = w->m;
-    TRY(visit_one(w, &y->mlp_norm, l, "post_attention_layernorm", m->C, 1, INIT_ONE));
-    TRY(visit_one(w, &y->w_gate, l, "mlp.gate_proj", m->FF, m->C, INIT_NORMAL));
-    TRY(visit_one(w, &y->w_up, l, "mlp.up_proj", m->FF, m->C, INIT_NORMAL));
-    if (m->mlp_bias) {
-        TRY(visit_one(w, &y->b_gate, l, "mlp.gate_proj", m->FF, 1, INIT_ZERO));
-        TRY(visit_one(w, &y->b_up, l, "mlp.up_proj", m->FF, 1, INIT_ZERO));
-    }
-    TRY(visit_one(w, &y->w_down, l, "mlp.down_proj", m->C, m->FF, INIT_RESIDUAL));
-    return m->mlp_bias ? visit_one(w, &y->b_down, l, "mlp.down_proj", m->C, 1, INIT_ZERO) : OK;
+    const TensorNames *n = w->names;
+    if (m->norms != NORMS_AFTER)
+        TRY(visit_norm(w, &y->mlp_norm, &y->mlp_norm_bias, l, n->mlp_norm, m->C));
+    TRY(visit_gate_up(w, y, l));
+    TRY(visit_matrix(w, &y->w_down, l, n->down, m->C, m->FF, INIT_RESIDUAL,
+                     family_row(m->family)->linear));
+    if (m->mlp_bias) TRY(visit_bias(w, &y->b_down, l, n->down, m->C, FILE_AS_HERE));
+    if (m->norms == NORMS_BEFORE) return OK;
+    return visit_norm(w, &y->mlp_post_norm, NULL, l, n->mlp_post_norm, m->C);
 }
 
 Status tensors_visit(const ModelConfig *m, Tensors *t, TensorVisitor visit, void *ctx) {
-    Walk w = {m, visit, ctx, 0};
-    TRY(visit_one(&w, &t->tok_emb, -1, "model.embed_tokens", m->V, m->C, INIT_NORMAL));
+    const TensorNames *n = family_row(m->family)->names;
+    Walk w = {m, n, visit, ctx, 0};
+    TRY(visit_matrix(&w, &t->tok_emb, -1, n->embedding, m->V, m->C, INIT_NORMAL, FILE_AS_HERE));
+    if (m->learned_positions)
+        TRY(visit_matrix(&w, &t->pos_emb, -1, n->positions, m->max_positions, m->C, INIT_NORMAL,
+                         FILE_AS_HERE));
     for (int l = 0; l < m->L; l++) {
         TRY(visit_attention(&w, &t->layer[l], l));
         TRY(visit_mlp(&w, &t->layer[l], l));
     }
-    TRY(visit_one(&w, &t->final_norm, -1, "model.norm", m->C, 1, INIT_ONE));
+    TRY(visit_norm(&w, &t->final_norm, &t->final_norm_bias, -1, n->final_norm, m->C));
     if (m->lm_head && !m->tied)
-        TRY(visit_one(&w, &t->lm_head, -1, "lm_head", m->V, m->C, INIT_NORMAL));
-    if (m->scores) TRY(visit_one(&w, &t->score, -1, "score", m->scores, m->C, INIT_SCORE));
+        TRY(visit_matrix(&w, &t->lm_head, -1, n->head, m->V, m->C, INIT_NORMAL, FILE_AS_HERE));
+    if (m->scores)
+        TRY(visit_matrix(&w, &t->score, -1, "score", m->scores, m->C, INIT_SCORE, FILE_AS_HERE));
     return OK;
+}
+
+size_t tensor_file_index(const ModelConfig *m, const TensorInfo *info, size_t i) {
+    size_t rows = (size_t)info->rows, cols = (size_t)info->cols, r = i / cols, c = i % cols;
+    if (info->order == FILE_TRANSPOSED) return c * rows + r;
+    if (info->order != FILE_INTERLEAVED) return i;
+    size_t HS = (size_t)m->HS, part = r / (rows / 3), head = r % (rows / 3) / HS;
+    return ((3 * head + part) * HS + r % HS) * cols + c;
 }
 
 static Status layers_create(const ModelConfig *m, Tensors *t) {
@@ -172,10 +239,11 @@ static size_t place_mats(Weights *w) {
     size_t used = 0;
     for (int l = 0; l < m->L; l++) {
         const LayerTensors *y = &w->t.layer[l];
-        w->mats[l] = (LayerMats){.qkv = mat(w, y->wq, y->bq, &used, config_qkv_rows(m), m->C),
-                                 .o = mat(w, y->wo, y->bo, &used, m->C, m->NH * m->HS),
-                                 .gate_up = mat(w, y->w_gate, y->b_gate, &used, 2 * m->FF, m->C),
-                                 .down = mat(w, y->w_down, y->b_down, &used, m->C, m->FF)};
+        w->mats[l] =
+            (LayerMats){.qkv = mat(w, y->wq, y->bq, &used, config_qkv_rows(m), m->C),
+                        .o = mat(w, y->wo, y->bo, &used, m->C, m->NH * m->HS),
+                        .gate_up = mat(w, y->w_gate, y->b_gate, &used, config_gate_rows(m), m->C),
+                        .down = mat(w, y->w_down, y->b_down, &used, m->C, m->FF)};
     }
     if (m->lm_head)
         w->head = mat(w, m->tied ? w->t.tok_emb : w->t.lm_head, (Buf){0}, &used, m->V, m->C);

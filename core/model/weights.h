@@ -8,15 +8,19 @@
 
 #include "core/backend/backend.h"
 #include "core/model/config.h"
+#include "core/model/family.h"
 
 typedef struct {
     Buf attn_norm, wq, wk, wv, wo, mlp_norm, w_gate, w_up, w_down;
-    Buf q_norm, k_norm;                       /* NULL where the model has none */
-    Buf bq, bk, bv, bo, b_gate, b_up, b_down; /* NULL where the model has none */
+    /* NULL where the model has none; of neighbours that are one tensor in its files the first slot
+     * is all of them */
+    Buf q_norm, k_norm, attn_post_norm, mlp_post_norm;
+    Buf bq, bk, bv, bo, b_gate, b_up, b_down;
+    Buf attn_norm_bias, mlp_norm_bias;
 } LayerTensors;
 
 typedef struct { /* weights, or gradients of the same shape */
-    Buf tok_emb, final_norm, lm_head, score;
+    Buf tok_emb, pos_emb, final_norm, final_norm_bias, lm_head, score;
     LayerTensors *layer; /* [L] */
 } Tensors;
 
@@ -24,7 +28,8 @@ typedef enum {
     INIT_NORMAL,
     INIT_RESIDUAL /* std / sqrt(2L) */,
     INIT_ONE,
-    INIT_ZERO, /* a bias */
+    INIT_ZERO,
+    INIT_BIAS, /* zero, too */
     INIT_SCORE /* 1/sqrt(C+1) */
 } TensorInit;
 
@@ -33,6 +38,7 @@ typedef struct {
     int rows, cols; /* cols 1 for vectors; rows x cols elements */
     int vector;     /* one-dimensional in files */
     int decay;      /* takes part in weight decay */
+    FileOrder order;
     TensorInit init;
     size_t offset; /* first element in the flat range */
 } TensorInfo;
@@ -41,6 +47,8 @@ typedef Status (*TensorVisitor)(void *ctx, const TensorInfo *info, Buf *slot);
 
 /* Calls visit for every tensor of the model in order of the flat range. */
 Status tensors_visit(const ModelConfig *m, Tensors *t, TensorVisitor visit, void *ctx);
+/* Where element i of a tensor lies in a Hugging Face file's. */
+size_t tensor_file_index(const ModelConfig *m, const TensorInfo *info, size_t i);
 size_t tensors_count(const ModelConfig *m); /* elements of the flat range */
 /* Points the slots into flat; *layers is the array they need (from the host allocator). */
 Status tensors_carve(const ModelConfig *m, Tensors *t, Buf flat);

@@ -24,6 +24,9 @@ SHAPE = dict(vocab_size=V, hidden_size=16, intermediate_size=12, num_hidden_laye
              bos_token_id=1, eos_token_id=2, pad_token_id=None, tie_word_embeddings=False, rope_theta=10000.0)
 LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
+DYNAMIC = dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0)
+LONGROPE = dict(type="longrope", short_factor=[1.0, 1.5, 3.0], long_factor=[1.0, 4.0, 9.0])
 ABSENT = object()
 CASES = {
     "llama3": dict(model_type="llama", head_dim=8, rope_parameters=LLAMA3, rope_theta=ABSENT, tie_word_embeddings=True),
@@ -34,6 +37,11 @@ CASES = {
     "qwen3": dict(model_type="qwen3", head_dim=6, tie_word_embeddings=True),
     "smollm3": dict(model_type="smollm3", head_dim=ABSENT, no_rope_layers=[1, 0],
                     tie_word_embeddings=True),
+    "mistral_window": dict(model_type="mistral", sliding_window=5, rope_parameters=YARN, rope_theta=ABSENT),
+    "qwen2_window": dict(model_type="qwen2", head_dim=ABSENT, use_sliding_window=True, sliding_window=7,
+                         max_window_layers=1, rope_parameters=DYNAMIC, rope_theta=ABSENT),
+    "phi3": dict(model_type="phi3", head_dim=ABSENT, hidden_size=32, partial_rotary_factor=0.75,
+                 rope_scaling=LONGROPE, original_max_position_embeddings=32, sliding_window=11),
 }
 
 
