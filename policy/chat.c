@@ -16,7 +16,8 @@
 typedef struct {
     const char *layout, *system;
     int greedy, top_k, max_tokens, context;
-    float temperature, top_p, min_p;
+    float temperature, top_p, min_p, repetition_penalty;
+    int no_repeat_ngram;
     uint64_t seed;
 } ChatConfig;
 
@@ -31,6 +32,10 @@ static const Field chat_fields[] = {
              "sample from the likeliest tokens of this mass"),
     FIELD_IN(ChatConfig, min_p, FIELD_FLOAT, "0", 0, 1,
              "sample from tokens with this share of the likeliest one's probability, 0 = all"),
+    FIELD_IN(ChatConfig, repetition_penalty, FIELD_FLOAT, "1", 0.01, 100,
+             "divides the logits of what prompt and answer hold, 1 = off"),
+    FIELD_IN(ChatConfig, no_repeat_ngram, FIELD_INT, "0", 0, 1 << 20,
+             "no run of so many tokens comes twice, 0 = off"),
     FIELD_IN(ChatConfig, max_tokens, FIELD_INT, "512", 1, 1 << 24, "longest answer"),
     FIELD_IN(ChatConfig, context, FIELD_INT, "0", 0, 1 << 24,
              "tokens of history and answer; 0: what the model has, up to 4096"),
@@ -226,6 +231,8 @@ static Status open_chat(Chat *k, const ToolConfig *c) {
                                    .top_k = k->cfg->top_k,
                                    .top_p = k->cfg->top_p,
                                    .min_p = k->cfg->min_p,
+                                   .repetition_penalty = k->cfg->repetition_penalty,
+                                   .no_repeat_ngram = k->cfg->no_repeat_ngram,
                                    .rows = 1};
     TRY(rollout_engine_create(&k->engine, k->m.b, m, k->m.t, 1, k->context, 1, 0));
     return rollout_create(&k->rollout, 1, (size_t)k->context);

@@ -14,7 +14,8 @@
 typedef struct {
     const char *prompt, *layout, *system;
     int greedy, top_k, max_tokens, ignore_eos, samples, rows, kv_mib, logp;
-    float temperature, top_p, min_p;
+    float temperature, top_p, min_p, repetition_penalty;
+    int no_repeat_ngram;
     uint64_t seed;
     StringList stop;
 } GenerateConfig;
@@ -34,6 +35,10 @@ static const Field generate_fields[] = {
              "sample from the likeliest tokens of this mass"),
     FIELD_IN(GenerateConfig, min_p, FIELD_FLOAT, "0", 0, 1,
              "sample from tokens with this share of the likeliest one's probability, 0 = all"),
+    FIELD_IN(GenerateConfig, repetition_penalty, FIELD_FLOAT, "1", 0.01, 100,
+             "divides the logits of what prompt and answer hold, 1 = off"),
+    FIELD_IN(GenerateConfig, no_repeat_ngram, FIELD_INT, "0", 0, 1 << 20,
+             "no run of so many tokens comes twice, 0 = off"),
     FIELD_IN(GenerateConfig, max_tokens, FIELD_INT, "128", 1, 1 << 24, "longest answer"),
     FIELD(GenerateConfig, ignore_eos, FIELD_BOOL, "false", "go on after the end-of-sequence token"),
     FIELD(GenerateConfig, seed, FIELD_U64, "1", "an answer is a function of it and the row"),
@@ -218,6 +223,8 @@ static Status generate(Generator *g, const ToolConfig *c) {
                                    .min_p = cfg->min_p,
                                    .rows = cfg->rows,
                                    .ignore_eos = cfg->ignore_eos,
+                                   .repetition_penalty = cfg->repetition_penalty,
+                                   .no_repeat_ngram = cfg->no_repeat_ngram,
                                    .stop = cfg->stop};
     TRY(tool_model_open(&g->m, c, TOOL_LANGUAGE));
     if (cfg->prompt[0]) return answer_one(g);

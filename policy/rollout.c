@@ -11,6 +11,7 @@
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/model/decoder.h"
+#include "policy/repetition.h"
 
 const char *const stop_names[] = {"eos", "length", "string", "asked"};
 
@@ -36,7 +37,8 @@ struct RolloutEngine {
     double *uniform;
     int *drawn;
     float *logp, *cut;
-    Packed prompts; /* of one prefill */
+    Packed prompts;        /* of one prefill */
+    Repetition repetition; /* made when it is first asked for */
 };
 
 Status rollout_create(Rollout *r, int max_sequences, size_t max_tokens) {
@@ -100,6 +102,7 @@ void rollout_engine_release(RolloutEngine *e) {
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) memory_release(owned[i]);
     kv_release(&e->kv);
     packed_release(&e->prompts);
+    repetition_release(&e->repetition);
     free(e);
 }
 
@@ -148,6 +151,26 @@ static int is_stop(Job *j, int request, int id) {
     return d->n >= j->cfg->max_new_tokens || length(d) >= j->e->max_length;
 }
 
+/* 0: nothing is held against what was said before. */
+static int repeats_cost(const SamplingConfig *c) {
+    return (c->repetition_penalty > 0.0f && c->repetition_penalty != 1.0f) ||
+           c->no_repeat_ngram > 0;
+}
+
+static Status edit_logits(Job *j, const int *rows, int M, SampleParams *p) {
+    RolloutEngine *e = j->e;
+    Repetition *r = &e->repetition;
+    if (!r->b) TRY(repetition_create(r, j->actor->b, e->vocab, e->rows, e->max_length));
+    repetition_clear(r, j->cfg->repetition_penalty > 0.0f ? j->cfg->repetition_penalty : 1.0f,
+                     j->cfg->no_repeat_ngram);
+    for (int i = 0; i < M; i++) {
+        const Draft *d = &e->drafts[e->active[rows[i]]];
+        repetition_add_row(r, d->ids, length(d));
+    }
+    repetition_apply(r, p);
+    return OK;
+}
+
 /* The hidden states left by a prefill or a decoding step become one token each. */
 static Status draw(Job *j, const int *rows, int M) {
     RolloutEngine *e = j->e;
@@ -161,6 +184,7 @@ static Status draw(Job *j, const int *rows, int M) {
         e->uniform[i] = rng_uniform(j->seed, RNG_SAMPLE, j->requests[request].sequence,
                                     (uint64_t)e->drafts[request].n);
     }
+    if (repeats_cost(j->cfg)) TRY(edit_logits(j, rows, M, &p));
     TRY(network_sample(j->actor, e->uniform, p, M, e->drawn, e->logp, e->cut));
     for (int i = 0; i < M; i++) {
         int request = e->active[rows[i]];

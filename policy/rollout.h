@@ -22,6 +22,10 @@ typedef struct {
     int rows;          /* sequences decoded at once */
     int ignore_eos;
     StringList stop; /* texts that end a response */
+    /* what was said before is less likely: for answers to people. log mu is then not the model's,
+     * so no trainer sets it. 1 and 0 = off */
+    float repetition_penalty;
+    int no_repeat_ngram;
 } SamplingConfig;
 
 typedef enum { STOP_EOS, STOP_LENGTH, STOP_STRING, STOP_ASKED } StopReason;

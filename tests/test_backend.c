@@ -982,6 +982,45 @@ static void sampling_follows_the_distribution(void **state) {
         }
         if (how == 3) assert_int_equal(counts_of[2], 10);
     }
+    /* edits: the second of two rows has token 2 banned and 1 and 3 made dearer */
+    Buf edits, starts, two_u, two_ids;
+    assert_int_equal(b->alloc(b, &edits, DT_I32, 4, "edits"), OK);
+    assert_int_equal(b->alloc(b, &starts, DT_I32, 3, "starts"), OK);
+    assert_int_equal(b->alloc(b, &two_u, DT_F64, 1, "u"), OK);
+    assert_int_equal(b->alloc(b, &two_ids, DT_I32, 1, "ids"), OK);
+    b->upload(b, edits, (int[]){0, ~2, 1, 3}, 4);
+    b->upload(b, starts, (int[]){0, 1, 4}, 3);
+    double edited[V], total = 0;
+    for (int v = 0; v < V; v++) {
+        double z = logits[v];
+        if (v == 1 || v == 3) z = z < 0 ? z * 1.5 : z / 1.5;
+        total += edited[v] = v == 2 ? 0 : exp(z / .7);
+    }
+    int seen[V] = {0};
+    for (int i = 0; i < 2000; i++) {
+        SampleParams p = {.temperature = .7f,
+                          .top_k = i % 2 ? 3 : 0,
+                          .top_p = 1.0f,
+                          .vocab = V,
+                          .penalty = 1.5f,
+                          .edits = edits,
+                          .edit_starts = buf_at(starts, 1)}; /* as the second row has it */
+        double draw = rng_uniform(9, RNG_SAMPLE, 1, (uint64_t)i);
+        int id;
+        float logp;
+        b->upload(b, two_u, &draw, 1);
+        b->sample(b, two_ids, lp, cut, h, w, two_u, scratch, 1, 1, p);
+        b->download(b, &id, two_ids, 1);
+        b->download(b, &logp, lp, 1);
+        assert_int_not_equal(id, 2);
+        assert_true(fabs(logp - log(edited[id] / total)) < 1e-5);
+        seen[id]++;
+    }
+    assert_true(seen[1] > 0);
+    b->release(b, &edits);
+    b->release(b, &starts);
+    b->release(b, &two_u);
+    b->release(b, &two_ids);
     for (int i = 0; i < 6; i++) b->release(b, floats[i]);
     b->release(b, &u);
     b->release(b, &ids);

@@ -589,8 +589,11 @@ static void head(void **state) {
     head_case(5, 64, 24, 2, 0.9f, 3.0f);
 }
 
-static void sample_case(int V, int C, SampleParams p) {
+static void sample_both(int V, int C, SampleParams p, const Two *edits, const Two *edit_starts) {
     enum { R = 67 };
+    SampleParams q = p;
+    if (edits) p.edits = edits->c, p.edit_starts = edit_starts->c;
+    if (edits) q.edits = edits->g, q.edit_starts = edit_starts->g;
     TwoMat w = weights(V, C);
     double u[R];
     for (int r = 0; r < R; r++) u[r] = rng_uniform(3, RNG_INIT, 1, (uint64_t)r);
@@ -600,7 +603,7 @@ static void sample_case(int V, int C, SampleParams p) {
     cpu->upload(cpu, uniform.c, u, R);
     gpu->upload(gpu, uniform.g, u, R);
     cpu->sample(cpu, ids.c, logp.c, cut.c, h.c, w.c, uniform.c, logits.c, 16, R, p);
-    gpu->sample(gpu, ids.g, logp.g, cut.g, h.g, w.g, uniform.g, logits.g, 16, R, p);
+    gpu->sample(gpu, ids.g, logp.g, cut.g, h.g, w.g, uniform.g, logits.g, 16, R, q);
     int a[R], b[R], other = 0;
     float lc[R], lg[R], cc[R], cg[R];
     cpu->download(cpu, a, ids.c, R);
@@ -622,8 +625,35 @@ static void sample_case(int V, int C, SampleParams p) {
     release_all();
 }
 
+static void sample_case(int V, int C, SampleParams p) {
+    sample_both(V, C, p, NULL, NULL);
+}
+
+/* The same with edits: a third of each row's ids, some of them banned, none of the first row. */
+static void edited_sample_case(int V, int C, SampleParams p) {
+    enum { R = 67 };
+    int starts[R + 1] = {0, 0}, *ids = malloc((size_t)R * (size_t)V * sizeof(int)), n = 0;
+    for (int r = 1; r < R; starts[++r] = n)
+        for (int v = r % 3; v < p.vocab; v += 3) ids[n++] = v % 5 ? v : ~v;
+    Two edits = two_alloc(DT_I32, (size_t)n), at = two_alloc(DT_I32, R + 1);
+    cpu->upload(cpu, edits.c, ids, (size_t)n);
+    gpu->upload(gpu, edits.g, ids, (size_t)n);
+    cpu->upload(cpu, at.c, starts, R + 1);
+    gpu->upload(gpu, at.g, starts, R + 1);
+    free(ids);
+    sample_both(V, C, p, &edits, &at);
+}
+
 static void sampling(void **state) {
     (void)state;
+    edited_sample_case(
+        1001, 32,
+        (SampleParams){.temperature = 1.0f, .top_p = 1.0f, .vocab = 1000, .penalty = 1.3f});
+    edited_sample_case(130, 24, (SampleParams){.top_p = 1.0f, .vocab = 120, .penalty = 2.0f});
+    edited_sample_case(
+        257, 32,
+        (SampleParams){
+            .temperature = 1.0f, .top_k = 50, .top_p = 0.9f, .vocab = 250, .penalty = 1.1f});
     sample_case(130, 24,
                 (SampleParams){
                     .temperature = 0.0f, .top_k = 0, .top_p = 1.0f, .vocab = 120, .softcap = 1.5f});

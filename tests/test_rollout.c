@@ -10,7 +10,9 @@
 
 #include "core/base/rng.h"
 #include "core/base/threads.h"
+#include "policy/repetition.h"
 #include "policy/rollout.h"
+#include "ppo/ppo.h"
 
 static const ModelConfig small = {.V = 97,
                                   .C = 32,
@@ -160,12 +162,113 @@ static void a_watch_ends_a_response(void **state) {
     rollout_release(&r);
 }
 
+/* ---- repetition ---- */
+
+/* The logits that a row of edits leaves: what transformers' RepetitionPenaltyLogitsProcessor and
+ * NoRepeatNGramLogitsProcessor gave for the same ids. */
+static void edits_are_the_reference_s(void **state) {
+    Fixture *f = *state;
+    enum { V = 8, N = 7 };
+    static const int ids[N] = {3, 1, 4, 1, 5, 3, 1};
+    static const float z[V] = {.5f, -1.25f, 2.0f, 1.5f, -.25f, 3.0f, 0.0f, 1.0f};
+    static const float penalized[V] = {.5f, -1.875f, 2.0f, 1.0f, -.375f, 2.0f, 0.0f, 1.0f};
+    static const char *const banned[] = {"", "1345", "45", "4", ""};
+    Repetition r;
+    assert_int_equal(repetition_create(&r, f->b, V, 2, N), OK);
+    for (int ngram = 0; ngram <= 4; ngram++) {
+        float y[V];
+        char bans[V + 1] = "";
+        repetition_clear(&r, 1.5f, ngram);
+        repetition_add_row(&r, (int[]){7}, 1); /* a neighbour */
+        repetition_add_row(&r, ids, N);
+        assert_int_equal(r.starts[1], 1);
+        memcpy(y, z, sizeof y);
+        for (int id = 0; id < V; id++)
+            for (int i = r.starts[1]; i < r.starts[2]; i++) {
+                if (r.edits[i] == ~id) bans[strlen(bans)] = (char)('0' + id);
+                if (r.edits[i] == id) y[id] = z[id] < 0 ? z[id] * 1.5f : z[id] / 1.5f;
+            }
+        assert_string_equal(bans, banned[ngram]);
+        for (int id = 0; id < V; id++)
+            if (!strchr(bans, '0' + id)) assert_float_equal(y[id], penalized[id], 1e-6);
+    }
+    repetition_clear(&r, 1.0f, 1); /* all of a vocabulary cannot be banned */
+    repetition_add_row(&r, (int[]){0, 1, 2, 3, 4, 5, 6}, N);
+    assert_int_equal(r.starts[1], 7);
+    repetition_release(&r);
+}
+
+static int has_repeated_ngram(const int *ids, int n, int ngram) {
+    for (int i = 0; i + ngram <= n; i++)
+        for (int k = i + 1; k + ngram <= n; k++)
+            if (!memcmp(ids + i, ids + k, (size_t)ngram * sizeof *ids)) return 1;
+    return 0;
+}
+
+static void answer_with(Fixture *f, Rollout *out, SamplingConfig how, int rows) {
+    RolloutEngine *e;
+    assert_int_equal(rollout_create(out, REQUESTS, (size_t)REQUESTS * LENGTH), OK);
+    assert_int_equal(rollout_engine_create(&e, f->b, &small, NULL, rows, LENGTH, REQUESTS, 0), OK);
+    assert_int_equal(rollout_generate(out, e, &f->net, f->requests, REQUESTS, &how, 11, NULL, NULL),
+                     OK);
+    rollout_engine_release(e);
+}
+
+static void nothing_is_said_twice(void **state) {
+    Fixture *f = *state;
+    SamplingConfig how = sampling;
+    Rollout plain, once, alone;
+    how.temperature = 0.0f;
+    answer_with(f, &plain, how, 7);
+    how.no_repeat_ngram = 2;
+    answer_with(f, &once, how, 7);
+    answer_with(f, &alone, how, 1);
+    same_answers(&once, &alone);
+    int repeated = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        const int *a = rollout_response(&plain, i), *b = rollout_response(&once, i);
+        repeated += has_repeated_ngram(a, rollout_length(&plain, i), 2);
+        assert_false(has_repeated_ngram(b, rollout_length(&once, i), 2));
+    }
+    assert_true(repeated > REQUESTS / 2); /* the greedy answers of this model go round */
+    rollout_release(&once);
+    rollout_release(&alone);
+    how.no_repeat_ngram = 0;
+    how.repetition_penalty = 1e6f; /* an id that was there has a logit of nearly 0, or far below */
+    answer_with(f, &once, how, 7);
+    int differ = 0;
+    for (int i = 0; i < REQUESTS; i++)
+        differ += memcmp(rollout_response(&plain, i), rollout_response(&once, i),
+                         (size_t)rollout_length(&once, i) * sizeof(int)) != 0;
+    assert_true(differ > REQUESTS / 2);
+    rollout_release(&plain);
+    rollout_release(&once);
+}
+
+/* A penalty would make mu another distribution than the one that is trained: no recipe has it. */
+static void no_trainer_takes_a_penalty(void **state) {
+    (void)state;
+    static const char *const flags[] = {"--ppo.repetition_penalty", "--ppo.no_repeat_ngram"};
+    for (int i = 0; i < 2; i++) {
+        PpoConfig c;
+        Arena arena = {0};
+        Section section = {"ppo", ppo_fields, ppo_n_fields, &c};
+        char *argv[] = {(char *)flags[i], "2"};
+        assert_int_equal(settings_load(&section, 1, &arena, NULL, 2, argv), E_USAGE);
+        assert_non_null(strstr(status_message(), flags[i] + 6));
+        arena_release(&arena);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_and_neighbours_change_nothing),
         cmocka_unit_test(preemption_changes_nothing),
         cmocka_unit_test(logps_are_the_training_forwards),
         cmocka_unit_test(a_watch_ends_a_response),
+        cmocka_unit_test(edits_are_the_reference_s),
+        cmocka_unit_test(nothing_is_said_twice),
+        cmocka_unit_test(no_trainer_takes_a_penalty),
     };
     if (threads_start(2) != OK) return 1;
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -82,6 +82,11 @@ typedef struct {
     float min_p;       /* least share of the likeliest token's probability, 0 = off */
     int vocab;         /* ids below this may be sampled: embedding rows may exceed the vocabulary */
     float softcap;     /* the model's own, as head_forward has it; network_sample sets it */
+    /* Ids whose logits are changed first, each at most once in a row: row r has
+     * edits[edit_starts[r] .. edit_starts[r + 1]), i32. An id has z / penalty, or z penalty where
+     * z < 0 (Keskar et al. 2019); ~id is never drawn. ptr NULL: none. */
+    float penalty;
+    Buf edits, edit_starts;
 } SampleParams;
 
 typedef struct {
@@ -201,7 +206,8 @@ struct Backend {
     void (*attention_decode)(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
                              int N, AttentionShape a);
     /* draws ids[r] by inverse transform of uniform f64 [R]; logp of it under the whole tempered
-     * distribution, as head_forward says it; cut: mass that top-k and top-p removed */
+     * distribution, as head_forward says it where nothing is edited; cut: mass that top-k and top-p
+     * removed */
     void (*sample)(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits,
                    int chunk, int R, SampleParams p);
 

@@ -282,6 +282,7 @@ static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top
     float low = s.max, high = s.max;
     for (int v = 0; v < vocab; v++)
         if (z[v] < low) low = z[v];
+    low = fmaxf(low, high - 1000.0f); /* below that, probabilities are 0 */
     if (keeps_enough(z, vocab, s.lse, high, top_k, top_p)) return high;
     for (int i = 0; i < 60; i++) {
         float middle = low + (high - low) * 0.5f;
@@ -326,12 +327,25 @@ typedef struct {
     SampleParams p;
 } Sample;
 
+static void edit_row(float *z, const SampleParams *p, int r) {
+    if (!p->edits.ptr) return;
+    const int *edits = i32(p->edits), *starts = i32(p->edit_starts);
+    for (int i = starts[r]; i < starts[r + 1]; i++) {
+        int id = edits[i];
+        if (id < 0)
+            z[~id] = -INFINITY;
+        else
+            z[id] = z[id] < 0.0f ? z[id] * p->penalty : z[id] / p->penalty;
+    }
+}
+
 static void sample_rows(void *ctx, int first, int last) {
     const Sample *s = ctx;
     for (int i = first; i < last; i++) {
         float *z = s->z + (size_t)i * s->V;
         int r = s->r0 + i;
         bend_row(z, s->V, s->p.softcap);
+        edit_row(z, &s->p, r);
         RowStats stats = row_stats(z, s->V, s->p.temperature > 0.0f ? s->p.temperature : 1.0f);
         s->cut[r] = 0.0f;
         if (s->p.temperature > 0.0f) {

@@ -186,6 +186,20 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
+/* a block per row of the chunk that begins at row r0 */
+static __global__ void edit_rows(float *logits, const int *edits, const int *starts, int r0, int V,
+                                 float penalty) {
+    float *z = logits + (size_t)blockIdx.x * V;
+    int end = starts[r0 + blockIdx.x + 1];
+    for (int i = starts[r0 + blockIdx.x] + (int)threadIdx.x; i < end; i += (int)blockDim.x) {
+        int id = edits[i];
+        if (id < 0)
+            z[~id] = -INFINITY;
+        else
+            z[id] = z[id] < 0.0f ? z[id] * penalty : z[id] / penalty;
+    }
+}
+
 static void sample(Backend *page, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits,
                    int chunk, int R, SampleParams p) {
     CudaBackend *b = cuda(page);
@@ -194,6 +208,9 @@ static void sample(Backend *page, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf 
         int n = R - r < chunk ? R - r : chunk;
         page->matmul_forward(page, logits, buf_at(h, (size_t)r * w.K), w, n);
         cuda_bend_logits(b, as<float>(logits), (size_t)n * w.O, p.softcap);
+        if (p.edits.ptr)
+            LAUNCH(b, edit_rows, n, 256, 0, as<float>(logits), as<int>(p.edits),
+                   as<int>(p.edit_starts), r, w.O, p.penalty);
         LAUNCH(b, kernel, n, THREADS, 0, as<int>(ids) + r, as<float>(logp) + r, as<float>(cut) + r,
                as<float>(logits), as<double>(uniform) + r, w.O, p);
     }
