@@ -75,7 +75,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
 .PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test \
-        gpu-check gpu-bundle tests-built profile
+        gpu-check gpu-bundle gpu-registers tests-built profile
 all: config.mk $(BUILD)/rlhf
 
 config.mk: tests/probe.sh Makefile
@@ -149,6 +149,8 @@ gpu-check: all $(BUILD)/gpu/test_cuda $(BENCHES) ## everything that needs a GPU:
 	@BUILD=$(BUILD) sh tests/gpu_check.sh
 gpu-bundle: all $(BUILD)/gpu/test_cuda $(BENCHES) ## the same to carry to a machine without packages: bundle/
 	@BUILD=$(BUILD) sh tests/gpu_bundle.sh
+gpu-registers:   ## registers and spills of every GPU kernel, as in docs/gpu.md (needs nvcc only)
+	@NVCC=$(NVCC) sh tests/gpu_registers.sh
 profile: all $(BENCHES) ## where the time of training and of a PPO step goes, by kernel (needs perf)
 	@for what in train ppo; do perf record -q -o $(BUILD)/perf.data $(BUILD)/bench/bench_cpu --only $$what && \
 	    perf report -i $(BUILD)/perf.data --stdio --percent-limit 1 2> /dev/null | grep -v '^#' | grep -v '^$$'; done

@@ -13,6 +13,7 @@
 
 extern "C" {
 #include "core/backend/backend.h"
+#include "core/backend/cuda/geometry.h"
 }
 
 struct Product; /* cuda_product.h */
@@ -68,10 +69,6 @@ void cuda_forget_recordings(CudaBackend *b);
 #define LAUNCH(b, kernel, grid, block, shared, ...)                                                \
     ((void)(b), emulator_call((grid), (block), (shared), #kernel, (kernel), __VA_ARGS__))
 #endif
-
-static inline int blocks_for(size_t items, int per_block) {
-    return (int)((items + (size_t)per_block - 1) / (size_t)per_block);
-}
 
 /* each file of operations puts its own into the page */
 void cuda_memory_page(Backend *b);

@@ -74,13 +74,12 @@ static __device__ __forceinline__ Place find_tile(const int *starts, int S, int 
     return Place{first, starts[low + 1] - first, (slot - first / ROWS - low) * ROWS};
 }
 static int slots_for(const Attention &a, int rows) {
-    return a.N / rows + a.S;
+    return tile_slots(a.N, a.S, rows);
 }
 
 /* --- tensor cores --- */
 
 static constexpr int THREADS = 128, WARPS = THREADS / WARP;
-static constexpr size_t SHARED_LIMIT = 99 << 10; /* of a block on sm_86 and sm_89 */
 
 /* Rows of HS bf16 in shared memory, an odd number of 16-byte chunks apart: eight rows of the same
  * chunk, which is what load_tiles reads at a time, lie in different banks. */
@@ -253,7 +252,7 @@ static __device__ __forceinline__ void softmax_step(float o[MT][HS / 8][4], floa
 template <int HS> struct ForwardShape {
     static constexpr int MT = 2, ROWS = 16 * MT * WARPS, KEYS = HS < 128 ? 64 : 32;
     static constexpr size_t shared = (ROWS + 4 * KEYS) * Tile<HS>::PITCH * sizeof(bf16);
-    static_assert(shared <= SHARED_LIMIT, "fits");
+    static_assert(shared <= (size_t)SHARED_LIMIT, "fits");
 };
 
 template <int HS> __global__ void __launch_bounds__(THREADS) forward_tensor(Attention a) {
@@ -355,7 +354,7 @@ template <int HS> struct KeysShape {
     static constexpr int QUERIES = HS <= 64 || HS == 128 ? 32 : 64;
     static constexpr size_t shared =
         (2 * ROWS + 4 * QUERIES) * Tile<HS>::PITCH * sizeof(bf16) + 4 * QUERIES * sizeof(float);
-    static_assert(shared <= SHARED_LIMIT, "fits");
+    static_assert(shared <= (size_t)SHARED_LIMIT, "fits");
 };
 
 template <int HS> __global__ void __launch_bounds__(THREADS) backward_keys_tensor(Attention a) {
@@ -453,7 +452,7 @@ template <int HS> struct QueriesShape {
     static constexpr int MT = HS <= 64 ? 2 : 1, ROWS = 16 * MT * WARPS;
     static constexpr int KEYS = HS <= 64 || HS == 128 ? 32 : 64;
     static constexpr size_t shared = (2 * ROWS + 4 * KEYS) * Tile<HS>::PITCH * sizeof(bf16);
-    static_assert(shared <= SHARED_LIMIT, "fits");
+    static_assert(shared <= (size_t)SHARED_LIMIT, "fits");
 };
 
 template <int HS> __global__ void __launch_bounds__(THREADS) backward_queries_tensor(Attention a) {

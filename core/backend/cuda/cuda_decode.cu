@@ -3,7 +3,7 @@
  *
  * Decoding waits for memory: keys and values are read once, in 16-byte pieces, for all query heads
  * of a group. A result depends on its own row of the inputs, and on the number of splits, which
- * follows from the batch's size, the cache's and the GPU's (splits_for), never from positions:
+ * follows from the batch's size, the cache's and the GPU's (decode_splits), never from positions:
  * launches are recorded. How a row's pages are shared out between its splits follows from its own
  * position. */
 #include "core/backend/cuda/attention.cuh"
@@ -17,7 +17,7 @@ struct Decode {
     AttentionShape of;
 };
 
-static constexpr int THREADS = 128, WARPS = THREADS / WARP;
+static constexpr int WARPS = DECODE_WARPS, THREADS = WARPS * WARP;
 static constexpr int PAGE = KV_PAGE; /* an int, as min() asks */
 
 /* of scores that are counted in powers of two */
@@ -322,27 +322,15 @@ template <class T> __global__ void __launch_bounds__(THREADS) decode_general(Dec
 
 /* --- launches --- */
 
-/* Enough blocks to keep every SM busy, as long as every warp has a page in the longest row and
- * partial sums fit the scratch. */
-static int splits_for(const CudaBackend *b, const Decode &d, int blocks) {
-    const int PER_SM = 8, MOST = 64;
-    size_t row_bytes = (size_t)d.N * d.of.NH * (d.of.HS + 2) * sizeof(float);
-    int splits = min(PER_SM * b->sms / blocks, MOST);
-    splits = min(splits, (d.max_pages + WARPS - 1) / WARPS);
-    splits = min(splits, (int)min(SCRATCH_BYTES / row_bytes, (size_t)MOST));
-    return max(splits, 1);
-}
-
 template <class T, int G> static void decode_fast(CudaBackend *b, Decode d) {
     int parts = (d.of.NH / d.of.NKV + G - 1) / G, blocks = d.N * d.of.NKV * parts;
-    int slots = WARP / value_chunks(d.of.HS, Share<T>::PER);
-    size_t floats = (size_t)G * (d.of.HS + WARPS * PAGE + 2 * WARPS + WARPS * slots * d.of.HS);
+    size_t shared = decode_shared(G, d.of.HS, Share<T>::PER, PAGE);
     auto *kernel = decode_pages<T, G>;
     auto *combine = combine_splits<T>;
-    d.splits = splits_for(b, d, blocks);
+    d.splits = decode_splits(b->sms, blocks, d.max_pages, d.N, d.of.NH, d.of.HS, SCRATCH_BYTES);
     d.partial = (float *)b->scratch;
-    allow_shared(b, kernel, floats * sizeof(float));
-    LAUNCH(b, kernel, blocks * d.splits, THREADS, floats * sizeof(float), d);
+    allow_shared(b, kernel, shared);
+    LAUNCH(b, kernel, blocks * d.splits, THREADS, shared, d);
     if (d.splits > 1) LAUNCH(b, combine, d.N * d.of.NH, THREADS, 0, d);
 }
 

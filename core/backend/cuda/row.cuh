@@ -16,11 +16,6 @@ template <class... P> static inline bool wide_rows(int C, int W, P... p) {
     return C % W == 0 && (((uintptr_t)p | ...)) % 16 == 0;
 }
 
-/* threads of a block that has `items` pieces of work, each for one thread */
-static inline int row_threads(int items) {
-    return items >= 256 ? 256 : (items + WARP - 1) / WARP * WARP;
-}
-
 /* W neighbours as f32; whole packs need an address that is a multiple of 16 */
 template <int W, class T>
 static __device__ __forceinline__ void load_few(float (&v)[W], const T *p) {
