@@ -15,6 +15,7 @@
 #include "datasets/world.h"
 #include "dpo/dpo.h"
 #include "monitor/report.h"
+#include "policy/model_tool.h"
 #include "policy/tools.h"
 #include "ppo/ppo.h"
 #include "reward/reward.h"
@@ -398,6 +399,7 @@ static const Verb verbs[] = {
     {"tokenize", "token ids of rows", tokenize_main},
     {"detokenize", "the text of rows' token ids", detokenize_main},
     {"template", "conversations as a model's chat template writes them", template_main},
+    {"model", "tell about a model, write it in another form, make one from nothing", model_main},
     {"data", "check, show or split a data file; make the embedded world, train a tokenizer",
      data_main},
     {"env", "what this machine and build have, for bug reports", env_main},

@@ -10,6 +10,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/model/hf.h"
+#include "core/model/hub.h"
 #include "core/run/progress.h"
 #include "datasets/template.h"
 
@@ -22,7 +23,9 @@ Status stage_tokenizer(Tokenizer **t, const Stage *s) {
     if (!path[0]) return status_fail(E_USAGE, "the recipe names no \"model\"");
     if (!s->cfg.tokenizer[0] && is_init(s))
         return status_fail(E_USAGE, "a model from \"init\" needs a \"tokenizer\" directory");
-    TRY(model_is_gguf(path) ? tokenizer_open_gguf(t, path) : tokenizer_open_dir(t, path));
+    char found[MODEL_PATH_MAX];
+    TRY(model_find(found, path));
+    TRY(model_is_gguf(found) ? tokenizer_open_gguf(t, found) : tokenizer_open_dir(t, found));
     chat_template_teach_end(*t);
     return OK;
 }

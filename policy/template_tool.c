@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/model/hf.h"
+#include "core/model/hub.h"
 #include "core/run/settings.h"
 #include "datasets/template.h"
 #include "policy/rows.h"
@@ -26,8 +27,10 @@ typedef struct {
     JinjaOutput out;
 } TemplateTool;
 
-static Status open_model(ChatTemplate **t, const char *model) {
+static Status open_model(ChatTemplate **t, const char *name) {
     Tokenizer *tokenizer = NULL;
+    char model[MODEL_PATH_MAX];
+    TRY(model_find(model, name));
     if (!model_is_gguf(model)) return chat_template_open_dir(t, model);
     TRY(tokenizer_open_gguf(&tokenizer, model));
     Status s = chat_template_of(t, tokenizer);

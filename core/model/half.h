@@ -2,6 +2,7 @@
 #ifndef HALF_H
 #define HALF_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -21,6 +22,28 @@ static inline float f16_to_f32(uint16_t h) {
     if (exponent > 0) return float_of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
     float small = (float)mantissa * 0x1p-24f; /* subnormal, or zero */
     return sign ? -small : small;
+}
+
+static inline uint32_t bits_of_float(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof(bits));
+    return bits;
+}
+
+/* Both round to nearest even; a NaN stays one. */
+static inline uint16_t f32_to_bf16(float f) {
+    uint32_t x = bits_of_float(f);
+    if (f != f) return (uint16_t)(x >> 16 | 0x40);
+    return (uint16_t)((x + 0x7fff + (x >> 16 & 1)) >> 16);
+}
+
+static inline uint16_t f32_to_f16(float f) {
+    uint32_t x = bits_of_float(f), sign = x >> 16 & 0x8000;
+    x &= 0x7fffffff;
+    if (x > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (x >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* from 65520 on it rounds to infinity */
+    if (x < 0x38800000) return (uint16_t)(sign | (uint32_t)nearbyintf(fabsf(f) * 0x1p24f));
+    return (uint16_t)(sign | (x + 0xfff + (x >> 13 & 1) - 0x38000000) >> 13);
 }
 
 #endif

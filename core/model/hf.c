@@ -1,5 +1,5 @@
-/* hf.c - Hugging Face directories, in and out. config.json is read and written in hf_config.c, GGUF
- * files are read in gguf_model.c. */
+/* hf.c - reading models: Hugging Face directories, and GGUF files by way of gguf_model.c.
+ * hf_write.c writes. */
 #include "core/model/hf.h"
 
 #include <stdio.h>
@@ -9,7 +9,9 @@
 #include "core/base/file.h"
 #include "core/base/json.h"
 #include "core/model/gguf_model.h"
+#include "core/model/gguf_types.h"
 #include "core/model/hf_config.h"
+#include "core/model/hub.h"
 #include "core/model/safetensors.h"
 
 enum { PIECE = 1 << 18 };
@@ -21,17 +23,13 @@ int model_is_gguf(const char *path) {
 
 /* --- reading --- */
 
-Status model_read_config(ModelConfig *m, const char *path) {
-    char file[1200];
+Status model_read_config(ModelConfig *m, const char *name) {
+    char file[1200], path[MODEL_PATH_MAX];
     JsonDoc *doc;
     *m = (ModelConfig){0};
+    TRY(model_find(path, name));
     if (model_is_gguf(path)) return gguf_model_config(m, path);
-    if (!file_is_dir(path)) {
-        return status_fail(E_IO, "the model %s is not there%s", path,
-                           strchr(path, '/') && path[0] != '.' && path[0] != '/'
-                               ? " (from a hub: hf download ORG/NAME --local-dir DIR)"
-                               : "");
-    }
+    if (!file_is_dir(path)) return status_fail(E_IO, "the model %s is not there", path);
     snprintf(file, sizeof file, "%s/config.json", path);
     TRY(json_parse_file(&doc, file, JSON_STRICT));
     Status s = config_read(m, doc);
@@ -39,7 +37,6 @@ Status model_read_config(ModelConfig *m, const char *path) {
     return s;
 }
 
-enum { SHARDS_MAX = 256 };
 typedef struct {
     Safetensors *file[SHARDS_MAX];
     char name[SHARDS_MAX][128];
@@ -169,8 +166,10 @@ static Status load_gguf_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     return gguf_model_tensor(l->w, l->gguf, info, *slot);
 }
 
-Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
+Status model_read_weights(Weights *w, const char *name, uint64_t seed) {
     Shards shards = {.n = 0};
+    char path[MODEL_PATH_MAX];
+    TRY(model_find(path, name));
     Load l = {.w = w,
               .path = path,
               .shards = &shards,
@@ -194,90 +193,47 @@ Status model_read_weights(Weights *w, const char *path, uint64_t seed) {
     return s == OK ? w->b->sync(w->b) : s;
 }
 
-/* --- writing --- */
+/* --- what files hold --- */
 
 typedef struct {
-    SafetensorsEntry *entries;
-    char (*names)[80];
-    int n;
-} Entries;
+    const char *name;
+    int tensors;
+} TypeCount;
+enum { TYPES_MAX = 16 };
 
-static Status list_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
-    (void)slot;
-    Entries *e = ctx;
-    memcpy(e->names[e->n], info->name, sizeof info->name);
-    e->entries[e->n] = (SafetensorsEntry){.name = e->names[e->n],
-                                          .dtype = "F32",
-                                          .rank = info->vector ? 1 : 2,
-                                          .shape = {(size_t)info->rows, (size_t)info->cols}};
-    if (info->order == FILE_TRANSPOSED) {
-        e->entries[e->n].shape[0] = (size_t)info->cols;
-        e->entries[e->n].shape[1] = (size_t)info->rows;
+static void count_type(TypeCount counts[TYPES_MAX], const char *name) {
+    for (int i = 0; i < TYPES_MAX; i++) {
+        if (counts[i].name && strcmp(counts[i].name, name)) continue;
+        counts[i].name = name;
+        counts[i].tensors++;
+        return;
     }
-    e->n++;
-    return OK;
 }
 
-typedef struct {
-    SafetensorsWriter file;
-    Backend *b;
-    const ModelConfig *m;
-    float *host;
-} Save;
-
-static Status write_reordered(Save *s, const TensorInfo *info, Buf slot) {
-    size_t count = (size_t)info->rows * (size_t)info->cols;
-    float *file = malloc(count * sizeof *file), *here = malloc(count * sizeof *here);
-    Status status = file && here ? OK : status_fail(E_MEMORY, "no memory to write %s", info->name);
-    if (status == OK) {
-        s->b->download(s->b, here, slot, count);
-        for (size_t i = 0; i < count; i++) file[tensor_file_index(s->m, info, i)] = here[i];
-        status = safetensors_writer_write(&s->file, file, count * sizeof *file);
-    }
-    free(file);
-    free(here);
-    return status;
+static void put_counts(Text *out, const TypeCount counts[TYPES_MAX]) {
+    for (int i = 0; i < TYPES_MAX && counts[i].name; i++)
+        text_addf(out, "%s%d tensors of %s", i ? ", " : "", counts[i].tensors, counts[i].name);
 }
 
-static Status write_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
-    Save *s = ctx;
-    if (info->order != FILE_AS_HERE) return write_reordered(s, info, *slot);
-    size_t count = (size_t)info->rows * (size_t)info->cols;
-    for (size_t at = 0; at < count; at += PIECE) {
-        size_t n = count - at < PIECE ? count - at : PIECE;
-        s->b->download(s->b, s->host, buf_at(*slot, at), n);
-        TRY(safetensors_writer_write(&s->file, s->host, n * sizeof(float)));
+Status model_storage(Text *out, const char *name) {
+    TypeCount counts[TYPES_MAX] = {{NULL, 0}};
+    Shards shards = {.n = 0};
+    Gguf *gguf = NULL;
+    char path[MODEL_PATH_MAX];
+    TRY(model_find(path, name));
+    if (model_is_gguf(path)) {
+        TRY(gguf_open(&gguf, path));
+        for (int i = 0; i < gguf_n_tensors(gguf); i++)
+            count_type(counts, gguf_type_name((uint32_t)gguf_tensor_at(gguf, i)->type));
+        put_counts(out, counts);
+        gguf_close(gguf);
+        return OK;
     }
-    return OK;
-}
-
-static Status write_weights(const Weights *w, const char *dir) {
-    size_t most = (sizeof(LayerTensors) / sizeof(Buf)) * (size_t)w->cfg.L + 8;
-    char path[1200];
-    Entries e = {calloc(most, sizeof *e.entries), calloc(most, sizeof *e.names), 0};
-    Save save = {.b = w->b, .m = &w->cfg, .host = malloc(PIECE * sizeof(float))};
-    Tensors t = w->t; /* visiting does not change the slots */
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
-    Status s = e.entries && e.names && save.host
-                   ? OK
-                   : status_fail(E_MEMORY, "no memory to write %s", path);
-    if (s == OK) s = tensors_visit(&w->cfg, &t, list_tensor, &e);
-    if (s == OK) s = safetensors_writer_open(&save.file, path, e.entries, e.n);
-    if (s == OK) {
-        s = tensors_visit(&w->cfg, &t, write_tensor, &save);
-        if (s == OK)
-            s = safetensors_writer_commit(&save.file);
-        else
-            safetensors_writer_abort(&save.file);
-    }
-    free(e.entries);
-    free(e.names);
-    free(save.host);
+    Status s = shards_open(&shards, path);
+    for (int i = 0; s == OK && i < shards.n; i++)
+        for (int k = 0; k < safetensors_size(shards.file[i]); k++)
+            count_type(counts, safetensors_at(shards.file[i], k)->dtype_name);
+    if (s == OK) put_counts(out, counts);
+    shards_close(&shards);
     return s;
-}
-
-Status model_write(const Weights *w, const char *dir) {
-    TRY(file_mkdirs(dir));
-    TRY(write_weights(w, dir));
-    return config_write(&w->cfg, dir);
 }

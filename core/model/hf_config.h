@@ -8,6 +8,7 @@
 
 /* E_FORMAT names the key that is missing, cannot be, or asks for what is not computed. */
 Status config_read(ModelConfig *m, const JsonDoc *doc);
-Status config_write(const ModelConfig *m, const char *dir);
+/* dtype: of the weights beside it, "float32", "bfloat16" or "float16". */
+Status config_write(const ModelConfig *m, const char *dir, const char *dtype);
 
 #endif

@@ -119,7 +119,7 @@ static void put_labels(Text *t, const ModelConfig *m) {
     text_add(t, "}");
 }
 
-Status config_write(const ModelConfig *m, const char *dir) {
+Status config_write(const ModelConfig *m, const char *dir, const char *dtype) {
     const FamilyRow *row = family_row(m->family);
     Text t = {0};
     char path[1200];
@@ -130,7 +130,7 @@ Status config_write(const ModelConfig *m, const char *dir) {
     put_float(&t, "initializer_range", m->init_std);
     put_bool(&t, "tie_word_embeddings", m->tied);
     put_family(&t, m);
-    text_add(&t, ",\n  \"torch_dtype\": \"float32\",\n  \"dtype\": \"float32\"");
+    text_addf(&t, ",\n  \"torch_dtype\": \"%s\",\n  \"dtype\": \"%s\"", dtype, dtype);
     put_id(&t, "bos_token_id", m->bos);
     put_id(&t, "pad_token_id", m->pad);
     if (m->n_eos < 2) put_id(&t, "eos_token_id", m->n_eos ? m->eos[0] : -1);
