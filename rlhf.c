@@ -14,6 +14,7 @@
 #include "datasets/data_tools.h"
 #include "datasets/world.h"
 #include "dpo/dpo.h"
+#include "monitor/live.h"
 #include "monitor/report.h"
 #include "policy/model_tool.h"
 #include "policy/tools.h"
@@ -392,6 +393,7 @@ static const Verb verbs[] = {
     {"run", "run a pipeline of stages from a recipe", run_main},
     {"summary", "figures and sample answers of a pipeline's run", summary_main},
     {"report", "runs as one HTML file: curves, samples, recipes", report_main},
+    {"monitor", "the same page in a browser while runs go on", live_main},
     {"generate", "answer prompts with a model", generate_verb},
     {"chat", "talk with a model, line by line", chat_main},
     {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},

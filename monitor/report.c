@@ -1,30 +1,22 @@
 /* report.c - see report.h. */
 #include "monitor/report.h"
 
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "monitor/page.h"
 
-/* What a folder is called, be it given as "." or with slashes behind it. */
-static const char *folder_name(char whole[PATH_MAX], const char *path) {
-    if (!realpath(path, whole)) return path;
-    const char *slash = strrchr(whole, '/');
-    return slash && slash[1] ? slash + 1 : path;
-}
-
 Status report_write(const char *out, const char *const *paths, int n) {
     RunViews runs;
-    Text page = {0};
-    char whole[PATH_MAX];
-    TRY(views_open(&runs, paths, n));
-    page_put(&page, n == 1 ? folder_name(whole, paths[0]) : "runs compared", &runs);
+    Text page = {0}, title = {0};
+    TRY(views_open(&runs, paths, n, 0));
+    views_title(&title, &runs);
+    page_put(&page, title.s, &runs);
     Status s = file_write_atomic(out, page.s, page.len);
     text_release(&page);
+    text_release(&title);
     views_close(&runs);
     return s;
 }

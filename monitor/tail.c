@@ -116,12 +116,12 @@ Status tail_read(TailResult *out, TailPos *pos, const char *path, size_t max_byt
 }
 
 int tail_pos_parse(TailPos *pos, const char *text) {
-    int used = 0;
-    unsigned long long offset, mark;
-    if (strspn(text, "0123456789") == 0 || strlen(text) > 40) return 0;
-    if (sscanf(text, "%19llu-%16llx%n", &offset, &mark, &used) != 2 || text[used]) return 0;
-    if (text[strspn(text, "0123456789abcdef-")]) return 0;
-    *pos = (TailPos){offset, mark};
+    size_t digits = strspn(text, "0123456789");
+    const char *mark = text + digits + 1;
+    if (digits < 1 || digits > 18 || text[digits] != '-') return 0;
+    size_t hex = strspn(mark, "0123456789abcdef");
+    if (hex < 1 || hex > 16 || mark[hex]) return 0;
+    *pos = (TailPos){strtoull(text, NULL, 10), strtoull(mark, NULL, 16)};
     return 1;
 }
 

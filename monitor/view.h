@@ -42,13 +42,17 @@ typedef struct {
 } RunViews;
 
 /* The runs of `paths`: a run directory is one, any other folder gives the run directories in it, in
- * the order in which they began. E_USAGE, naming the path, when one holds none. */
-Status views_open(RunViews *out, const char *const *paths, int n);
+ * the order in which they began. E_USAGE, naming the path, when one is no folder, or when it holds
+ * no run and none is `awaited`. */
+Status views_open(RunViews *out, const char *const *paths, int n, int awaited);
 void views_close(RunViews *v);
 /* New rows and files of all, and runs that were not there before. */
 void views_refresh(RunViews *v);
 /* Changes when the page must be drawn anew: runs, their states, recipes, evaluations, cut logs. */
 uint64_t views_signature(const RunViews *v);
+
+/* What to call them together: the folder's name where there is one path. */
+void views_title(Text *t, const RunViews *v);
 
 /* Appends the object that the page is drawn from; `live`: with positions to read on from. */
 void view_put(Text *t, const RunView *v, int live);

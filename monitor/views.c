@@ -1,5 +1,6 @@
 /* views.c - which runs there are under some paths; see view.h. */
 #include <dirent.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,7 +77,7 @@ static int is_taken(const RunViews *v, const char *name) {
 
 static Status add_path(RunViews *v, const char *path) {
     char name[160];
-    if (!view_is_run(path)) return add_folder(v, path);
+    if (is_known(v, path)) return OK;
     for (int parents = 0; parents < 4; parents++) {
         short_name(name, sizeof name, path, parents);
         if (!is_taken(v, name)) break;
@@ -84,15 +85,23 @@ static Status add_path(RunViews *v, const char *path) {
     return add_run(v, path, name);
 }
 
-Status views_open(RunViews *out, const char *const *paths, int n) {
+/* The runs of a path that are not known yet. */
+static Status find_runs(RunViews *v, const char *path) {
+    return view_is_run(path) ? add_path(v, path) : add_folder(v, path);
+}
+
+static Status open_path(RunViews *v, const char *path, int awaited) {
+    int before = v->n;
+    if (!file_is_dir(path)) return status_fail(E_USAGE, "%s is no folder", path);
+    TRY(find_runs(v, path));
+    if (v->n > before || is_known(v, path) || awaited) return OK;
+    return status_fail(E_USAGE, "%s is no run directory and holds none", path);
+}
+
+Status views_open(RunViews *out, const char *const *paths, int n, int awaited) {
     *out = (RunViews){.paths = paths, .n_paths = n};
     Status s = n ? OK : status_fail(E_USAGE, "no run directory was given");
-    for (int i = 0; s == OK && i < n; i++) {
-        int before = out->n;
-        s = add_path(out, paths[i]);
-        if (s == OK && out->n == before && !is_known(out, paths[i]))
-            s = status_fail(E_USAGE, "%s is no run directory and holds none", paths[i]);
-    }
+    for (int i = 0; s == OK && i < n; i++) s = open_path(out, paths[i], awaited);
     if (s != OK) views_close(out);
     return s;
 }
@@ -105,7 +114,7 @@ void views_close(RunViews *v) {
 void views_refresh(RunViews *v) {
     for (int i = 0; i < v->n; i++) view_refresh(v->run[i]);
     for (int i = 0; i < v->n_paths; i++)
-        if (!view_is_run(v->paths[i]) && add_folder(v, v->paths[i]) != OK) return;
+        if (find_runs(v, v->paths[i]) != OK) return;
 }
 
 uint64_t views_signature(const RunViews *v) {
@@ -117,4 +126,12 @@ uint64_t views_signature(const RunViews *v) {
         h = file_hash(r->state, strlen(r->state), h);
     }
     return h;
+}
+
+void views_title(Text *t, const RunViews *v) {
+    char whole[PATH_MAX], name[160];
+    const char *path = v->n_paths == 1 ? v->paths[0] : "runs compared";
+    if (v->n_paths == 1 && realpath(path, whole)) path = whole;
+    short_name(name, sizeof name, path, 0);
+    text_add(t, name);
 }
