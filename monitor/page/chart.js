@@ -88,7 +88,7 @@ class Chart {
     });
     const grid = cssColor('--grid'), log = page.log && this.table.some(row => row.slice(1).some(v => v > 0));
     return { labels, colors, series, legend: 'never', connectSeparatedPoints: true, logscale: log,
-      includeZero: !!this.curve.zero && !log, gridLineColor: grid, axisLineColor: grid, gridLineWidth: 1, rightGap: 8,
+      includeZero: !!this.curve.zero && !log, gridLineColor: grid, axisLineColor: grid, gridLineWidth: 1, rightGap: 14,
       xRangePad: 4, yRangePad: 8, animatedZooms: false, interactionModel: interaction(),
       axes: { x: { axisLabelFormatter: v => this.axisText(v), pixelsPerLabel: 50, drawGrid: false },
         y: { axisLabelFormatter: v => format(v, 3), axisLabelWidth: 52, pixelsPerLabel: 28 } },

@@ -59,15 +59,13 @@ function stagePanel(verb) {
   for (const run of runs)
     out.push(el('section', { class: 'summary' }, el('h2', {}, run.name, ' ', stateBadge(run), el('span', { class: 'dim small' }, ' ' + run.dir)), figures(run), notes(run)));
   out.push(alarmList(runs));
-  const pictures = () => [frontier(runs), ...runs.flatMap(evaluationPictures)].filter(Boolean);
-  for (const [title, curves] of curvesOf(runs)) {
+  const groups = curvesOf(runs), pictures = [frontier(runs), ...runs.flatMap(evaluationPictures)].filter(Boolean);
+  const title = 'Held-out evaluation';
+  if (pictures.length && !groups.some(group => group[0] === title)) groups.splice(1, 0, [title, []]);
+  for (const [name, curves] of groups) {
     const cards = curves.map(curve => curve.path ? scorePath(runs) : addChart(curve, runs)).filter(Boolean);
-    if (title === 'Held-out evaluation') cards.push(...pictures().splice(0));
-    if (cards.length) out.push(el('section', {}, heading(title), grid(cards)));
-  }
-  if (!curvesOf(runs).some(([title]) => title === 'Held-out evaluation')) {
-    const cards = pictures();
-    if (cards.length) out.splice(1 + runs.length, 0, el('section', {}, heading('Held-out evaluation'), grid(cards)));
+    if (name === title) cards.push(...pictures);
+    if (cards.length) out.push(el('section', {}, heading(name), grid(cards)));
   }
   if (!runs.some(run => run.n)) out.push(el('p', { class: 'note' }, 'No metrics were logged yet.'));
   return out.filter(Boolean);

@@ -76,10 +76,10 @@ class Browser:
     def wait(self, expression, seconds=20):
         end = time.time() + seconds
         while time.time() < end:
-            if self.eval(expression):
+            if self.eval(f"!!({expression})"):
                 return time.time()
             time.sleep(0.02)
-        raise AssertionError(f"never became true: {expression}")
+        raise AssertionError(f"never became true: {expression} {self.problems()}")
 
     def screenshot(self, path, full=False):
         picture = self.page("Page.captureScreenshot", format="png", captureBeyondViewport=full)
