@@ -296,11 +296,16 @@ static void rmsnorm(void **state) {
         cpu->rmsnorm_forward(cpu, out.c, rstd.c, sum.c, x.c, y.c, w.c, N, C, 1e-5f);
         gpu->rmsnorm_forward(gpu, out.g, rstd.g, sum.g, x.g, y.g, w.g, N, C, 1e-5f);
         close_to("rmsnorm_forward's sum", sum, 0, .004);
-        close_to("rmsnorm_forward of a sum", out, 1e-5, .008);
+        float *rounded_sum = host_floats(n); /* the same for both from here on */
+        gpu->download(gpu, rounded_sum, sum.g, n);
+        cpu->upload(cpu, sum.c, rounded_sum, n);
+        free(rounded_sum);
+        cpu->rmsnorm_forward(cpu, out.c, rstd.c, none, sum.c, none, w.c, N, C, 1e-5f);
+        close_to("rmsnorm_forward of a sum", out, 1e-5, .005);
         cpu->rmsnorm_backward(cpu, dsum.c, dw.c, dsum.c, dout.c, sum.c, w.c, rstd.c, N, C);
         gpu->rmsnorm_backward(gpu, dsum.g, dw.g, dsum.g, dout.g, sum.g, w.g, rstd.g, N, C);
         close_to("rmsnorm_backward onto the stream's gradient", dsum, 2e-5, .006);
-        close_to("rmsnorm_backward's dw, twice", dw, 2e-5, .005);
+        close_to("rmsnorm_backward's dw, twice", dw, 2e-5, 2e-5);
         if (dtype == DT_BF16) { /* a frozen network's weights */
             Two frozen = activations((size_t)C), z = output(n);
             cpu->rmsnorm_forward(cpu, z.c, rstd.c, none, x.c, none, frozen.c, N, C, 1e-5f);
