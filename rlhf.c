@@ -15,7 +15,9 @@
 #include "datasets/world.h"
 #include "dpo/dpo.h"
 #include "monitor/live.h"
+#include "monitor/plot.h"
 #include "monitor/report.h"
+#include "monitor/runs.h"
 #include "policy/model_tool.h"
 #include "policy/tools.h"
 #include "ppo/ppo.h"
@@ -394,6 +396,8 @@ static const Verb verbs[] = {
     {"summary", "figures and sample answers of a pipeline's run", summary_main},
     {"report", "runs as one HTML file: curves, samples, recipes", report_main},
     {"monitor", "the same page in a browser while runs go on", live_main},
+    {"plot", "curves of a run in the terminal", plot_main},
+    {"runs", "which runs there are, how far, and in what they differ", runs_main},
     {"generate", "answer prompts with a model", generate_verb},
     {"chat", "talk with a model, line by line", chat_main},
     {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},

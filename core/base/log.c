@@ -4,9 +4,11 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "core/base/terminal.h"
 
 enum { PIPE_SECONDS = 5 };
 
@@ -59,15 +61,12 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* A line that wraps could not be overwritten in place. */
-static int terminal_width(void) {
-    struct winsize w;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 ? w.ws_col - 1 : 79;
-}
-
 static void show(int force, const char *text) {
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\r%.*s\033[K", terminal_width(), text);
+    if (terminal_is(STDERR_FILENO)) {
+        /* a line that wraps could not be overwritten in place */
+        size_t fits = terminal_fit(text, terminal_columns(STDERR_FILENO) - 1);
+        const char *plain = strchr(text, '\033') ? "\033[0m" : "";
+        fprintf(stderr, "\r%.*s%s\033[K", (int)fits, text, plain);
         fflush(stderr);
         line_open = 1;
         return;

@@ -4,8 +4,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/base/log.h"
+#include "core/base/terminal.h"
 
 double clock_seconds(void) {
     struct timespec t;
@@ -14,7 +16,11 @@ double clock_seconds(void) {
 }
 
 void progress_begin(Progress *p, const char *verb, int first_step, int total, int log_every) {
-    *p = (Progress){clock_seconds(), first_step, total, log_every > 0 ? log_every : 1, 0, verb};
+    *p = (Progress){.began = clock_seconds(),
+                    .first_step = first_step,
+                    .total = total,
+                    .log_every = log_every > 0 ? log_every : 1,
+                    .verb = verb};
 }
 
 double progress_seconds(const Progress *p) {
@@ -26,15 +32,31 @@ double progress_rate(const Progress *p) {
     return s > 0.0 ? (double)p->tokens / s : 0.0;
 }
 
+void progress_watch(Progress *p, double value) {
+    spark_add(&p->history, value);
+}
+
+/* "curve  " on a terminal, nothing in a pipe. */
+static void put_history(char out[SPARK_TEXT + 16], const Progress *p) {
+    char curve[SPARK_TEXT];
+    int color = terminal_colors(STDERR_FILENO);
+    out[0] = '\0';
+    if (!terminal_is(STDERR_FILENO) || !p->history.n) return;
+    spark_text(curve, &p->history, terminal_utf8());
+    snprintf(out, SPARK_TEXT + 16, "%s%s%s  ", color ? "\033[36m" : "", curve,
+             color ? "\033[0m" : "");
+}
+
 void progress_step(Progress *p, int step, uint64_t tokens, const char *fmt, ...) {
-    char rest[512];
+    char rest[512], history[SPARK_TEXT + 16];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(rest, sizeof rest, fmt, ap);
     va_end(ap);
     p->tokens += tokens;
     double left = progress_seconds(p) / (step - p->first_step) * (p->total - step);
-    log_progress(step == p->total, "%s %d/%d  %s  %.0f tok/s  ETA %d:%02d", p->verb, step, p->total,
-                 rest, progress_rate(p), (int)left / 60, (int)left % 60);
+    put_history(history, p);
+    log_progress(step == p->total, "%s %d/%d  %s%s  %.0f tok/s  ETA %d:%02d", p->verb, step,
+                 p->total, history, rest, progress_rate(p), (int)left / 60, (int)left % 60);
     if (step == p->total) log_progress_end();
 }
