@@ -55,6 +55,7 @@ typedef struct {
     PolicyEval eval;
     Packed batch; /* chosen, rejected, chosen, rejected, ... */
     float *logp, *entropy, *dlogp;
+    float *margin;    /* [batch_size] implicit rewards, chosen minus rejected, of the last batch */
     double *ref;      /* [rows of all sets][2] sums of log ref; NAN = not computed */
     double *eval_ref; /* [eval rows][2] */
     int *first_row;   /* [n_sets] */
@@ -172,6 +173,7 @@ static void pair_losses(Dpo *d, DpoStats *stats, int first, int last, int pairs_
                 if (d->batch.wanted[n]) stats->entropy += d->entropy[n], stats->tokens++;
             }
         double a = pi[0] - ref[0], c = pi[1] - ref[1];
+        d->margin[s / 2] = (float)(cfg->beta * (a - c));
         stats->loss += p.loss;
         stats->nll -= pi[0] / n_chosen;
         stats->rewards_chosen += cfg->beta * a;
@@ -371,6 +373,7 @@ static Status dpo_create(Dpo *d) {
     TRY(memory_alloc((void **)&d->ref, 2 * pairs * sizeof(double), "reference log-probs"));
     d->eval_ref = d->ref + 2 * (pairs - (size_t)d->data.eval.n);
     TRY(memory_alloc((void **)&d->rows, (size_t)c->batch_size * sizeof *d->rows, "a step's pairs"));
+    TRY(memory_alloc((void **)&d->margin, (size_t)c->batch_size * sizeof(float), "margins"));
     float **arrays[] = {&d->logp, &d->entropy, &d->dlogp};
     for (int i = 0; i < 3; i++)
         TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
@@ -386,7 +389,7 @@ static void dpo_release(Dpo *d) {
     network_release(&d->reference);
     workspace_release(d->ws);
     packed_release(&d->batch);
-    void *owned[] = {d->logp, d->entropy, d->dlogp, d->ref, d->first_row, d->rows};
+    void *owned[] = {d->logp, d->entropy, d->dlogp, d->margin, d->ref, d->first_row, d->rows};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) memory_release(owned[i]);
     dataset_release(&d->prompts);
     train_data_close(&d->data);
@@ -468,6 +471,9 @@ static Status dpo_loop(Dpo *d) {
         metrics_clear(&m);
         TRY(dpo_step(d, &m));
         int step = d->state.step, last = step == d->steps, tokens = d->batch.N;
+        if (last || step % cfg->log_every == 0)
+            run_histogram(run, step, "distribution/margins", d->margin, d->cfg->batch_size);
+        progress_watch(&p, metrics_get(&m, "rewards/margins"));
         progress_step(&p, step, (uint64_t)tokens, "loss %.4f  margin %.3f  accuracy %.2f",
                       metrics_get(&m, "loss"), metrics_get(&m, "rewards/margins"),
                       metrics_get(&m, "rewards/accuracies"));

@@ -267,6 +267,27 @@ static void put_rollout_metrics(Ppo *p, Metrics *m) {
     metrics_set(m, "rollout/shared_tokens", (double)p->rollout.shared_tokens);
 }
 
+/* How scores, KL, lengths and the last minibatch's ratios are distributed; the losses' gradients
+ * are used up by now, their array holds the numbers. */
+static void put_histograms(Ppo *p, int step) {
+    Run *run = p->session.run;
+    const Packed *q = &p->rollout.seq;
+    float *x = p->m_dlogp;
+    int n = 0;
+    run_histogram(run, step, "distribution/scores", p->raw_score, p->S);
+    for (int s = 0; s < p->S; s++) x[s] = (float)rollout_length(&p->rollout, s);
+    run_histogram(run, step, "distribution/response_length", x, p->S);
+    for (int s = 0; s < p->S; s++) {
+        x[s] = 0.0f;
+        for (int i = q->starts[s]; i < q->starts[s + 1]; i++)
+            if (q->wanted[i]) x[s] += p->rollout.logp[i] - p->logp_ref[i];
+    }
+    run_histogram(run, step, "distribution/kl", x, p->S);
+    for (int i = 0; i < p->mini.N; i++)
+        if (p->mini.wanted[i]) x[n++] = expf(p->m_logp[i] - p->m_old[i]);
+    run_histogram(run, step, "distribution/ratio", x, n);
+}
+
 /* One step of PPO. */
 static Status ppo_step(Ppo *p, Metrics *m) {
     double t[5] = {clock_seconds()};
@@ -362,6 +383,8 @@ static Status ppo_loop(Ppo *p) {
         metrics_clear(&m);
         TRY(ppo_step(p, &m));
         int step = p->state.step, last = step == p->steps;
+        put_histograms(p, step);
+        progress_watch(&progress, metrics_get(&m, "objective/raw_scores"));
         progress_step(&progress, step, (uint64_t)p->rollout.seq.N,
                       "score %.3f  kl %.2f  length %.0f", metrics_get(&m, "objective/raw_scores"),
                       metrics_get(&m, "objective/kl"), metrics_get(&m, "response_length/mean"));

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "core/base/json_check.h"
 #include "core/base/memory.h"
 #include "datasets/world.h"
 
@@ -54,6 +55,35 @@ static double sequence_kl(const PolicyEval *e, int s) {
     return kl;
 }
 
+/* Model text for TensorBoard's Markdown: a block of code, in which nothing is rendered; bytes that
+ * are no UTF-8 become U+FFFD. */
+static void put_quoted(Text *t, const char *heading, const char *text, size_t n) {
+    const char *end = text + n;
+    text_addf(t, "%s\n\n    ", heading);
+    while (text < end) {
+        size_t k = utf8_length(text, end);
+        if (*text == '\n')
+            text_add(t, "\n    ");
+        else if (k)
+            text_add_bytes(t, text, k);
+        else
+            text_add(t, "\xEF\xBF\xBD");
+        text += k ? k : 1;
+    }
+    text_add(t, "\n\n");
+}
+
+static void log_sample_text(const PolicyEval *e, Run *run, int step, int s, const Text *reply) {
+    char tag[32];
+    Text t = {0};
+    const char *prompt = e->rows[s]->prompt;
+    snprintf(tag, sizeof tag, "samples/%d", s);
+    put_quoted(&t, "prompt", prompt, strlen(prompt));
+    put_quoted(&t, "answer", reply->s ? reply->s : "", reply->len);
+    run_text(run, step, tag, t.s, t.len);
+    text_release(&t);
+}
+
 static Status write_sample(PolicyEval *e, Run *run, int step, int s, const PolicyResult *r,
                            int has_kl, int has_score) {
     Text row = {0}, reply = {0};
@@ -83,6 +113,7 @@ static Status write_sample(PolicyEval *e, Run *run, int step, int s, const Polic
     json_put_string(&row, stop_names[e->rollout.stop[s]]);
     text_add(&row, "}");
     if (status == OK) status = run_sample(run, row.s);
+    if (status == OK) log_sample_text(e, run, step, s, &reply);
     text_release(&row);
     text_release(&reply);
     return status;
@@ -116,6 +147,7 @@ Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *re
     if (!out->has_gold && judge)
         memcpy(e->gold, e->score,
                (size_t)S * sizeof(float)); /* wins are counted by the judge then */
+    if (run && judge) run_histogram(run, step, "distribution/eval_scores", e->score, S);
     for (int s = 0; run && s < samples && s < S; s++)
         TRY(write_sample(e, run, step, s, out, reference != NULL, judge != NULL));
     return OK;

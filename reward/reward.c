@@ -37,6 +37,7 @@ typedef struct {
     Optim optim;
     Packed batch; /* chosen, rejected, chosen, rejected, ... */
     float *score, *dscore, *margin;
+    float *answers; /* [2][batch_size] scores of chosen and rejected answers of the step */
     int micro_tokens, steps;
     RewardState state;
 } Reward;
@@ -81,6 +82,7 @@ static Status reward_create(Reward *r) {
     TRY(memory_alloc((void **)&r->score, max_N * sizeof(float), "scores"));
     TRY(memory_alloc((void **)&r->dscore, max_N * sizeof(float), "scores"));
     TRY(memory_alloc((void **)&r->margin, (size_t)r->cfg->batch_size * sizeof(float), "margins"));
+    TRY(memory_alloc((void **)&r->answers, (size_t)max_S * sizeof(float), "scores"));
     r->state.best = NAN;
     if (!r->session.from) return stage_model_weights(&r->net.w, stage);
     size_t bytes;
@@ -98,6 +100,7 @@ static void reward_release(Reward *r) {
     memory_release(r->score);
     memory_release(r->dscore);
     memory_release(r->margin);
+    memory_release(r->answers);
     dataset_release(&r->parts);
     train_data_close(&r->data);
     tokenizer_release(r->tokenizer);
@@ -120,6 +123,8 @@ static void pair_losses(Reward *r, RewardStats *stats, int first, int last) {
         stats->loss += per_pair * reward_loss(chosen, rejected, margin, r->cfg->center, &dc, &dr);
         r->dscore[c] = (float)(per_pair * dc);
         r->dscore[j] = (float)(per_pair * dr);
+        r->answers[s / 2] = r->score[c];
+        r->answers[r->cfg->batch_size + s / 2] = r->score[j];
         stats->right += chosen > rejected;
         stats->margin += per_pair * (chosen - rejected);
         stats->sum += chosen + rejected;
@@ -221,7 +226,12 @@ static Status reward_loop(Reward *r) {
         Metrics m;
         metrics_clear(&m);
         TRY(reward_step(r, &m));
-        int step = r->state.step, last = step == r->steps;
+        int step = r->state.step, last = step == r->steps, pairs = r->cfg->batch_size;
+        if (last || step % cfg->log_every == 0) {
+            run_histogram(run, step, "distribution/chosen", r->answers, pairs);
+            run_histogram(run, step, "distribution/rejected", r->answers + pairs, pairs);
+        }
+        progress_watch(&p, metrics_get(&m, "loss"));
         progress_step(&p, step, (uint64_t)r->batch.N, "loss %.4f  accuracy %.3f",
                       metrics_get(&m, "loss"), metrics_get(&m, "accuracy"));
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(reward_eval_step(r, &m));

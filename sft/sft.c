@@ -218,6 +218,18 @@ static Status sft_evaluate(Sft *s, double *loss) {
     return OK;
 }
 
+/* How likely the trained tokens were, and how long the rows are; the gradients' array holds them.
+ */
+static void put_histograms(Sft *s, int step) {
+    const Packed *q = &s->batch;
+    int n = 0;
+    for (int i = 0; i < q->N; i++)
+        if (q->wanted[i]) s->dlogp[n++] = s->logp[i];
+    run_histogram(s->session.run, step, "distribution/token_logp", s->dlogp, n);
+    for (int i = 0; i < q->S; i++) s->dlogp[i] = (float)(q->starts[i + 1] - q->starts[i]);
+    run_histogram(s->session.run, step, "distribution/row_length", s->dlogp, q->S);
+}
+
 static Status sft_save(Sft *s) {
     CheckpointWriter *w;
     TRY(session_checkpoint(&w, &s->session, s->state.step));
@@ -248,7 +260,9 @@ static Status sft_loop(Sft *s) {
         metrics_clear(&m);
         TRY(sft_step(s, &m));
         int step = s->state.step, last = step == s->steps;
+        if (last || step % cfg->log_every == 0) put_histograms(s, step);
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(sft_eval_step(s, &m));
+        progress_watch(&p, metrics_get(&m, "loss"));
         progress_step(&p, step, (uint64_t)s->batch.N, "loss %.4f", metrics_get(&m, "loss"));
         TRY(run_log(run, step, s->state.tokens, s->state.samples, &m));
         if (run_save_due(cfg, step, last)) TRY(sft_save(s));

@@ -100,6 +100,22 @@ void events_put_start(Text *t, double wall_time, int64_t step) {
     text_release(&event);
 }
 
+/* One Summary.Value: its tag, then `content`, the fields that hold what it is. */
+static void put_tagged(Text *t, double wall_time, int64_t step, const char *tag,
+                       const Text *content) {
+    Text event = {0}, summary = {0}, value = {0};
+    put_double(&event, WALL_TIME, wall_time);
+    put_step(&event, step);
+    put_bytes(&value, 1, tag, strlen(tag));
+    text_add_bytes(&value, content->s, content->len);
+    put_bytes(&summary, 1, value.s, value.len);
+    put_bytes(&event, SUMMARY, summary.s, summary.len);
+    put_record(t, &event);
+    text_release(&event);
+    text_release(&summary);
+    text_release(&value);
+}
+
 static void put_value(Text *summary, const char *tag, double x) {
     Text value = {0};
     put_bytes(&value, 1, tag, strlen(tag));
@@ -120,4 +136,76 @@ void events_put_scalars(Text *t, double wall_time, int64_t step, const Metrics *
     }
     text_release(&event);
     text_release(&summary);
+}
+
+enum { BINS = 30 };
+
+typedef struct {
+    double min, max, num, sum, sum_squares;
+    double limit[BINS], count[BINS]; /* the right edges of bins, and how many lie in each */
+    int bins;
+} Histogram;
+
+static void count_values(Histogram *h, const float *values, int n) {
+    *h = (Histogram){.min = INFINITY, .max = -INFINITY};
+    for (int i = 0; i < n; i++) {
+        double v = values[i];
+        if (!isfinite(v)) continue;
+        h->min = fmin(h->min, v), h->max = fmax(h->max, v);
+        h->num++, h->sum += v, h->sum_squares += v * v;
+    }
+    if (h->num == 0.0) return;
+    double width = (h->max - h->min) / BINS;
+    h->bins = width > 0.0 ? BINS : 1;
+    for (int i = 0; i < h->bins; i++)
+        h->limit[i] = i + 1 < h->bins ? h->min + width * (i + 1) : h->max;
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(values[i])) continue;
+        int bin = width > 0.0 ? (int)((values[i] - h->min) / width) : 0;
+        h->count[bin < h->bins ? bin : h->bins - 1]++;
+    }
+}
+
+static void put_doubles(Text *t, int field, const double *x, int n) {
+    put_key(t, field, BYTES);
+    put_varint(t, 8 * (uint64_t)n);
+    for (int i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        put_little(t, bits, 8);
+    }
+}
+
+void events_put_histogram(Text *t, double wall_time, int64_t step, const char *tag,
+                          const float *values, int n) {
+    Histogram h;
+    Text proto = {0}, content = {0};
+    count_values(&h, values, n);
+    if (!h.bins) return;
+    const double figures[] = {h.min, h.max, h.num, h.sum, h.sum_squares};
+    for (int i = 0; i < 5; i++) put_double(&proto, i + 1, figures[i]);
+    put_doubles(&proto, 6, h.limit, h.bins);
+    put_doubles(&proto, 7, h.count, h.bins);
+    put_bytes(&content, 5, proto.s, proto.len);
+    put_tagged(t, wall_time, step, tag, &content);
+    text_release(&proto);
+    text_release(&content);
+}
+
+void events_put_text(Text *t, double wall_time, int64_t step, const char *tag, const char *text,
+                     size_t n) {
+    static const char shape[] = {0x12, 0x02, 0x08, 0x01};          /* one dimension, of size 1 */
+    static const char plugin[] = {0x0a, 0x04, 't', 'e', 'x', 't'}; /* plugin_name */
+    Text tensor = {0}, metadata = {0}, content = {0};
+    put_key(&tensor, 1, VARINT);
+    put_varint(&tensor, 7); /* DT_STRING */
+    put_bytes(&tensor, 2, shape, sizeof shape);
+    put_bytes(&tensor, 8, text, n);
+    put_bytes(&metadata, 1, plugin, sizeof plugin);
+    put_bytes(&content, 8, tensor.s, tensor.len);
+    put_bytes(&content, 9, metadata.s, metadata.len);
+    put_tagged(t, wall_time, step, tag, &content);
+    text_release(&tensor);
+    text_release(&metadata);
+    text_release(&content);
 }

@@ -280,13 +280,33 @@ static void open_events(Run *run, double now, int step) {
     text_release(&t);
 }
 
-static void log_events(Run *run, double now, int step, const Metrics *m) {
+static double wall_clock(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Records, made by the caller, into the process's event file. */
+static void log_events(Run *run, double now, int step, Text *records) {
+    if (run->events < 0 && run->tensorboard) open_events(run, now, step);
+    if (run->events >= 0 && records->len) append(run->events, records->s, records->len);
+    text_release(records);
+}
+
+void run_histogram(Run *run, int step, const char *tag, const float *values, int n) {
     Text t = {0};
+    double now = wall_clock();
     if (!run->tensorboard) return;
-    if (run->events < 0) open_events(run, now, step);
-    events_put_scalars(&t, now, step, m);
-    if (run->events >= 0 && t.len) append(run->events, t.s, t.len);
-    text_release(&t);
+    events_put_histogram(&t, now, step, tag, values, n);
+    log_events(run, now, step, &t);
+}
+
+void run_text(Run *run, int step, const char *tag, const char *text, size_t n) {
+    Text t = {0};
+    double now = wall_clock();
+    if (!run->tensorboard) return;
+    events_put_text(&t, now, step, tag, text, n);
+    log_events(run, now, step, &t);
 }
 
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m) {
@@ -302,7 +322,12 @@ Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metr
     }
     text_add(&t, "}");
     append_row(run, run->metrics, "metrics.jsonl", &t);
-    log_events(run, (double)now.tv_sec + 1e-9 * (double)now.tv_nsec, step, m);
+    if (run->tensorboard) {
+        Text records = {0};
+        double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+        events_put_scalars(&records, seconds, step, m);
+        log_events(run, seconds, step, &records);
+    }
     run->last_step = step;
     return OK;
 }

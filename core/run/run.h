@@ -45,6 +45,11 @@ Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metr
 /* Appends a row (a JSON object as text) to samples.jsonl. */
 Status run_sample(Run *run, const char *json);
 
+/* Distributions and texts for TensorBoard, beside the scalars of run_log and like them cut back by
+ * a resume. Nothing is written with run.tensorboard off. Tags differ from metrics' names. */
+void run_histogram(Run *run, int step, const char *tag, const float *values, int n);
+void run_text(Run *run, int step, const char *tag, const char *text, size_t n);
+
 /* --- checkpoints ---
  * A save that fails (disk full, I/O error) is a warning, not the end of a run: the first failure is
  * kept in the writer, later calls do nothing, the commit cleans up, warns and returns OK; the older
