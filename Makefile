@@ -75,7 +75,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
 .PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test page-test \
-        gpu-check gpu-bundle gpu-registers tests-built profile
+        gpu-check gpu-bundle gpu-registers tests-built test-reference profile
 all: config.mk $(BUILD)/rlhf
 
 config.mk: tests/probe.sh Makefile
@@ -137,6 +137,8 @@ test: deps       ## everything that is needed, then every test
 	@$(MAKE) --no-print-directory all $(TESTS) $(EMULATED_RLHF)
 	@BUILD=$(BUILD) sh tests/run.sh
 tests-built: all $(TESTS) $(EMULATED_RLHF)
+test-reference: $(BUILD)/tests/test_families ## a model of each family beside transformers (PYTHON=python3 with torch)
+	@BUILD=$(BUILD) sh tests/reference/families.sh
 check: test      ## tests, layering, formatting
 	@sh tests/layering.sh
 	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')

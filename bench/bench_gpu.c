@@ -237,13 +237,14 @@ static void run_stream(const Bench *bench, void *ctx) {
     int HS = s->C / s->NH, heads = s->NH + s->NKV, stride = (s->NH + 2 * s->NKV) * HS;
     AdamwParams p = {1e-6f, .9f, .999f, 1e-8f, .01f, 1.0f, .5f, .5f};
     FeedForward swiglu = {s->FF, ACT_SILU, 1};
+    Norm norm = {.w = t->w, .eps = 1e-5f};
     switch (t->what) {
     case ADAMW: b->adamw(b, t->w, t->x, t->y, (Buf){NULL, b->dtype}, t->z, s->flat, p); break;
     case NORM: /* of the residual stream: z = x + y */
-        b->rmsnorm_forward(b, t->out, t->r, t->z, t->x, t->y, t->w, s->N, s->C, 1e-5f);
+        b->norm_forward(b, t->out, t->r, t->z, t->x, t->y, norm, s->N, s->C);
         break;
     case NORM_BACKWARD: /* y as dout, z as dx */
-        b->rmsnorm_backward(b, t->z, (Buf){0}, t->z, t->y, t->x, t->w, t->r, s->N, s->C);
+        b->norm_backward(b, t->z, (Buf){0}, t->z, t->y, t->x, norm, t->r, s->N, s->C);
         break;
     case ROPE: b->rope(b, t->x, t->positions, t->table, s->N, stride, heads, HS, HS, 0); break;
     case SWIGLU: b->activation_forward(b, t->y, t->x, s->N, swiglu); break;

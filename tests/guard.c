@@ -56,17 +56,15 @@ GUARD(embedding_forward, (Backend * b, Buf x, Buf e, Buf ids, int N, int C, floa
       (b, x, e, ids, N, C, s))
 GUARD(embedding_backward, (Backend * b, Buf de, Buf dx, Buf ids, int N, int C, float s),
       (b, de, dx, ids, N, C, s))
-GUARD(rmsnorm_forward,
-      (Backend * b, Buf o, Buf r, Buf s, Buf x, Buf y, Buf w, int N, int C, float e),
-      (b, o, r, s, x, y, w, N, C, e))
-GUARD(rmsnorm_backward,
-      (Backend * b, Buf dx, Buf dw, Buf ds, Buf d, Buf x, Buf w, Buf r, int N, int C),
-      (b, dx, dw, ds, d, x, w, r, N, C))
-GUARD(headnorm_forward,
-      (Backend * b, Buf q, Buf k, Buf r, Buf w, int N, int s, int h, int HS, float e),
-      (b, q, k, r, w, N, s, h, HS, e))
+GUARD(norm_forward, (Backend * b, Buf o, Buf s, Buf sum, Buf x, Buf y, Norm w, int N, int C),
+      (b, o, s, sum, x, y, w, N, C))
+GUARD(norm_backward,
+      (Backend * b, Buf dx, Buf dw, Buf ds, Buf d, Buf x, Norm w, Buf s, int N, int C),
+      (b, dx, dw, ds, d, x, w, s, N, C))
+GUARD(headnorm_forward, (Backend * b, Buf q, Buf k, Buf r, Norm w, int N, int s, int h, int HS),
+      (b, q, k, r, w, N, s, h, HS))
 GUARD(headnorm_backward,
-      (Backend * b, Buf dq, Buf dw, Buf k, Buf w, Buf r, int N, int s, int h, int HS),
+      (Backend * b, Buf dq, Buf dw, Buf k, Norm w, Buf r, int N, int s, int h, int HS),
       (b, dq, dw, k, w, r, N, s, h, HS))
 GUARD(bias_backward, (Backend * b, Buf dw, Buf dy, int N, int O), (b, dw, dy, N, O))
 GUARD(rope, (Backend * b, Buf q, Buf p, Buf t, int N, int s, int h, int HS, int R, int k),
@@ -123,7 +121,7 @@ Backend *guard_create(const char *dtype) {
         USE(matmul_forward);
     USE(matmul_backward_input), USE(matmul_backward_weight), USE(embedding_forward),
         USE(embedding_backward);
-    USE(rmsnorm_forward), USE(rmsnorm_backward), USE(headnorm_forward), USE(headnorm_backward),
+    USE(norm_forward), USE(norm_backward), USE(headnorm_forward), USE(headnorm_backward),
         USE(bias_backward), USE(rope), USE(attention_forward), USE(attention_backward);
     USE(activation_forward), USE(activation_backward), USE(gather_rows), USE(scatter_rows),
         USE(head_forward), USE(head_backward);

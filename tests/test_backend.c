@@ -334,15 +334,27 @@ static void run_layers(Bench *t, Size z) {
         dx = act_output(t, N * C), dw = input(t, C), d = act_input(t, N * C);
     Buf none = {NULL, b->dtype}, stream = act_output(t, N * C), normed = act_output(t, N * C),
         rstd_of_sum = output(t, N), dstream = act_input(t, N * C);
-    b->rmsnorm_forward(b, out, rstd, none, x, none, w, z.N, z.C, 1e-5f);
-    b->rmsnorm_backward(b, dx, dw, none, d, x, w, rstd, z.N, z.C);
-    b->rmsnorm_forward(b, normed, rstd_of_sum, stream, x, d, w, z.N, z.C, 1e-5f);
-    b->rmsnorm_backward(b, dstream, dw, dstream, d, stream, w, rstd_of_sum, z.N, z.C);
+    Norm norm = {.w = w, .eps = 1e-5f};
+    b->norm_forward(b, out, rstd, none, x, none, norm, z.N, z.C);
+    b->norm_backward(b, dx, dw, none, d, x, norm, rstd, z.N, z.C);
+    b->norm_forward(b, normed, rstd_of_sum, stream, x, d, norm, z.N, z.C);
+    b->norm_backward(b, dstream, dw, dstream, d, stream, norm, rstd_of_sum, z.N, z.C);
     Buf gate_up = act_input(t, 2 * N * C), h = act_output(t, N * C), dgu = act_output(t, 2 * N * C),
         sum = act_output(t, N * C);
     b->activation_forward(b, h, gate_up, z.N, (FeedForward){z.C, ACT_SILU, 1});
     b->activation_backward(b, dgu, d, gate_up, z.N, (FeedForward){z.C, ACT_SILU, 1});
     b->add(b, sum, x, d, N * C);
+}
+
+static void run_layer_norms(Bench *t, Size z) {
+    Backend *b = t->b;
+    size_t N = (size_t)z.N, C = (size_t)z.C;
+    Buf x = act_input(t, N * C), y = act_input(t, N * C), d = act_input(t, N * C),
+        sum = act_output(t, N * C), out = act_output(t, N * C), stats = output(t, 2 * N),
+        dx = act_input(t, N * C), w = input(t, C), bias = input(t, C), dw = input(t, C);
+    Norm norm = {.w = w, .bias = bias, .plus = 1.0f, .eps = 1e-5f, .centred = 1};
+    b->norm_forward(b, out, stats, sum, x, y, norm, z.N, z.C);
+    b->norm_backward(b, dx, dw, dx, d, sum, norm, stats, z.N, z.C);
 }
 
 static void run_gelus(Bench *t, Size z) {
@@ -365,10 +377,14 @@ static void run_head_norms(Bench *t, Size z) {
     int HS = z.C < 256 ? z.C : 256, stride = 3 * HS;
     size_t N = (size_t)z.N, all = N * (size_t)stride, two = 2 * N * (size_t)HS;
     Buf qkv = act_input(t, all), before = act_output(t, two), rstd = output(t, 2 * N),
-        w = input(t, (size_t)HS), dqkv = act_input(t, all), dw = input(t, (size_t)HS);
-    b->headnorm_forward(b, qkv, before, rstd, w, z.N, stride, 2, HS, 1e-5f);
-    b->headnorm_backward(b, dqkv, dw, before, w, rstd, z.N, stride, 2, HS);
-    b->headnorm_backward(b, dqkv, (Buf){NULL, DT_F32}, before, w, rstd, z.N, stride, 2, HS);
+        w = input(t, (size_t)HS), dqkv = act_input(t, all), dw = input(t, (size_t)HS),
+        both = input(t, 2 * (size_t)HS);
+    Norm norm = {.w = w, .plus = 1.0f, .eps = 1e-5f};
+    b->headnorm_forward(b, qkv, before, rstd, norm, z.N, stride, 2, HS);
+    b->headnorm_backward(b, dqkv, dw, before, norm, rstd, z.N, stride, 2, HS);
+    b->headnorm_backward(b, dqkv, (Buf){NULL, DT_F32}, before, norm, rstd, z.N, stride, 2, HS);
+    b->headnorm_forward(b, dqkv, before, rstd, (Norm){.w = both, .eps = 1e-5f}, z.N, stride, 1,
+                        2 * HS);
 }
 
 static void run_rows(Bench *t, Size z) {
@@ -590,12 +606,13 @@ static double headnorm_loss(void *ctx) {
     assert_int_equal(o->b->alloc(o->b, &w, DT_F32, (size_t)HS, "test"), OK);
     o->b->upload(o->b, qkv, o->x, n);
     o->b->upload(o->b, w, o->w, (size_t)HS);
-    o->b->headnorm_forward(o->b, qkv, before, rstd, w, o->N, stride, 2, HS, 1e-5f);
+    Norm norm = {.w = w, .plus = 1.0f, .eps = 1e-5f};
+    o->b->headnorm_forward(o->b, qkv, before, rstd, norm, o->N, stride, 2, HS);
     o->b->download(o->b, out, qkv, n);
     for (size_t i = 0; i < n; i++) sum += (double)o->c[i] * out[i];
     if (o->dx.ptr) { /* the gradient, too */
         o->b->upload(o->b, o->dx, o->c, n);
-        o->b->headnorm_backward(o->b, o->dx, o->dw, before, w, rstd, o->N, stride, 2, HS);
+        o->b->headnorm_backward(o->b, o->dx, o->dw, before, norm, rstd, o->N, stride, 2, HS);
     }
     free(out);
     o->b->release(o->b, &qkv);
@@ -623,6 +640,62 @@ static void the_gradient_of_head_norms(void **state) {
         o.b->release(o.b, &o.dx);
         expect_gradient("head norms, x", headnorm_loss, &o, x, dx, ALL, 1e-2, 1e-3);
         expect_gradient("head norms, w", headnorm_loss, &o, w, dw, HS, 1e-2, 1e-3);
+        o.b->release(o.b, &o.dw);
+        backend_release(o.b);
+    }
+}
+
+/* of both kinds of norm; N is rows, and 100 more for the one with a mean */
+static double norm_loss(void *ctx) {
+    Operation *o = ctx;
+    int N = o->N % 100, C = o->C, centred = o->N >= 100;
+    size_t n = (size_t)N * (size_t)C;
+    Buf x, out, stats, w, bias, none = {NULL, DT_F32};
+    double sum = 0.0;
+    float *host = malloc(n * sizeof *host);
+    assert_int_equal(o->b->alloc(o->b, &x, DT_F32, n, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &out, DT_F32, n, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &stats, DT_F32, 2 * (size_t)N, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &w, DT_F32, (size_t)C, "test"), OK);
+    assert_int_equal(o->b->alloc(o->b, &bias, DT_F32, (size_t)C, "test"), OK);
+    o->b->upload(o->b, x, o->x, n);
+    o->b->upload(o->b, w, o->w, (size_t)C);
+    o->b->upload(o->b, bias, o->w, (size_t)C);
+    Norm norm = {.w = w, .bias = none, .plus = 1.0f, .eps = 1e-5f, .centred = centred};
+    if (centred) norm.bias = bias; /* w again: it adds to what the gradient by w must be */
+    o->b->norm_forward(o->b, out, stats, none, x, none, norm, N, C);
+    o->b->download(o->b, host, out, n);
+    for (size_t i = 0; i < n; i++) sum += (double)o->c[i] * host[i];
+    if (o->dx.ptr) {
+        o->b->upload(o->b, out, o->c, n);
+        if (centred) o->b->bias_backward(o->b, o->dw, out, N, C);
+        o->b->norm_backward(o->b, o->dx, o->dw, none, out, x, norm, stats, N, C);
+    }
+    free(host);
+    o->b->release(o->b, &x), o->b->release(o->b, &out), o->b->release(o->b, &stats);
+    o->b->release(o->b, &w), o->b->release(o->b, &bias);
+    return sum;
+}
+
+static void the_gradient_of_norms(void **state) {
+    (void)state;
+    enum { ROWS = 5, WIDTH = 37, ALL = ROWS * WIDTH };
+    float x[ALL], w[WIDTH], c[ALL], dx[ALL], dw[WIDTH];
+    fill_random(x, ALL, 1, 1.0f);
+    fill_random(w, WIDTH, 2, 1.0f);
+    fill_random(c, ALL, 3, 1.0f);
+    for (int k = 0; k < 6; k++) {
+        Operation o = {
+            backend(kernels[k / 2], "f32"), x, w, c, {0}, {0}, ROWS + k % 2 * 100, WIDTH};
+        if (!o.b) continue;
+        assert_int_equal(o.b->alloc(o.b, &o.dx, DT_F32, ALL, "test"), OK);
+        assert_int_equal(o.b->alloc(o.b, &o.dw, DT_F32, WIDTH, "test"), OK);
+        norm_loss(&o);
+        o.b->download(o.b, dx, o.dx, ALL);
+        o.b->download(o.b, dw, o.dw, WIDTH);
+        o.b->release(o.b, &o.dx);
+        expect_gradient("norm, x", norm_loss, &o, x, dx, ALL, 1e-2, 1e-3);
+        expect_gradient("norm, w", norm_loss, &o, w, dw, WIDTH, 1e-2, 1e-3);
         o.b->release(o.b, &o.dw);
         backend_release(o.b);
     }
@@ -784,14 +857,20 @@ static const struct {
     void (*run)(Bench *, Size);
     double tolerance; /* in bf16: a store rounds by 2^-9, in the norm by 0.0017; gradients go
                          through several */
-} groups[] = {
-    {"products", run_products, 2.5e-3}, {"layers", run_layers, 4e-3},
-    {"biases", run_biases, 4e-3},       {"head norms", run_head_norms, 6e-3},
-    {"rows", run_rows, 2.5e-3},         {"attention", run_attention, 8e-3},
-    {"gelus", run_gelus, 2.5e-3},       {"bent heads", run_bent_heads, 4e-3},
-    {"windows", run_windows, 8e-3},     {"windowed decoding", run_windowed_decoding, 2.5e-3},
-    {"decoding", run_decoding, 2.5e-3}, {"heads", run_heads, 4e-3},
-    {"optimizer", run_optimizer, 1e-6}};
+} groups[] = {{"products", run_products, 2.5e-3},
+              {"layers", run_layers, 4e-3},
+              {"biases", run_biases, 4e-3},
+              {"head norms", run_head_norms, 6e-3},
+              {"rows", run_rows, 2.5e-3},
+              {"attention", run_attention, 8e-3},
+              {"layer norms", run_layer_norms, 4e-3},
+              {"gelus", run_gelus, 2.5e-3},
+              {"bent heads", run_bent_heads, 4e-3},
+              {"windows", run_windows, 8e-3},
+              {"windowed decoding", run_windowed_decoding, 2.5e-3},
+              {"decoding", run_decoding, 2.5e-3},
+              {"heads", run_heads, 4e-3},
+              {"optimizer", run_optimizer, 1e-6}};
 static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
                              {15, 64, 129}, {29, 70, 100}, {65, 48, 257}};
 enum { GROUPS = sizeof groups / sizeof *groups, SIZES = sizeof sizes / sizeof *sizes };
@@ -1054,6 +1133,7 @@ int main(void) {
         cmocka_unit_test(the_gradient_of_a_bias),
         cmocka_unit_test(the_gradient_of_head_norms),
         cmocka_unit_test(the_gradient_of_windowed_attention),
+        cmocka_unit_test(the_gradient_of_norms),
         cmocka_unit_test(the_gradient_of_activations),
         cmocka_unit_test(gelus_are_what_they_say),
         cmocka_unit_test(an_average_moves_by_its_share),

@@ -274,63 +274,78 @@ static void embedding(void **state) {
     }
 }
 
-static void rmsnorm(void **state) {
-    (void)state;
-    const int shapes[][2] = {{3, 8}, {65, 37}, {130, 128}, {7, 576}, {300, 64}};
-    for (int i = 0; i < 5; i++) {
-        int N = shapes[i][0], C = shapes[i][1];
-        size_t n = (size_t)N * C;
-        Two x = activations(n), w = masters((size_t)C), out = output(n), rstd = output_f32(N);
-        Two dout = activations(n), dx = output(n), dw = floats((size_t)C);
-        cpu->rmsnorm_forward(cpu, out.c, rstd.c, none, x.c, none, w.c, N, C, 1e-5f);
-        gpu->rmsnorm_forward(gpu, out.g, rstd.g, none, x.g, none, w.g, N, C, 1e-5f);
-        close_to("rmsnorm_forward", out, 1e-5, .005);
-        close_to("rmsnorm_forward's rstd", rstd, 1e-5, 1e-5);
-        cpu->rmsnorm_backward(cpu, dx.c, dw.c, none, dout.c, x.c, w.c, rstd.c, N, C);
-        gpu->rmsnorm_backward(gpu, dx.g, dw.g, none, dout.g, x.g, w.g, rstd.g, N, C);
-        close_to("rmsnorm_backward", dx, 2e-5, .006);
-        close_to("rmsnorm_backward's dw", dw, 2e-5, 2e-5);
-        gpu->rmsnorm_backward(gpu, dx.g, none, none, dout.g, x.g, w.g, rstd.g, N, C);
-        close_to("rmsnorm_backward without dw", dx, 2e-5, .006);
-        Two y = activations(n), sum = output(n), dsum = activations(n);
-        cpu->rmsnorm_forward(cpu, out.c, rstd.c, sum.c, x.c, y.c, w.c, N, C, 1e-5f);
-        gpu->rmsnorm_forward(gpu, out.g, rstd.g, sum.g, x.g, y.g, w.g, N, C, 1e-5f);
-        close_to("rmsnorm_forward's sum", sum, 0, .004);
-        float *rounded_sum = host_floats(n); /* the same for both from here on */
-        gpu->download(gpu, rounded_sum, sum.g, n);
-        cpu->upload(cpu, sum.c, rounded_sum, n);
-        free(rounded_sum);
-        cpu->rmsnorm_forward(cpu, out.c, rstd.c, none, sum.c, none, w.c, N, C, 1e-5f);
-        close_to("rmsnorm_forward of a sum", out, 1e-5, .005);
-        cpu->rmsnorm_backward(cpu, dsum.c, dw.c, dsum.c, dout.c, sum.c, w.c, rstd.c, N, C);
-        gpu->rmsnorm_backward(gpu, dsum.g, dw.g, dsum.g, dout.g, sum.g, w.g, rstd.g, N, C);
-        close_to("rmsnorm_backward onto the stream's gradient", dsum, 2e-5, .006);
-        close_to("rmsnorm_backward's dw, twice", dw, 2e-5, 2e-5);
-        if (dtype == DT_BF16) { /* a frozen network's weights */
-            Two frozen = activations((size_t)C), z = output(n);
-            cpu->rmsnorm_forward(cpu, z.c, rstd.c, none, x.c, none, frozen.c, N, C, 1e-5f);
-            gpu->rmsnorm_forward(gpu, z.g, rstd.g, none, x.g, none, frozen.g, N, C, 1e-5f);
-            close_to("rmsnorm_forward with bf16 weights", z, 1e-5, .005);
-        }
-        release_all();
+static Norm norm_by(Buf w, Buf bias, int centred) {
+    return (Norm){.w = w, .bias = bias, .plus = (float)centred, .eps = 1e-5f, .centred = centred};
+}
+
+static void norms_of(int N, int C, int centred) {
+    size_t n = (size_t)N * C;
+    Two x = activations(n), w = masters((size_t)C), out = output(n);
+    Two bias = masters((size_t)C), stats = {none, none, 0}, dw = floats((size_t)C);
+    Two dout = activations(n), dx = output(n);
+    stats = output_f32((size_t)N * (centred ? 2 : 1));
+    Norm c = norm_by(w.c, centred ? bias.c : none, centred);
+    Norm g = norm_by(w.g, centred ? bias.g : none, centred);
+    cpu->norm_forward(cpu, out.c, stats.c, none, x.c, none, c, N, C);
+    gpu->norm_forward(gpu, out.g, stats.g, none, x.g, none, g, N, C);
+    close_to("norm_forward", out, 1e-5, .005);
+    close_to("norm_forward's stats", stats, 1e-5, 1e-5);
+    cpu->norm_backward(cpu, dx.c, dw.c, none, dout.c, x.c, c, stats.c, N, C);
+    gpu->norm_backward(gpu, dx.g, dw.g, none, dout.g, x.g, g, stats.g, N, C);
+    close_to("norm_backward", dx, 2e-5, .006);
+    close_to("norm_backward's dw", dw, 2e-5, 2e-5);
+    gpu->norm_backward(gpu, dx.g, none, none, dout.g, x.g, g, stats.g, N, C);
+    close_to("norm_backward without dw", dx, 2e-5, .006);
+    Two y = activations(n), sum = output(n), dsum = activations(n);
+    cpu->norm_forward(cpu, out.c, stats.c, sum.c, x.c, y.c, c, N, C);
+    gpu->norm_forward(gpu, out.g, stats.g, sum.g, x.g, y.g, g, N, C);
+    close_to("norm_forward's sum", sum, 0, .004);
+    float *rounded_sum = host_floats(n); /* the same for both from here on */
+    gpu->download(gpu, rounded_sum, sum.g, n);
+    cpu->upload(cpu, sum.c, rounded_sum, n);
+    free(rounded_sum);
+    cpu->norm_forward(cpu, out.c, stats.c, none, sum.c, none, c, N, C);
+    close_to("norm_forward of a sum", out, 1e-5, .005);
+    cpu->norm_backward(cpu, dsum.c, dw.c, dsum.c, dout.c, sum.c, c, stats.c, N, C);
+    gpu->norm_backward(gpu, dsum.g, dw.g, dsum.g, dout.g, sum.g, g, stats.g, N, C);
+    close_to("norm_backward onto the stream's gradient", dsum, 2e-5, .006);
+    close_to("norm_backward's dw, twice", dw, 2e-5, 2e-5);
+    if (dtype == DT_BF16) { /* a frozen network's weights */
+        Two frozen = activations((size_t)C), shift = activations((size_t)C), z = output(n);
+        c = norm_by(frozen.c, centred ? shift.c : none, centred);
+        g = norm_by(frozen.g, centred ? shift.g : none, centred);
+        cpu->norm_forward(cpu, z.c, stats.c, none, x.c, none, c, N, C);
+        gpu->norm_forward(gpu, z.g, stats.g, none, x.g, none, g, N, C);
+        close_to("norm_forward with bf16 weights", z, 1e-5, .005);
     }
+    release_all();
+}
+
+static void norms(void **state) {
+    (void)state;
+    const int shapes[][2] = {{3, 8}, {65, 37}, {130, 128}, {7, 576}, {300, 64}, {3, 5000}};
+    for (int i = 0; i < 6; i++)
+        for (int centred = 0; centred < 2; centred++) norms_of(shapes[i][0], shapes[i][1], centred);
 }
 
 static void head_norms(void **state) {
     (void)state;
-    const int shapes[][3] = {{1, 1, 6}, {33, 3, 64}, {70, 4, 80}, {9, 2, 256}}; /* N, heads, HS */
-    for (int i = 0; i < 4; i++) {
+    const int shapes[][3] = {{1, 1, 6},   {33, 3, 64},  {70, 4, 80},
+                             {9, 2, 256}, {13, 1, 640}, {9, 2, 301}}; /* N, heads, HS */
+    for (int i = 0; i < 6; i++) {
         int N = shapes[i][0], heads = shapes[i][1], HS = shapes[i][2], stride = (heads + 2) * HS;
         size_t all = (size_t)N * stride, n = (size_t)N * heads * HS, rows = (size_t)N * heads;
         Two qkv = activations(all), w = masters((size_t)HS), before = output(n);
         Two rstd = output_f32(rows), dqkv = activations(all), dw = floats((size_t)HS);
-        cpu->headnorm_forward(cpu, qkv.c, before.c, rstd.c, w.c, N, stride, heads, HS, 1e-5f);
-        gpu->headnorm_forward(gpu, qkv.g, before.g, rstd.g, w.g, N, stride, heads, HS, 1e-5f);
+        Norm c = {.w = w.c, .plus = (float)(i % 2), .eps = 1e-5f};
+        Norm g = {.w = w.g, .plus = (float)(i % 2), .eps = 1e-5f};
+        cpu->headnorm_forward(cpu, qkv.c, before.c, rstd.c, c, N, stride, heads, HS);
+        gpu->headnorm_forward(gpu, qkv.g, before.g, rstd.g, g, N, stride, heads, HS);
         close_to("headnorm_forward", qkv, 1e-5, .005);
         close_to("headnorm_forward's before", before, 0, 0);
         close_to("headnorm_forward's rstd", rstd, 1e-5, 1e-5);
-        cpu->headnorm_backward(cpu, dqkv.c, dw.c, before.c, w.c, rstd.c, N, stride, heads, HS);
-        gpu->headnorm_backward(gpu, dqkv.g, dw.g, before.g, w.g, rstd.g, N, stride, heads, HS);
+        cpu->headnorm_backward(cpu, dqkv.c, dw.c, before.c, c, rstd.c, N, stride, heads, HS);
+        gpu->headnorm_backward(gpu, dqkv.g, dw.g, before.g, g, rstd.g, N, stride, heads, HS);
         close_to("headnorm_backward", dqkv, 2e-5, .006);
         close_to("headnorm_backward's dw", dw, 2e-5, 2e-5);
         release_all();
@@ -919,7 +934,7 @@ static int run_all(Dtype t) {
         cmocka_unit_test(memory_and_sums),
         cmocka_unit_test(products),
         cmocka_unit_test(embedding),
-        cmocka_unit_test(rmsnorm),
+        cmocka_unit_test(norms),
         cmocka_unit_test(head_norms),
         cmocka_unit_test(biases),
         cmocka_unit_test(rotary_and_activations),

@@ -31,7 +31,13 @@ static const struct {
              {"smollm3", FAMILY_SMOLLM3},
              {"mistral_window", FAMILY_MISTRAL},
              {"qwen2_window", FAMILY_QWEN2},
-             {"phi3", FAMILY_PHI3}};
+             {"phi3", FAMILY_PHI3},
+             {"gpt2", FAMILY_GPT2},
+             {"gemma2", FAMILY_GEMMA2},
+             {"gemma3", FAMILY_GEMMA3},
+             {"olmo2", FAMILY_OLMO2},
+             {"gpt_neox", FAMILY_GPT_NEOX},
+             {"gpt_neox_serial", FAMILY_GPT_NEOX}};
 enum { CASES = sizeof cases / sizeof *cases, N_MAX = 64, LONGEST = 32 };
 
 typedef struct {
@@ -225,12 +231,43 @@ static void lengths_that_move_the_angles_are_refused(void **state) {
 
 /* --- for make_families.py --check --- */
 
+/* the likeliest tokens after the first few, one by one */
+static void write_greedy(Model *m, const char *dir) {
+    enum { PROMPT = 5, LENGTH = 25 };
+    char path[1100];
+    KvCache kv;
+    Text t = {0};
+    float logp, cut;
+    double u = 0.0;
+    int ids[LENGTH], row = 0, one[2] = {0, PROMPT};
+    memcpy(ids, m->ids, PROMPT * sizeof *ids);
+    Batch batch = {.S = 1, .N = PROMPT, .ids = ids, .starts = one};
+    SampleParams greedy = {.top_p = 1.0f, .vocab = m->net.w.cfg.V};
+    expect_ok(kv_create(&kv, m->b, &m->net.w.cfg, 1, LONGEST, 0));
+    assert_true(kv_reserve(&kv, 0, LENGTH));
+    kv_flush(&kv);
+    expect_ok(network_prefill(&m->net, &kv, &batch, &row));
+    for (int n = PROMPT; n < LENGTH; n++) {
+        expect_ok(network_sample(&m->net, &u, greedy, 1, ids + n, &logp, &cut));
+        expect_ok(network_decode(&m->net, &kv, ids + n, &row, &n, 1));
+    }
+    expect_ok(m->b->sync(m->b));
+    text_addf(&t, "{\"prompt\": %d, \"ids\": ", PROMPT);
+    json_put_ints(&t, ids, LENGTH);
+    text_add(&t, "}\n");
+    snprintf(path, sizeof path, "%s/greedy.json", dir);
+    expect_ok(file_write_atomic(path, t.s, t.len));
+    text_release(&t);
+    kv_release(&kv);
+}
+
 static void write_copy(const char *to, const char *name) {
     char dir[1000];
     Model m;
     model_open(&m, name, "f32", 0);
     snprintf(dir, sizeof dir, "%s/%s", to, name);
     expect_ok(model_write(&m.net.w, dir));
+    write_greedy(&m, dir);
     model_close(&m);
 }
 

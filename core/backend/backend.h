@@ -50,6 +50,15 @@ typedef struct {
     Buf bias, bias_packed;
 } Mat;
 
+/* RMSNorm (Zhang & Sennrich 2019), x rstd (w + plus), or LayerNorm (Ba et al. 2016),
+ * (x - mean) rstd (w + plus) + bias. plus is added in f32: weights that are stored less 1 keep
+ * their digits. */
+typedef struct {
+    Buf w, bias; /* bias: NULL none */
+    float plus, eps;
+    int centred; /* LayerNorm */
+} Norm;
+
 /* What attention computes. A query sees the keys up to its own position, of those the last `window`
  * (0: all); a score is scale q.k, bent to softcap tanh(score / softcap) (0: as it is). */
 typedef struct {
@@ -152,19 +161,20 @@ struct Backend {
     void (*embedding_forward)(Backend *b, Buf x, Buf emb, Buf ids, int N, int C,
                               float scale); /* x[N,C] = scale emb[ids] */
     void (*embedding_backward)(Backend *b, Buf demb, Buf dx, Buf ids, int N, int C, float scale);
-    /* The residual stream and its norm: sum = x + y, out = RMSNorm(sum); without y (NULL) the norm
-     * of x, and sum is not written. sum may be x. */
-    void (*rmsnorm_forward)(Backend *b, Buf out, Buf rstd, Buf sum, Buf x, Buf y, Buf w, int N,
-                            int C, float eps);
+    /* The residual stream and its norm: sum = x + y, out = norm(sum); without y (NULL) the norm of
+     * x, and sum is not written. sum may be x. stats [2,N]: rstd, then the mean where there is
+     * one. */
+    void (*norm_forward)(Backend *b, Buf out, Buf stats, Buf sum, Buf x, Buf y, Norm w, int N,
+                         int C);
     /* dx = dsum + what dout gives; x is what was normed, dsum (NULL: 0) what else flows into it. dx
-     * may be dsum or dout. */
-    void (*rmsnorm_backward)(Backend *b, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Buf w, Buf rstd,
-                             int N, int C);
+     * may be dsum or dout. A bias gains what bias_backward says. */
+    void (*norm_backward)(Backend *b, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Norm w, Buf stats,
+                          int N, int C);
     /* RMSNorm of each of the first `heads` heads of HS of a row of qkv [N, stride], in place;
      * before [N, heads HS] is what they were, rstd [N, heads]. backward: in place on dqkv. */
-    void (*headnorm_forward)(Backend *b, Buf qkv, Buf before, Buf rstd, Buf w, int N, int stride,
-                             int heads, int HS, float eps);
-    void (*headnorm_backward)(Backend *b, Buf dqkv, Buf dw, Buf before, Buf w, Buf rstd, int N,
+    void (*headnorm_forward)(Backend *b, Buf qkv, Buf before, Buf rstd, Norm w, int N, int stride,
+                             int heads, int HS);
+    void (*headnorm_backward)(Backend *b, Buf dqkv, Buf dw, Buf before, Norm w, Buf rstd, int N,
                               int stride, int heads, int HS);
     void (*bias_backward)(Backend *b, Buf dbias, Buf dy, int N, int O); /* += dy, over tokens */
     /* in place on the first R of HS channels of the first `heads` heads of each row of qkv

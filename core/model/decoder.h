@@ -6,7 +6,8 @@
 #include "core/model/network.h"
 
 typedef struct { /* what a layer's forward leaves for its backward */
-    Buf rstd1, qkv, att, lse, xm, rstd2, gate_up;
+    Buf stats1, qkv, att, lse, xm, stats2, gate_up;
+    Buf attn_made, stats_attn, mlp_made, stats_mlp; /* before the norms that follow, if any do */
     Buf before, rstd_qk; /* q and k before their norm: all of q, then all of k */
 } LayerSaved;
 
@@ -25,16 +26,18 @@ struct Workspace {
     Buf ids, positions, starts, rows, targets, kv_rows; /* i32 */
     Buf uniform;                                        /* f64 */
     Buf norm, proj, h;                                  /* scratch of the forward */
-    Buf hidden, rstd_final;
+    Buf hidden, stats_final;
     Buf hr, logits; /* rows the head was asked for; chunk of logits */
     int chunk;
     Buf out[4], grad[3], score, dscore;
-    Buf dhidden, dhr, dx, dnorm, dqkv, datt, dgate_up, dh;
+    Buf dhidden, dhr, dx, dnorm, dmade, dqkv, datt, dgate_up, dh;
     /* host side */
     int *host_rows, *host_targets, *host_positions;
     float *host; /* [tokens] staging */
 };
 
+/* x[0] = the embeddings of ws->N ids at their positions. */
+void decoder_embed(Network *net);
 /* x[0] holds the embeddings; leaves hidden = final norm of the last residual. kv: keys and values
  * are also written to the cache (prefill), `decode`: attention reads the cache instead of the
  * batch. */

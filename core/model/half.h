@@ -16,6 +16,13 @@ static inline float bf16_to_f32(uint16_t h) {
     return float_of_bits((uint32_t)h << 16);
 }
 
+/* x as bf16 holds it, rounded to nearest even */
+static inline float bf16_rounded(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return bf16_to_f32((uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16));
+}
+
 static inline float f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h >> 15) << 31, exponent = h >> 10 & 31, mantissa = h & 1023;
     if (exponent == 31) return float_of_bits(sign | 0x7f800000u | mantissa << 13);

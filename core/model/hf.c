@@ -102,6 +102,8 @@ static const SafetensorsTensor *shards_find(const Shards *s, const char *name) {
     for (int i = 0; i < s->n; i++) {
         const SafetensorsTensor *t = safetensors_find(s->file[i], name);
         if (!t) t = safetensors_find(s->file[i], short_name);
+        if (!t && !strcmp(name, "embed_out.weight")) /* as transformers 5 calls it */
+            t = safetensors_find(s->file[i], "lm_head.weight");
         if (t) return t;
     }
     return NULL;

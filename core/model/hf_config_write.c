@@ -1,6 +1,8 @@
 /* hf_config_write.c - writing config.json with the keys of transformers 4 and 5. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/base/file.h"
 #include "core/model/family.h"
@@ -17,7 +19,8 @@ void hf_put_float(Text *t, const char *before, const char *key, float v) {
         snprintf(shortest, sizeof shortest, "%.*g", digits, (double)v);
         if (strtof(shortest, NULL) == v) break;
     }
-    text_addf(t, "%s\"%s\": %s", before, key, shortest);
+    /* transformers tells whole numbers and others apart */
+    text_addf(t, "%s\"%s\": %s%s", before, key, shortest, strpbrk(shortest, ".en") ? "" : ".0");
 }
 
 static void put_float(Text *t, const char *key, float v) {
@@ -80,7 +83,10 @@ static void put_family(Text *t, const ModelConfig *m) {
     if (m->family == FAMILY_GPT2) put_bool(t, "scale_attn_weights", m->query_scalar == 0.0f);
     if (m->family == FAMILY_GPT_NEOX) put_bool(t, "use_parallel_residual", m->parallel);
     if (m->family == FAMILY_GEMMA2 || m->family == FAMILY_GEMMA3) {
-        put_float(t, "query_pre_attn_scalar", m->query_scalar);
+        if (m->query_scalar == floorf(m->query_scalar))
+            put_int(t, "query_pre_attn_scalar", (long)m->query_scalar);
+        else
+            put_float(t, "query_pre_attn_scalar", m->query_scalar);
         put_softcap(t, "attn_logit_softcapping", m->attn_softcap);
         put_softcap(t, "final_logit_softcapping", m->final_softcap);
     }

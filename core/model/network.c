@@ -28,6 +28,8 @@ static Buf carve(Carve *c, Dtype dtype, size_t count) {
 typedef struct { /* the largest of each size over the configs */
     size_t C, L, NH, QKV, ATT, FF, gate, V, K;
     size_t QK, heads; /* of q and k with a norm */
+    size_t post;      /* channels of what a norm follows */
+    size_t made;      /* of a gradient beside the stream's */
 } Sizes;
 
 static size_t larger(size_t a, size_t b) {
@@ -49,6 +51,8 @@ static Sizes sizes_of(const ModelConfig *const *configs, int n) {
             s.heads = larger(s.heads, (size_t)(m->NH + m->NKV));
             s.QK = larger(s.QK, (size_t)(m->NH + m->NKV) * (size_t)m->HS);
         }
+        if (m->norms != NORMS_BEFORE) s.post = larger(s.post, (size_t)m->C);
+        if (m->norms != NORMS_BEFORE || m->parallel) s.made = larger(s.made, (size_t)m->C);
         if (m->lm_head) s.V = larger(s.V, (size_t)m->V);
         s.K = larger(s.K, (size_t)m->scores);
     }
@@ -56,15 +60,19 @@ static Sizes sizes_of(const ModelConfig *const *configs, int n) {
 }
 
 static LayerSaved carve_saved(Carve *c, const Sizes *z, size_t N) {
-    return (LayerSaved){.rstd1 = carve(c, DT_F32, N),
+    return (LayerSaved){.stats1 = carve(c, DT_F32, 2 * N),
                         .qkv = carve(c, c->act, N * z->QKV),
                         .att = carve(c, c->act, N * z->ATT),
                         .lse = carve(c, DT_F32, 2 * N * z->NH),
                         .xm = carve(c, c->act, N * z->C),
-                        .rstd2 = carve(c, DT_F32, N),
+                        .stats2 = carve(c, DT_F32, 2 * N),
                         .gate_up = carve(c, c->act, N * z->gate),
                         .before = carve(c, c->act, N * z->QK),
-                        .rstd_qk = carve(c, DT_F32, N * z->heads)};
+                        .rstd_qk = carve(c, DT_F32, N * z->heads),
+                        .attn_made = carve(c, c->act, N * z->post),
+                        .stats_attn = carve(c, DT_F32, z->post ? 2 * N : 0),
+                        .mlp_made = carve(c, c->act, N * z->post),
+                        .stats_mlp = carve(c, DT_F32, z->post ? 2 * N : 0)};
 }
 
 static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
@@ -90,7 +98,7 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     ws->proj = carve(c, c->act, N * z->C);
     ws->h = carve(c, c->act, N * z->FF);
     ws->hidden = carve(c, c->act, N * z->C);
-    ws->rstd_final = carve(c, DT_F32, N);
+    ws->stats_final = carve(c, DT_F32, 2 * N);
     ws->hr = carve(c, c->act, N * z->C);
     ws->logits = carve(c, DT_F32, (size_t)ws->chunk * z->V);
     for (int i = 0; i < 4; i++) ws->out[i] = carve(c, DT_F32, N);
@@ -100,6 +108,7 @@ static void carve_all(Workspace *ws, Carve *c, const Sizes *z) {
     ws->dscore = carve(c, DT_F32, N * z->K);
     Buf *wide[] = {&ws->dhidden, &ws->dhr, &ws->dx, &ws->dnorm};
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = carve(c, c->act, N * z->C);
+    ws->dmade = carve(c, c->act, N * z->made);
     ws->dqkv = carve(c, c->act, N * z->QKV);
     ws->datt = carve(c, c->act, N * z->ATT);
     ws->dgate_up = carve(c, c->act, N * z->gate);
@@ -196,10 +205,6 @@ Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspac
                       int trainable) {
     *net = (Network){.b = b, .ws = ws};
     TRY(weights_create(&net->w, b, cfg, trainable ? DT_F32 : b->dtype));
-    if (cfg->norm != NORM_RMS || cfg->norms != NORMS_BEFORE || cfg->parallel ||
-        cfg->qk_norm == QK_NORM_WHOLE)
-        return status_fail(E_FORMAT, "models of the family %s are not computed yet",
-                           family_row(cfg->family)->type);
     TRY(place_positions(net, ws->plan.max_length));
     if (!trainable) return OK;
     CHECK(ws->plan.train);
@@ -291,10 +296,8 @@ static void place_batch(Network *net, const Batch *batch) {
 }
 
 static Status trunk_forward(Network *net, const Batch *batch) {
-    const ModelConfig *m = &net->w.cfg;
     place_batch(net, batch);
-    net->b->embedding_forward(net->b, net->ws->x[0], net->w.t.tok_emb, net->ws->ids, batch->N, m->C,
-                              1.0f);
+    decoder_embed(net);
     if (batch->neftune_alpha > 0.0f) TRY(add_noise(net, batch));
     decoder_forward(net, NULL, 0);
     return OK;
@@ -414,7 +417,7 @@ Status network_prefill(Network *net, KvCache *kv, const Batch *batch, const int 
     b->upload(b, ws->kv_rows, ws->host_targets, (size_t)batch->N);
     for (int s = 0; s < batch->S; s++) ws->host_rows[s] = batch->starts[s + 1] - 1;
     b->upload(b, ws->rows, ws->host_rows, (size_t)batch->S);
-    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, batch->N, net->w.cfg.C, 1.0f);
+    decoder_embed(net);
     decoder_forward(net, kv, 0);
     b->gather_rows(b, ws->hr, ws->hidden, ws->rows, batch->S, net->w.cfg.C);
     return b->error; /* nothing to wait for: the sampler does */
@@ -439,7 +442,7 @@ Status network_decode(Network *net, KvCache *kv, const int *ids, const int *rows
     b->upload(b, ws->positions, positions, (size_t)M);
     b->upload(b, ws->kv_rows, rows, (size_t)M);
     if (!b->replay_begin(b, decode_key(net, kv, M))) {
-        b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, M, net->w.cfg.C, 1.0f);
+        decoder_embed(net);
         decoder_forward(net, kv, 1);
         b->copy(b, ws->hr, ws->hidden, (size_t)M * (size_t)net->w.cfg.C);
         b->replay_end(b);
@@ -458,7 +461,7 @@ Status network_extend(Network *net, KvCache *kv, const int *ids, const int *rows
     b->upload(b, ws->positions, positions, (size_t)N);
     b->upload(b, ws->kv_rows, rows, (size_t)N);
     b->upload(b, ws->rows, last, (size_t)M);
-    b->embedding_forward(b, ws->x[0], net->w.t.tok_emb, ws->ids, N, net->w.cfg.C, 1.0f);
+    decoder_embed(net);
     decoder_forward(net, kv, 1);
     b->gather_rows(b, ws->hr, ws->hidden, ws->rows, M, net->w.cfg.C);
     return b->error;

@@ -6,8 +6,8 @@
 
 Needs torch and transformers. Writes for each: config.json, model.safetensors (BF16), golden.json (ids of
 two sequences and the log-probability of each token) and gradients.safetensors (of the mean negative
-log-probability). --check compares the copies' log-probabilities with golden.json, and the scores of the
-copies with a score head with those that we computed.
+log-probability). --check compares the copies' log-probabilities with golden.json, and with what we
+computed the scores of the copies with a score head and the tokens that are likeliest one after another.
 """
 
 import json
@@ -42,6 +42,25 @@ CASES = {
                          max_window_layers=1, rope_parameters=DYNAMIC, rope_theta=ABSENT),
     "phi3": dict(model_type="phi3", head_dim=ABSENT, hidden_size=32, partial_rotary_factor=0.75,
                  rope_scaling=LONGROPE, original_max_position_embeddings=32, sliding_window=11),
+    "gpt2": dict(model_type="gpt2", n_embd=16, n_layer=2, n_head=4, n_positions=40, n_inner=None,
+                 layer_norm_epsilon=1e-5, tie_word_embeddings=True),
+    "gemma2": dict(model_type="gemma2", head_dim=6, hidden_activation="gelu_pytorch_tanh", sliding_window=5,
+                   query_pre_attn_scalar=10, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+                   tie_word_embeddings=True),
+    "gemma3": dict(model_type="gemma3_text", head_dim=6, num_hidden_layers=3, sliding_window=5,
+                   sliding_window_pattern=2, hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=10,
+                   rope_theta=1000000.0, rope_local_base_freq=100.0, tie_word_embeddings=True,
+                   rope_scaling={"rope_type": "linear", "factor": 8.0}),
+    "olmo2": dict(model_type="olmo2", head_dim=ABSENT),
+    "gpt_neox": dict(model_type="gpt_neox", hidden_size=32, head_dim=ABSENT, rotary_pct=0.5, rope_theta=ABSENT,
+                     rotary_emb_base=1000.0, layer_norm_eps=1e-5, hidden_act="gelu"),
+    "gpt_neox_serial": dict(model_type="gpt_neox", head_dim=ABSENT, rotary_pct=1.0, use_parallel_residual=False,
+                            rope_theta=ABSENT, layer_norm_eps=1e-5, hidden_act="gelu_new"),
+}
+OTHER_NAMES = {  # SHAPE's keys that a family does not have
+    "gpt2": ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+             "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta"],
+    "gpt_neox": ["num_key_value_heads", "rms_norm_eps"],
 }
 
 
@@ -57,22 +76,37 @@ def log_probabilities(model, ids):
     return torch.cat(all_logp)
 
 
+def saved_as(name, key):
+    """As files of the field have it where transformers 5 writes another name."""
+    if name == "gpt2":
+        return key.removeprefix("transformer.")
+    return "embed_out.weight" if name == "gpt_neox" and key == "lm_head.weight" else key
+
+
 def make(name, case, to):
     to.mkdir(parents=True, exist_ok=True)
     config = {k: v for k, v in {**SHAPE, **case}.items() if v is not ABSENT}
+    for key in OTHER_NAMES.get(case["model_type"], []):
+        config.pop(key, None)
     (to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     torch.manual_seed(sum(map(ord, name)))
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(to))
     config["architectures"] = [type(model).__name__]
     (to / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    weights = {k: ("norm" in k) + 0.3 * torch.randn_like(p) for k, p in model.named_parameters()}
-    weights = {k: w.to(torch.bfloat16) for k, w in weights.items()}
+    ones = [k for k, p in model.named_parameters() if p.eq(1).all()]  # norms, unless they are stored less 1
+    weights = {k: (k in ones) + 0.3 * torch.randn_like(p) for k, p in model.named_parameters()}
+    weights = {saved_as(name, k): w.to(torch.bfloat16) for k, w in weights.items()}
+    if name == "gpt2":  # buffers of old files
+        weights |= {"h.0.attn.bias": torch.ones(1, 1, 40, 40), "h.0.attn.masked_bias": torch.tensor(-1e4)}
     save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
     model = model_at(to)
     ids = [torch.randint(0, V, (n,)).tolist() for n in LENGTHS]
     logp = log_probabilities(model, ids)
     (-logp.mean()).backward()
-    save_file({k: p.grad.float() for k, p in model.named_parameters()}, to / "gradients.safetensors")
+    gradients = {k: p.grad.float() for k, p in model.named_parameters()}
+    if "lm_head.weight" in gradients and case["model_type"] == "gpt_neox":
+        gradients["embed_out.weight"] = gradients.pop("lm_head.weight")
+    save_file(gradients, to / "gradients.safetensors")
     (to / "golden.json").write_text(json.dumps({"ids": ids, "logp": [round(x, 7) for x in logp.tolist()]}) + "\n")
     print(f"{name}: {type(model).__name__}, loss {-logp.mean().item():.6f}")
 
@@ -82,11 +116,17 @@ def check(name, copies, fixtures):
     theirs = model_at(copies / name)
     worst = (log_probabilities(theirs, golden["ids"]) - torch.tensor(golden["logp"])).abs().max().item()
     scorer = model_at(copies / f"{name}-score", AutoModelForSequenceClassification)
-    hidden = scorer.model(torch.tensor([golden["ids"][0]])).last_hidden_state[0]
+    trunk = getattr(scorer, scorer.base_model_prefix)
+    hidden = trunk(torch.tensor([golden["ids"][0]])).last_hidden_state[0]
     ours = torch.tensor(json.loads((copies / f"{name}-score" / "scores.json").read_text()), dtype=torch.float64)
     score = (scorer.score(hidden)[:, 0] - ours).abs().max().item()
-    ok = worst < 1e-4 and score < 1e-4
-    print(f"{name}: {type(theirs).__name__} {worst:.1e}, {type(scorer).__name__} {score:.1e}{'' if ok else ' TOO LARGE'}")
+    greedy = json.loads((copies / name / "greedy.json").read_text())
+    row = greedy["ids"][:greedy["prompt"]]
+    while len(row) < len(greedy["ids"]):
+        row.append(theirs(torch.tensor([row])).logits[0, -1].argmax().item())
+    ok = worst < 1e-4 and score < 1e-4 and row == greedy["ids"]
+    print(f"{name}: {type(theirs).__name__} {worst:.1e}, {type(scorer).__name__} {score:.1e}, "
+          f"greedy {'the same' if row == greedy['ids'] else 'DIFFERS'}{'' if ok else ' TOO LARGE'}")
     return ok
 
 

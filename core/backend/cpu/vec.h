@@ -157,6 +157,13 @@ static inline void vstore_bf16_n(uint16_t *p, vf v, int n) {
     for (int i = 0; i < n; i++) p[i] = t[i];
 }
 
+/* v with 0 in the lanes from n on */
+static inline vf vfirst(vf v, int n) {
+    float t[VW];
+    vstore(t, v);
+    return vload_n(t, n, 0.0f);
+}
+
 static inline float vsum(vf v) { /* pairwise, in a fixed order */
     float t[VW];
     vstore(t, v);

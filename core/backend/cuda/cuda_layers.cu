@@ -1,6 +1,6 @@
-/* cuda_layers.cu - embedding, RMSNorm (Zhang & Sennrich 2019), biases, rotary positions (Su et
- * al. 2021), gated activations (Shazeer 2020), sums: what stands between the products and is bound
- * by bandwidth. Rows are read once where they fit into the registers of a team of threads. */
+/* cuda_layers.cu - embedding, norms, biases, rotary positions (Su et al. 2021), gated activations
+ * (Shazeer 2020), sums: what stands between the products and is bound by bandwidth. Rows are read
+ * once where they fit into the registers of a team of threads. */
 #include "core/backend/cuda/device.cuh"
 #include "core/backend/cuda/row.cuh"
 
@@ -155,7 +155,7 @@ static void embedding_backward(Backend *page, Buf demb, Buf dx, Buf ids, int N, 
         embed_add<bf16>(cuda(page), demb, dx, ids, N, C, scale);
 }
 
-/* --- RMSNorm: a team of LANES threads per row, small teams share a block --- */
+/* --- norms: a team of LANES threads per row, small teams share a block --- */
 
 enum { HELD = 4 };       /* times W: elements of a row that a thread keeps in registers */
 enum { RESIDENT = 512 }; /* threads of the backward that fit on a multiprocessor for sure */
@@ -181,20 +181,41 @@ static __device__ __forceinline__ void over_row(int first, int C, Body body) {
     for (int c = first + HELD * STEP; c < C; c += STEP) body((int)HELD, c);
 }
 
+/* Rows of C that a kernel norms. Outputs may be heads within rows of `stride`. */
+template <class T, class WT> struct NormRows {
+    T *out, *sum, *dx;
+    float *stats, *partial; /* partial: of dw, NULL not wanted */
+    const T *x, *y, *dout, *dsum;
+    const WT *w, *bias;
+    float plus, eps;
+    int N, C, heads, stride;
+    bool centred;
+
+    __device__ __forceinline__ size_t at(int n) const {
+        return (size_t)(n / heads) * stride + (size_t)(n % heads) * C;
+    }
+};
+
+template <class T, int W, class WT>
+static __device__ __forceinline__ void norm_weights(float (&v)[W], const WT *w, float plus) {
+    load_weights<T>(v, w);
+#pragma unroll
+    for (int j = 0; j < W; j++) v[j] += plus;
+}
+
 template <class T, class WT, int W, int LANES>
-static __global__ void __launch_bounds__(Team<LANES>::BLOCK)
-    norm_forward(T *out, float *rstd, T *sum_to, const T *x, const T *y, const WT *w, int N, int C,
-                 float eps) {
+static __global__ void __launch_bounds__(Team<LANES>::BLOCK) norm_rows(NormRows<T, WT> a) {
+    constexpr int STEP = LANES * W;
     __shared__ float room[Team<LANES>::BLOCK / WARP];
-    int n = (int)blockIdx.x * Team<LANES>::TEAMS + (int)threadIdx.x / LANES;
+    int n = (int)blockIdx.x * Team<LANES>::TEAMS + (int)threadIdx.x / LANES, C = a.C;
     int first = (int)threadIdx.x % LANES * W;
-    if (n >= N) return; /* a whole team */
-    const T *x_n = x + (size_t)n * C, *y_n = y + (size_t)n * C;
-    T *out_n = out + (size_t)n * C, *sum_n = sum_to + (size_t)n * C;
-    float held[HELD + 1][W], sum = 0.0f;
-    over_row<LANES * W>(first, C, [&](int i, int c) {
+    if (n >= a.N) return; /* a whole team */
+    const T *x_n = a.x + (size_t)n * C, *y_n = a.y + (size_t)n * C;
+    T *out_n = a.out + a.at(n), *sum_n = a.sum + (size_t)n * C;
+    float held[HELD + 1][W], sum = 0.0f, mean = 0.0f;
+    over_row<STEP>(first, C, [&](int i, int c) {
         load_few(held[i], x_n + c);
-        if (y) {
+        if (a.y) {
             float more[W];
             load_few(more, y_n + c);
 #pragma unroll
@@ -202,18 +223,32 @@ static __global__ void __launch_bounds__(Team<LANES>::BLOCK)
             store_few(sum_n + c, held[i]);
         }
 #pragma unroll
-        for (int j = 0; j < W; j++) sum = fmaf(held[i][j], held[i][j], sum);
+        for (int j = 0; j < W; j++)
+            sum = a.centred ? sum + held[i][j] : fmaf(held[i][j], held[i][j], sum);
     });
-    float r = 1.0f / sqrtf(team_sum<LANES>(sum, room) / (float)C + eps);
-    over_row<LANES * W>(first, C, [&](int i, int c) {
-        float w_c[W];
-        load_weights<T>(w_c, w + c);
-        if (i == HELD) load_few(held[i], (y ? sum_n : x_n) + c);
+    const T *from = a.y ? sum_n : x_n;
+    if (a.centred) {
+        mean = team_sum<LANES>(sum, room) / (float)C;
+        sum = 0.0f;
+        over_row<STEP>(first, C, [&](int i, int c) {
+            if (i == HELD) load_few(held[i], from + c);
 #pragma unroll
-        for (int j = 0; j < W; j++) w_c[j] *= held[i][j] * r;
+            for (int j = 0; j < W; j++) sum = fmaf(held[i][j] - mean, held[i][j] - mean, sum);
+        });
+    }
+    float r = 1.0f / sqrtf(team_sum<LANES>(sum, room) / (float)C + a.eps);
+    over_row<STEP>(first, C, [&](int i, int c) {
+        float w_c[W], bias[W] = {};
+        norm_weights<T>(w_c, a.w + c, a.plus);
+        if (a.bias) load_weights<T>(bias, a.bias + c);
+        if (i == HELD) load_few(held[i], from + c);
+#pragma unroll
+        for (int j = 0; j < W; j++) w_c[j] = w_c[j] * ((held[i][j] - mean) * r) + bias[j];
         store_few(out_n + c, w_c);
     });
-    if (first == 0) rstd[n] = r;
+    if (first) return;
+    a.stats[n] = r;
+    if (a.centred) a.stats[a.N + n] = mean;
 }
 
 /* What this block's rows add to dw, into its row of partial sums; columns behind the registers are
@@ -244,82 +279,99 @@ static __device__ void store_partial(float *mine, const float (&dw)[HELD + 1][W]
  * may be dout. */
 template <class T, class WT, int W, int LANES>
 static __global__ void __launch_bounds__(Team<LANES>::BLOCK, RESIDENT / Team<LANES>::BLOCK)
-    norm_backward(T *dx, float *partial, const T *dsum, const T *dout, const T *x, const WT *w,
-                  const float *rstd, int N, int C) {
+    norm_drows(NormRows<T, WT> a) {
     constexpr int STEP = LANES * W, TEAMS = Team<LANES>::TEAMS;
     __shared__ float room[Team<LANES>::BLOCK / WARP];
-    int first = (int)threadIdx.x % LANES * W;
-    float *mine = partial ? partial + (size_t)blockIdx.x * C : NULL;
+    int first = (int)threadIdx.x % LANES * W, C = a.C;
+    float *mine = a.partial ? a.partial + (size_t)blockIdx.x * C : NULL;
     float x_n[HELD + 1][W], g[HELD + 1][W], dw[HELD + 1][W] = {};
-    if (partial)
+    if (mine)
         over_row<STEP>(first, C, [&](int i, int c) {
             if (i == HELD) store_few(mine + c, dw[i]);
         });
-    for (int n = (int)blockIdx.x * TEAMS + (int)threadIdx.x / LANES; n < N;
+    for (int n = (int)blockIdx.x * TEAMS + (int)threadIdx.x / LANES; n < a.N;
          n += (int)gridDim.x * TEAMS) {
-        size_t at = (size_t)n * C;
-        float r = rstd[n], dot = 0.0f;
+        size_t at = (size_t)n * C, out_at = a.at(n);
+        float r = a.stats[n], mean = a.centred ? a.stats[a.N + n] : 0.0f, dot = 0.0f, all = 0.0f;
         over_row<STEP>(first, C, [&](int i, int c) {
             float w_c[W];
-            load_few(x_n[i], x + at + c);
-            load_few(g[i], dout + at + c);
-            load_weights<T>(w_c, w + c);
+            load_few(x_n[i], a.x + at + c);
+            load_few(g[i], a.dout + out_at + c);
+            norm_weights<T>(w_c, a.w + c, a.plus);
 #pragma unroll
-            for (int j = 0; j < W; j++) dot = fmaf(g[i][j] * w_c[j], x_n[i][j], dot);
+            for (int j = 0; j < W; j++) {
+                x_n[i][j] -= mean;
+                dot = fmaf(g[i][j] * w_c[j], x_n[i][j], dot);
+                all = fmaf(g[i][j], w_c[j], all);
+            }
         });
-        /* x enters its own row's rstd, hence the projection below */
+        /* x enters its own row's rstd, hence the projection below; and its mean */
         float k = team_sum<LANES>(dot, room) * r * r / (float)C;
+        float mean_g = a.centred ? team_sum<LANES>(all, room) / (float)C : 0.0f;
         over_row<STEP>(first, C, [&](int i, int c) {
             float d[W] = {}, w_c[W];
-            load_weights<T>(w_c, w + c);
-            if (dsum) load_few(d, dsum + at + c);
+            norm_weights<T>(w_c, a.w + c, a.plus);
+            if (a.dsum) load_few(d, a.dsum + at + c);
             if (i == HELD) {
-                load_few(x_n[i], x + at + c);
-                load_few(g[i], dout + at + c);
-                if (partial) load_few(dw[i], mine + c);
+                load_few(x_n[i], a.x + at + c);
+                load_few(g[i], a.dout + out_at + c);
+                if (mine) load_few(dw[i], mine + c);
+#pragma unroll
+                for (int j = 0; j < W; j++) x_n[i][j] -= mean;
             }
 #pragma unroll
             for (int j = 0; j < W; j++) {
-                d[j] += r * (g[i][j] * w_c[j] - x_n[i][j] * k);
+                d[j] += r * (g[i][j] * w_c[j] - mean_g - x_n[i][j] * k);
                 dw[i][j] += g[i][j] * x_n[i][j] * r;
             }
-            store_few(dx + at + c, d);
-            if (i == HELD && partial) store_few(mine + c, dw[i]);
+            store_few(a.dx + out_at + c, d);
+            if (i == HELD && mine) store_few(mine + c, dw[i]);
         });
     }
-    if (partial) store_partial<W, LANES>(mine, dw, C);
+    if (mine) store_partial<W, LANES>(mine, dw, C);
 }
 
 typedef struct {
-    Buf out, rstd, sum, x, y, w; /* forward */
-    Buf dx, dw, dsum, dout;      /* backward */
-    int N, C;
-    float eps;
-} Norm;
+    Buf out, stats, sum, x, y; /* forward */
+    Buf dx, dw, dsum, dout;    /* backward */
+    Norm norm;
+    int N, C, heads, stride;
+} NormCall;
+
+template <class T, class WT>
+static NormRows<T, WT> norm_rows_of(CudaBackend *b, const NormCall &a) {
+    NormRows<T, WT> r = {};
+    r.out = as<T>(a.out), r.sum = as<T>(a.sum), r.dx = as<T>(a.dx);
+    r.stats = as<float>(a.stats), r.partial = a.dw.ptr ? (float *)b->scratch : NULL;
+    r.x = as<T>(a.x), r.y = as<T>(a.y), r.dout = as<T>(a.dout), r.dsum = as<T>(a.dsum);
+    r.w = as<WT>(a.norm.w), r.bias = as<WT>(a.norm.bias);
+    r.plus = a.norm.plus, r.eps = a.norm.eps, r.centred = a.norm.centred;
+    r.N = a.N, r.C = a.C, r.heads = a.heads, r.stride = a.stride;
+    return r;
+}
 
 template <class T, class WT, int W, int LANES>
-static void norm_teams(CudaBackend *b, Norm a, bool backward) {
+static void norm_teams(CudaBackend *b, const NormCall &a, bool backward) {
     constexpr int TEAMS = Team<LANES>::TEAMS;
-    auto *forward_kernel = norm_forward<T, WT, W, LANES>;
-    auto *backward_kernel = norm_backward<T, WT, W, LANES>;
+    auto *forward_kernel = norm_rows<T, WT, W, LANES>;
+    auto *backward_kernel = norm_drows<T, WT, W, LANES>;
+    NormRows<T, WT> rows = norm_rows_of<T, WT>(b, a);
     int blocks = blocks_for((size_t)a.N, TEAMS), block = Team<LANES>::BLOCK;
     if (!backward) {
-        LAUNCH(b, forward_kernel, blocks, block, 0, as<T>(a.out), as<float>(a.rstd), as<T>(a.sum),
-               as<T>(a.x), as<T>(a.y), as<WT>(a.w), a.N, a.C, a.eps);
+        LAUNCH(b, forward_kernel, blocks, block, 0, rows);
         return;
     }
-    float *partial = a.dw.ptr ? (float *)b->scratch : NULL;
     size_t fit = SCRATCH_BYTES / ((size_t)a.C * sizeof(float));
     int resident = b->sms * (RESIDENT / Team<LANES>::BLOCK); /* one wave of equal shares */
     if (blocks > resident) blocks = resident;
-    if (partial && (size_t)blocks > fit) blocks = (int)fit;
+    if (rows.partial && (size_t)blocks > fit) blocks = (int)fit;
     CHECK(blocks > 0);
-    LAUNCH(b, backward_kernel, blocks, block, 0, as<T>(a.dx), partial, as<T>(a.dsum), as<T>(a.dout),
-           as<T>(a.x), as<WT>(a.w), as<float>(a.rstd), a.N, a.C);
-    if (partial) cuda_add_partials(b, as<float>(a.dw), blocks, (size_t)a.C);
+    LAUNCH(b, backward_kernel, blocks, block, 0, rows);
+    if (rows.partial) cuda_add_partials(b, as<float>(a.dw), blocks, (size_t)a.C);
 }
 
-template <class T, class WT, int W> static void norm_width(CudaBackend *b, Norm a, bool backward) {
+template <class T, class WT, int W>
+static void norm_width(CudaBackend *b, const NormCall &a, bool backward) {
     if (a.C <= WARP * HELD * W)
         norm_teams<T, WT, W, WARP>(b, a, backward);
     else if (a.C <= 128 * HELD * W)
@@ -328,53 +380,41 @@ template <class T, class WT, int W> static void norm_width(CudaBackend *b, Norm 
         norm_teams<T, WT, W, 512>(b, a, backward);
 }
 
-template <class T, class WT> static void norm_types(CudaBackend *b, Norm a, bool backward) {
+template <class T, class WT>
+static void norm_types(CudaBackend *b, const NormCall &a, bool backward) {
     constexpr int W = Pack<T>::N;
-    bool wide = backward ? wide_rows(a.C, W, a.dx.ptr, a.dsum.ptr, a.dout.ptr, a.x.ptr, a.w.ptr)
-                         : wide_rows(a.C, W, a.out.ptr, a.sum.ptr, a.x.ptr, a.y.ptr, a.w.ptr);
-    if (wide)
+    const void *w = a.norm.w.ptr, *bias = a.norm.bias.ptr;
+    bool wide = backward ? wide_rows(a.C, W, a.dx.ptr, a.dsum.ptr, a.dout.ptr, a.x.ptr, w)
+                         : wide_rows(a.C, W, a.out.ptr, a.sum.ptr, a.x.ptr, a.y.ptr, w, bias);
+    if (wide && a.stride % W == 0)
         norm_width<T, WT, W>(b, a, backward);
     else
         norm_width<T, WT, 1>(b, a, backward);
 }
 
-static void norm(CudaBackend *b, Norm a, bool backward) {
+static void norm(CudaBackend *b, const NormCall &a, bool backward) {
     if (a.N <= 0) return;
     if (a.x.dtype == DT_F32)
         norm_types<float, float>(b, a, backward);
-    else if (a.w.dtype == DT_F32)
+    else if (a.norm.w.dtype == DT_F32)
         norm_types<bf16, float>(b, a, backward);
     else
         norm_types<bf16, bf16>(b, a, backward);
 }
 
-static void rmsnorm_forward(Backend *page, Buf out, Buf rstd, Buf sum, Buf x, Buf y, Buf w, int N,
-                            int C, float eps) {
-    Norm a = {};
-    a.out = out;
-    a.rstd = rstd;
-    a.sum = sum;
-    a.x = x;
-    a.y = y;
-    a.w = w;
-    a.N = N;
-    a.C = C;
-    a.eps = eps;
+static void norm_forward(Backend *page, Buf out, Buf stats, Buf sum, Buf x, Buf y, Norm w, int N,
+                         int C) {
+    NormCall a = {};
+    a.out = out, a.stats = stats, a.sum = sum, a.x = x, a.y = y, a.norm = w;
+    a.N = N, a.C = C, a.heads = 1, a.stride = C;
     norm(cuda(page), a, false);
 }
 
-static void rmsnorm_backward(Backend *page, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Buf w,
-                             Buf rstd, int N, int C) {
-    Norm a = {};
-    a.dx = dx;
-    a.dw = dw;
-    a.dsum = dsum;
-    a.dout = dout;
-    a.x = x;
-    a.w = w;
-    a.rstd = rstd;
-    a.N = N;
-    a.C = C;
+static void norm_backward(Backend *page, Buf dx, Buf dw, Buf dsum, Buf dout, Buf x, Norm w,
+                          Buf stats, int N, int C) {
+    NormCall a = {};
+    a.dx = dx, a.dw = dw, a.dsum = dsum, a.dout = dout, a.x = x, a.norm = w, a.stats = stats;
+    a.N = N, a.C = C, a.heads = 1, a.stride = C;
     norm(cuda(page), a, true);
 }
 
@@ -384,8 +424,8 @@ enum { HEADS = THREADS / WARP, LANE_MAX = 8 }; /* heads of a block; elements per
 
 template <class T, class WT>
 static __global__ void __launch_bounds__(THREADS)
-    headnorm_rows(T *qkv, T *before, float *rstd, const WT *w, int rows, int stride, int heads,
-                  int HS, float eps) {
+    headnorm_rows(T *qkv, T *before, float *rstd, const WT *w, float plus, int rows, int stride,
+                  int heads, int HS, float eps) {
     int row = (int)blockIdx.x * HEADS + (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     if (row >= rows) return; /* a whole warp */
     T *x = qkv + (size_t)(row / heads) * stride + (size_t)(row % heads) * HS;
@@ -405,7 +445,7 @@ static __global__ void __launch_bounds__(THREADS)
         int c = i * WARP + lane;
         float w_c[1];
         if (c >= HS) continue;
-        load_weights<T>(w_c, w + c);
+        norm_weights<T>(w_c, w + c, plus);
         x[c] = from_f32<T>(w_c[0] * (v[i] * r));
     }
     if (lane == 0) rstd[row] = r;
@@ -414,8 +454,8 @@ static __global__ void __launch_bounds__(THREADS)
 /* Each warp takes every so manieth head, so that its sums for dw stay in registers. */
 template <class T, class WT>
 static __global__ void __launch_bounds__(THREADS)
-    headnorm_drows(T *dqkv, float *partial, const T *before, const WT *w, const float *rstd,
-                   int rows, int stride, int heads, int HS) {
+    headnorm_drows(T *dqkv, float *partial, const T *before, const WT *w, float plus,
+                   const float *rstd, int rows, int stride, int heads, int HS) {
     __shared__ float sums[LANE_MAX * WARP];
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     float dw[LANE_MAX] = {};
@@ -428,7 +468,7 @@ static __global__ void __launch_bounds__(THREADS)
             int c = i * WARP + lane;
             float w_c[1];
             if (c >= HS) continue;
-            load_weights<T>(w_c, w + c);
+            norm_weights<T>(w_c, w + c, plus);
             x_c[i] = to_f32(x[c]);
             g[i] = to_f32(d[c]);
             dw[i] += g[i] * x_c[i] * r;
@@ -454,49 +494,79 @@ static __global__ void __launch_bounds__(THREADS)
         partial[(size_t)blockIdx.x * HS + c] = sums[c];
 }
 
+/* what is going to be normed, out of rows of `stride` */
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+    keep_heads(T *before, const T *qkv, int stride, int wide) {
+    const T *from = qkv + (size_t)blockIdx.x * stride;
+    T *to = before + (size_t)blockIdx.x * wide;
+    for (int c = (int)threadIdx.x; c < wide; c += (int)blockDim.x) to[c] = from[c];
+}
+
 typedef struct {
-    Buf qkv, before, rstd, w, dw;
+    Buf qkv, before, rstd, dw;
+    Norm norm;
     int N, stride, heads, HS;
-    float eps;
 } HeadNorm;
 
-template <class T, class WT> static void headnorm(CudaBackend *b, HeadNorm a, bool backward) {
+/* Heads that a warp cannot hold, such as all of q at once: the norm of whole rows. */
+template <class T> static void headnorm_wide(CudaBackend *b, const HeadNorm &a, bool backward) {
+    NormCall c = {};
+    c.stats = a.rstd, c.x = a.before, c.norm = a.norm, c.N = a.N * a.heads, c.C = a.HS;
+    c.heads = a.heads, c.stride = a.stride;
+    if (backward) {
+        c.dx = c.dout = a.qkv, c.dw = a.dw;
+    } else {
+        int wide = a.heads * a.HS;
+        LAUNCH(b, keep_heads<T>, a.N, row_threads(wide), 0, as<T>(a.before), as<T>(a.qkv), a.stride,
+               wide);
+        c.out = a.qkv;
+    }
+    norm(b, c, backward);
+}
+
+template <class T, class WT>
+static void headnorm(CudaBackend *b, const HeadNorm &a, bool backward) {
     auto *forward_kernel = headnorm_rows<T, WT>;
     auto *backward_kernel = headnorm_drows<T, WT>;
     int rows = a.N * a.heads, blocks = blocks_for((size_t)rows, HEADS);
-    CHECK(a.HS <= LANE_MAX * WARP);
+    if (a.HS > LANE_MAX * WARP) {
+        headnorm_wide<T>(b, a, backward);
+        return;
+    }
     if (!backward) {
         LAUNCH(b, forward_kernel, blocks, THREADS, 0, as<T>(a.qkv), as<T>(a.before),
-               as<float>(a.rstd), as<WT>(a.w), rows, a.stride, a.heads, a.HS, a.eps);
+               as<float>(a.rstd), as<WT>(a.norm.w), a.norm.plus, rows, a.stride, a.heads, a.HS,
+               a.norm.eps);
         return;
     }
     float *partial = a.dw.ptr ? (float *)b->scratch : NULL;
     int resident = b->sms * (RESIDENT / THREADS);
     if (blocks > resident) blocks = resident;
     LAUNCH(b, backward_kernel, blocks, THREADS, 0, as<T>(a.qkv), partial, as<T>(a.before),
-           as<WT>(a.w), as<float>(a.rstd), rows, a.stride, a.heads, a.HS);
+           as<WT>(a.norm.w), a.norm.plus, as<float>(a.rstd), rows, a.stride, a.heads, a.HS);
     if (partial) cuda_add_partials(b, as<float>(a.dw), blocks, (size_t)a.HS);
 }
 
-static void headnorm_types(CudaBackend *b, HeadNorm a, bool backward) {
+static void headnorm_types(CudaBackend *b, const HeadNorm &a, bool backward) {
     if (a.N <= 0) return;
     if (a.qkv.dtype == DT_F32)
         headnorm<float, float>(b, a, backward);
-    else if (a.w.dtype == DT_F32)
+    else if (a.norm.w.dtype == DT_F32)
         headnorm<bf16, float>(b, a, backward);
     else
         headnorm<bf16, bf16>(b, a, backward);
 }
 
-static void headnorm_forward(Backend *page, Buf qkv, Buf before, Buf rstd, Buf w, int N, int stride,
-                             int heads, int HS, float eps) {
-    HeadNorm a = {qkv, before, rstd, w, {NULL, DT_F32}, N, stride, heads, HS, eps};
+static void headnorm_forward(Backend *page, Buf qkv, Buf before, Buf rstd, Norm w, int N,
+                             int stride, int heads, int HS) {
+    HeadNorm a = {qkv, before, rstd, {NULL, DT_F32}, w, N, stride, heads, HS};
     headnorm_types(cuda(page), a, false);
 }
 
-static void headnorm_backward(Backend *page, Buf dqkv, Buf dw, Buf before, Buf w, Buf rstd, int N,
+static void headnorm_backward(Backend *page, Buf dqkv, Buf dw, Buf before, Norm w, Buf rstd, int N,
                               int stride, int heads, int HS) {
-    HeadNorm a = {dqkv, before, rstd, w, dw, N, stride, heads, HS, 0.0f};
+    HeadNorm a = {dqkv, before, rstd, dw, w, N, stride, heads, HS};
     headnorm_types(cuda(page), a, true);
 }
 
@@ -722,8 +792,8 @@ void cuda_layers_page(Backend *b) {
     b->lerp = lerp;
     b->embedding_forward = embedding_forward;
     b->embedding_backward = embedding_backward;
-    b->rmsnorm_forward = rmsnorm_forward;
-    b->rmsnorm_backward = rmsnorm_backward;
+    b->norm_forward = norm_forward;
+    b->norm_backward = norm_backward;
     b->headnorm_forward = headnorm_forward;
     b->headnorm_backward = headnorm_backward;
     b->bias_backward = bias_backward;
