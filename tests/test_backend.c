@@ -19,6 +19,7 @@
 #include "core/base/rng.h"
 #include "core/base/threads.h"
 #include "core/model/optim.h"
+#include "tests/family_model.h"
 #include "tests/gradient.h"
 #include "tests/guard.h"
 
@@ -64,27 +65,28 @@ static void unknown_kernels_are_refused(void **state) {
 
 /* Training, evaluation and decoding over locked memory: nobody above the page may look inside a
  * buffer. */
-static void whole_step_behind_the_guard(const char *dtype) {
+static const ModelConfig llama = {.V = 37,
+                                  .C = 24,
+                                  .L = 2,
+                                  .NH = 4,
+                                  .NKV = 2,
+                                  .HS = 6,
+                                  .FF = 20,
+                                  .max_positions = 64,
+                                  .rope_theta = 1e4f,
+                                  .norm_eps = 1e-5f,
+                                  .qkv_bias = 1,
+                                  .o_bias = 1,
+                                  .mlp_bias = 1,
+                                  .qk_norm = 1,
+                                  .tied = 1,
+                                  .lm_head = 1,
+                                  .scores = 1,
+                                  .init_std = .2f};
+
+static void whole_step_behind_the_guard(const char *dtype, ModelConfig cfg) {
     enum { N = 23 };
     Backend *b = guard_create(dtype);
-    const ModelConfig cfg = {.V = 37,
-                             .C = 24,
-                             .L = 2,
-                             .NH = 4,
-                             .NKV = 2,
-                             .HS = 6,
-                             .FF = 20,
-                             .max_positions = 64,
-                             .rope_theta = 1e4f,
-                             .norm_eps = 1e-5f,
-                             .qkv_bias = 1,
-                             .o_bias = 1,
-                             .mlp_bias = 1,
-                             .qk_norm = 1,
-                             .tied = 1,
-                             .lm_head = 1,
-                             .scores = 1,
-                             .init_std = .2f};
     const ModelConfig *c = &cfg;
     Workspace *ws;
     Network net;
@@ -159,8 +161,13 @@ static void whole_step_behind_the_guard(const char *dtype) {
 
 static void nothing_above_dereferences_a_buffer(void **state) {
     (void)state;
-    whole_step_behind_the_guard("f32");
-    whole_step_behind_the_guard("bf16");
+    for (int i = 0; i < 5; i++) {
+        static const Family families[] = {FAMILY_LLAMA, FAMILY_GEMMA3, FAMILY_OLMO2, FAMILY_GPT2,
+                                          FAMILY_GPT_NEOX};
+        ModelConfig cfg = i ? model_of_family(families[i], &llama) : llama;
+        whole_step_behind_the_guard("f32", cfg);
+        whole_step_behind_the_guard("bf16", cfg);
+    }
 }
 
 /* --- kernels at odd sizes: outputs poisoned before, sentinels behind, instruction sets compared

@@ -17,6 +17,7 @@
 #include "core/base/threads.h"
 #include "core/model/optim.h"
 #include "policy/rollout.h"
+#include "tests/family_model.h"
 
 static Backend *cpu, *gpu;
 static Dtype dtype;
@@ -745,6 +746,14 @@ static const ModelConfig small = {.V = 61,
                                   .scores = 1,
                                   .init_std = .2f};
 
+/* Two layers of the one, and what other families bring. */
+static ModelConfig network_of(int kind) {
+    static const Family families[] = {FAMILY_LLAMA, FAMILY_GEMMA2, FAMILY_GPT2, FAMILY_OLMO2,
+                                      FAMILY_GPT_NEOX};
+    return kind ? model_of_family(families[kind], &small) : small;
+}
+enum { NETWORKS = 5 };
+
 enum { TOKENS = 47 };
 
 typedef struct {
@@ -757,7 +766,7 @@ typedef struct {
 static const int starts[] = {0, 1, 20, TOKENS};
 
 /* Forward, backward, an optimizer step, then sampling with the cache, all on one backend. */
-static void run_network(Backend *b, Trace *t) {
+static void run_network(Backend *b, const ModelConfig *c, Trace *t) {
     Workspace *ws;
     Network net;
     Optim optim;
@@ -770,7 +779,6 @@ static void run_network(Backend *b, Trace *t) {
         wanted[n] = n != starts[0] && n != starts[1] && n != starts[2] && n % 4 != 1;
         g[n] = wanted[n] ? 0.02f * (float)(n % 7 - 3) : 0.0f;
     }
-    const ModelConfig *c = &small;
     WorkspacePlan plan = {.tokens = TOKENS, .sequences = 3, .train = 1, .max_length = 64};
     assert_int_equal(workspace_create(&ws, b, &plan, &c, 1, NULL), OK);
     assert_int_equal(network_create(&net, b, c, ws, 1), OK);
@@ -828,21 +836,21 @@ static double relative(const float *a, const float *b, size_t n) {
     return sqrt(diff / whole);
 }
 
-static void a_whole_network(void **state) {
-    (void)state;
+static void compare_networks(const ModelConfig *m) {
     static Trace c, g, again;
-    size_t count = tensors_count(&small);
+    size_t count = tensors_count(m);
     int bits = dtype == DT_BF16;
-    run_network(cpu, &c);
-    run_network(gpu, &g);
-    run_network(gpu, &again);
+    run_network(cpu, m, &c);
+    run_network(gpu, m, &g);
+    run_network(gpu, m, &again);
     for (int n = 0; n < TOKENS; n++) {
         if (n == starts[0] || n == starts[1] || n == starts[2] || n % 4 == 1) continue;
         assert_true(fabsf(c.logp[n] - g.logp[n]) < (bits ? .15f : 1e-4f));
         assert_true(fabsf(c.entropy[n] - g.entropy[n]) < (bits ? .15f : 1e-4f));
     }
     double gradient = relative(c.grad, g.grad, count);
-    print_message("gradient of 2 layers: %.2g from the CPU's, logp within bounds\n", gradient);
+    print_message("gradient of 2 layers of a %s: %.2g from the CPU's, logp within bounds\n",
+                  family_row(m->family)->type, gradient);
     assert_true(gradient < (bits ? .05 : 1e-4));
     assert_true(relative(c.weights, g.weights, count) < (bits ? .02 : 1e-3));
     if (!bits) assert_memory_equal(c.drawn, g.drawn, 6 * sizeof(int));
@@ -856,6 +864,14 @@ static void a_whole_network(void **state) {
     for (int i = 0; i < 3; i++) {
         free(all[i]->grad);
         free(all[i]->weights);
+    }
+}
+
+static void whole_networks(void **state) {
+    (void)state;
+    for (int kind = 0; kind < NETWORKS; kind++) {
+        ModelConfig m = network_of(kind);
+        compare_networks(&m);
     }
 }
 
@@ -880,24 +896,23 @@ static void too_much_memory_is_refused(void **state) {
 enum { ASKED = 9, ANSWER = 40, LONGEST = 64 };
 
 static void answer(Rollout *out, Network *net, int rows, const RolloutRequest *requests) {
+    const ModelConfig *m = &net->w.cfg;
     const SamplingConfig sampling = {
         .max_new_tokens = ANSWER, .temperature = 0.8f, .top_p = 1.0f, .ignore_eos = 1};
     RolloutEngine *e;
     assert_int_equal(rollout_create(out, ASKED, ASKED * LONGEST), OK);
-    assert_int_equal(rollout_engine_create(&e, net->b, &small, NULL, rows, LONGEST, ASKED, 0), OK);
+    assert_int_equal(rollout_engine_create(&e, net->b, m, NULL, rows, LONGEST, ASKED, 0), OK);
     assert_int_equal(rollout_generate(out, e, net, requests, ASKED, &sampling, 3, NULL, NULL), OK);
     rollout_engine_release(e);
 }
 
 /* Answers have the same bytes alone and beside others, and the training forward's log-probs. */
-static void invariant_page(void **state) {
-    (void)state;
+static void invariant_page_of(const ModelConfig *c) {
     static int prompts[ASKED][LONGEST];
     Backend *b;
     Workspace *ws;
     Network net;
     RolloutRequest requests[ASKED];
-    const ModelConfig *c = &small;
     WorkspacePlan plan = {.tokens = 128, .sequences = ASKED, .train = 1, .max_length = LONGEST};
     assert_int_equal(cuda_create(&b, 0, dtype, 1), OK);
     assert_true(b->exact_decode && strstr(b->kernels, "invariant"));
@@ -928,6 +943,14 @@ static void invariant_page(void **state) {
     cuda_release(b);
 }
 
+static void invariant_page(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        ModelConfig m = network_of(kind);
+        invariant_page_of(&m);
+    }
+}
+
 static int run_all(Dtype t) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_pointer_is_missing),
@@ -944,7 +967,7 @@ static int run_all(Dtype t) {
         cmocka_unit_test(head),
         cmocka_unit_test(sampling),
         cmocka_unit_test(optimizer),
-        cmocka_unit_test(a_whole_network),
+        cmocka_unit_test(whole_networks),
         cmocka_unit_test(invariant_page),
         cmocka_unit_test(too_much_memory_is_refused),
     };

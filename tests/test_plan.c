@@ -11,6 +11,7 @@
 #include "core/base/threads.h"
 #include "core/model/optim.h"
 #include "core/model/plan.h"
+#include "tests/family_model.h"
 
 static ModelConfig shape(int i) {
     static const int sizes[][7] = {/* V, C, L, NH, NKV, HS, FF */
@@ -36,6 +37,13 @@ static ModelConfig shape(int i) {
                          .init_std = .02f};
 }
 
+/* the same sizes in another family */
+static ModelConfig shape_of(Family f, int i) {
+    ModelConfig sizes = shape(i), m = model_of_family(f, &sizes);
+    m.tied = sizes.tied;
+    return m;
+}
+
 static size_t total(const Plan *p) {
     size_t sum = 0;
     for (int i = 0; i < p->n; i++) sum += p->row[i].bytes;
@@ -43,14 +51,13 @@ static size_t total(const Plan *p) {
 }
 
 /* A trained and a frozen network, their workspace, an optimizer and a cache, planned and made. */
-static void one_configuration(int i) {
+static void one_configuration(ModelConfig m, int i) {
     Backend *b;
     Workspace *ws;
     Network trained, frozen;
     Optim optim;
     KvCache kv;
     Plan plan = {0};
-    ModelConfig m = shape(i);
     const ModelConfig *c = &m;
     WorkspacePlan wp = {.tokens = 256 + 37 * i,
                         .sequences = 64,
@@ -87,7 +94,8 @@ static void one_configuration(int i) {
 
 static void plans_are_true(void **state) {
     (void)state;
-    for (int i = 0; i < 50; i++) one_configuration(i);
+    for (int i = 0; i < 50; i++) one_configuration(shape(i), i);
+    for (int i = 0; i < 4 * FAMILIES; i++) one_configuration(shape_of((Family)(i / 4), i), i);
 }
 
 /* Each change that a refusal may name saves what it says. */
