@@ -282,9 +282,8 @@ static Norm norm_by(Buf w, Buf bias, int centred) {
 static void norms_of(int N, int C, int centred) {
     size_t n = (size_t)N * C;
     Two x = activations(n), w = masters((size_t)C), out = output(n);
-    Two bias = masters((size_t)C), stats = {none, none, 0}, dw = floats((size_t)C);
-    Two dout = activations(n), dx = output(n);
-    stats = output_f32((size_t)N * (centred ? 2 : 1));
+    Two bias = masters((size_t)C), stats = output_f32((size_t)N * (centred ? 2 : 1));
+    Two dout = activations(n), dx = output(n), dw = floats((size_t)C);
     Norm c = norm_by(w.c, centred ? bias.c : none, centred);
     Norm g = norm_by(w.g, centred ? bias.g : none, centred);
     cpu->norm_forward(cpu, out.c, stats.c, none, x.c, none, c, N, C);
