@@ -203,6 +203,54 @@ static void decoding_equals_the_training_forward(void **state) {
     }
 }
 
+/* The models again from GGUF files, as tests/reference/make_gguf.py arranged them. smollm3's says
+ * nothing of layers without rotation: every fourth, and the fixture's are others. */
+static const struct {
+    const char *name;
+    int other_layers;
+} in_gguf[] = {{"llama3", 0}, {"llama_bias", 0}, {"qwen2", 0}, {"qwen3", 0}, {"smollm3", 1},
+               {"gemma2", 0}, {"gemma3", 0},     {"phi3", 0},  {"olmo2", 0}, {"gpt2", 0}};
+
+static void same_weights(const char *name, Weights *a, Weights *b) {
+    assert_int_equal(a->count, b->count);
+    float *x = malloc(a->count * sizeof *x), *y = malloc(a->count * sizeof *y);
+    a->b->download(a->b, x, a->flat, a->count);
+    b->b->download(b->b, y, b->flat, b->count);
+    for (size_t i = 0; i < a->count; i++)
+        if (!(fabsf(x[i] - y[i]) <= 2e-7f)) /* gemma's norms were stored with 1 more */
+            fail_msg("%s: weight %zu is %g in the GGUF file, %g in the directory", name, i,
+                     (double)y[i], (double)x[i]);
+    free(x);
+    free(y);
+}
+
+static void gguf_files_are_the_same_models(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof in_gguf / sizeof *in_gguf; i++) {
+        char path[200];
+        const char *name = in_gguf[i].name;
+        ModelConfig cfg;
+        Network net;
+        Model m;
+        float logp[N_MAX] = {0};
+        model_open(&m, name, "f32", 0);
+        snprintf(path, sizeof path, "tests/fixtures/gguf/%s.gguf", name);
+        expect_ok(model_read_config(&cfg, path));
+        assert_int_equal(cfg.family, m.net.w.cfg.family);
+        expect_ok(network_create(&net, m.b, &cfg, m.ws, 1));
+        expect_ok(model_read_weights(&net.w, path, 1));
+        same_weights(name, &m.net.w, &net.w);
+        Batch batch = batch_of(&m);
+        expect_ok(network_forward(&net, &batch, &(TokenOutputs){.logp = logp}));
+        for (int n = 0; n < m.N && !in_gguf[i].other_layers; n++)
+            if (!(fabsf(logp[n] - m.golden[n]) < 1e-4f))
+                fail_msg("%s: log-probability %d is %.7g, %.7g in transformers", path, n,
+                         (double)logp[n], (double)m.golden[n]);
+        network_release(&net);
+        model_close(&m);
+    }
+}
+
 /* Angles that follow the length of each sequence: within the first lengths only. */
 static void lengths_that_move_the_angles_are_refused(void **state) {
     (void)state;
@@ -309,6 +357,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(families_agree_with_transformers),
         cmocka_unit_test(decoding_equals_the_training_forward),
+        cmocka_unit_test(gguf_files_are_the_same_models),
         cmocka_unit_test(lengths_that_move_the_angles_are_refused),
     };
     return cmocka_run_group_tests_name("families", tests, NULL, NULL);

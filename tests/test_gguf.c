@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "core/base/file.h"
+#include "core/base/json.h"
 #include "core/base/text.h"
 #include "core/model/gguf.h"
 #include "core/model/half.h"
@@ -197,6 +198,37 @@ static void test_tensors_are_dequantized(void **state) {
     text_release(&t);
 }
 
+/* A block of random bytes of each format, by tests/reference/make_gguf.py. */
+static void test_blocks_are_as_the_gguf_package_reads_them(void **state) {
+    (void)state;
+    JsonDoc *doc;
+    int formats = 0;
+    expect_ok(json_parse_file(&doc, "tests/fixtures/gguf/blocks.json", JSON_STRICT));
+    for (const Json *b = json_first(json_root(doc)); b; b = json_next(b), formats++) {
+        const Json *bytes = json_get(b, "bytes"), *values = json_get(b, "values");
+        Text t = {0};
+        Gguf *g;
+        float out[256], *at = out;
+        int n = json_size(values);
+        put_header(&t, 3, 1, 0);
+        put_tensor(&t, "x", 1, n, (int)json_num(json_get(b, "type")), 0);
+        put_padding(&t);
+        for (const Json *e = json_first(bytes); e; e = json_next(e))
+            put(&t, (uint64_t)json_num(e), 1);
+        expect_ok(open_text(&g, &t));
+        assert_string_equal(gguf_tensor(g, "x")->dtype, json_key(b));
+        expect_ok(gguf_read(g, gguf_tensor(g, "x"), 0, 1, out));
+        for (const Json *e = json_first(values); e; e = json_next(e), at++)
+            if (*at != (float)json_num(e))
+                fail_msg("%s: value %d is %g, %g in the gguf package", json_key(b), (int)(at - out),
+                         (double)*at, json_num(e));
+        gguf_close(g);
+        text_release(&t);
+    }
+    assert_int_equal(formats, 6);
+    json_release(doc);
+}
+
 static void test_every_cut_is_refused(void **state) {
     (void)state;
     Text t = {0};
@@ -281,10 +313,10 @@ static void test_lies_are_refused(void **state) {
     Gguf *g; /* a type that is not supported is refused by name when it is read */
     float out[256];
     put_header(&t, 3, 1, 0);
-    put_tensor(&t, "x", 1, 256, 14, 0);
+    put_tensor(&t, "x", 1, 256, 11, 0);
     expect_ok(open_text(&g, &t));
     assert_int_equal(gguf_read(g, gguf_tensor(g, "x"), 0, 1, out), E_FORMAT);
-    assert_non_null(strstr(status_message(), "Q6_K"));
+    assert_non_null(strstr(status_message(), "Q3_K"));
     gguf_close(g);
     text_release(&t);
 }
@@ -337,6 +369,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_metadata),
         cmocka_unit_test(test_tensors_are_dequantized),
+        cmocka_unit_test(test_blocks_are_as_the_gguf_package_reads_them),
         cmocka_unit_test(test_every_cut_is_refused),
         cmocka_unit_test(test_lies_are_refused),
         cmocka_unit_test(test_tokenizer),

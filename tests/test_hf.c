@@ -874,8 +874,12 @@ static void test_gguf_rules_refuse(void **state) {
         GgufFile f;
         const char *part;
     } bad[] = {
-        {{.arch = "qwen2"}, "\"qwen2\""},
-        {{.scaling = "linear"}, "\"linear\""},
+        {{.arch = "bert"}, "\"bert\""},
+        {{.scaling = "linear"}, "llama.rope.scaling.factor"},
+        {{.scaling = "ntk"}, "\"ntk\""},
+        {{.arch = "qwen2"}, "qwen2.embedding_length"},
+        {{.extra = "blk.0.attn_output.bias"}, "blk.0.attn_output.bias"},
+        {{.extra = "blk.0.ffn_gate_inp.weight"}, "blk.0.ffn_gate_inp.weight"},
         {{.extra_int = "llama.expert_count"}, "llama.expert_count"},
         {{.extra_int = "llama.attention.sliding_window"}, "llama.attention.sliding_window"},
         {{.extra_int = "llama.rope.dimension_count"}, "2 of 10"},

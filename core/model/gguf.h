@@ -15,8 +15,8 @@ typedef enum { GGUF_OPTIONAL, GGUF_REQUIRED } GgufNeed;
 
 typedef struct {
     const char *name;
-    const char
-        *dtype; /* "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", or a type that gguf_read refuses */
+    const char *dtype; /* "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K", or a
+                          type that gguf_read refuses */
     size_t rows, cols; /* rows = product of the outer dimensions */
     size_t dims[4];    /* outermost first */
     int rank;
