@@ -143,8 +143,9 @@ test: deps       ## everything that is needed, then every test
 	@$(MAKE) --no-print-directory all $(TESTS) $(EMULATED_RLHF)
 	@BUILD=$(BUILD) sh tests/run.sh
 tests-built: all $(TESTS) $(EMULATED_RLHF)
-test-reference: $(BUILD)/tests/test_families ## a model of each family beside transformers (PYTHON=python3 with torch)
+test-reference: all $(BUILD)/tests/test_families ## models of each family, and one converted, beside transformers (PYTHON=python3 with torch)
 	@BUILD=$(BUILD) sh tests/reference/families.sh
+	@BUILD=$(BUILD) sh tests/reference/convert.sh
 check: test      ## tests, layering, formatting
 	@sh tests/layering.sh
 	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
