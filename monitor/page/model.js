@@ -95,21 +95,22 @@ function position(run, row) {
   return run.columns.step[row];
 }
 
-/* Exponential moving average without a bias towards its beginning; gaps stay gaps. Long runs are averaged over
- * more steps than short ones: the amount is what a hundred points of a picture need. */
+/* Exponential moving averages from both ends, without a bias towards either; the mean of the two does not lag
+ * behind. Gaps stay gaps. Long runs are averaged over more steps than short ones: the amount is what a hundred
+ * points of a picture need. */
 function smooth(column, amount) {
   const weight = amount ** Math.min(1, 100 / column.filter(isNumber).length);
-  let sum = 0, norm = 0;
-  return column.map(v => {
-    if (!isNumber(v)) return v;
-    sum = weight * sum + (1 - weight) * v;
-    norm = weight * norm + (1 - weight);
-    return sum / norm;
-  });
-}
-
-function setting(run, path) {
-  return path.split('.').reduce((o, key) => (o && typeof o === 'object' ? o[key] : undefined), run.recipe);
+  const average = values => {
+    let sum = 0, norm = 0;
+    return values.map(v => {
+      if (!isNumber(v)) return v;
+      sum = weight * sum + (1 - weight) * v;
+      norm = weight * norm + (1 - weight);
+      return sum / norm;
+    });
+  };
+  const forwards = average(column), backwards = average([...column].reverse()).reverse();
+  return forwards.map((v, i) => (isNumber(v) ? 0.5 * (v + backwards[i]) : v));
 }
 
 /* {"ppo":{"clip":.2}} -> {"ppo.clip": .2} */
