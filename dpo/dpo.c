@@ -210,12 +210,34 @@ static const char *const eval_names[8] = {"eval/loss",
                                           "eval/logps/rejected",
                                           "eval/entropy"};
 
+/* Mean over tokens of |log pi - log ref| of each answer: what quantizing the reference costs, while
+ * the policy still is the same model. */
+static double quantization_drift(Dpo *d) {
+    double drift = 0.0;
+    int tokens = 0;
+    for (int s = 0; s < d->batch.S; s++) {
+        drift += fabs(sum_logp(d, s) - ref_of(d, d->rows[s / 2])[s % 2]);
+        tokens += count_wanted(d, s);
+    }
+    return tokens ? drift / tokens : 0.0;
+}
+
 /* Where policy and reference are the same weights, every d is exactly 0 and the loss ln 2. */
+static int is_own_reference(const Dpo *d) {
+    const StageConfig *c = &d->stage->cfg;
+    return !c->reference[0] || !strcmp(c->reference, c->model);
+}
+
 static Status check_first_loss(Dpo *d, const DpoStats *stats) {
     d->state.first_loss = stats->loss / stats->pairs;
-    if (d->stage->cfg.reference[0] && strcmp(d->stage->cfg.reference, d->stage->cfg.model)) {
+    if (!is_own_reference(d)) {
         log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is another model",
                  d->state.first_loss);
+        return OK;
+    }
+    if (dtype_quantized(d->reference.w.quantized.dtype)) {
+        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is the same model in %s",
+                 d->state.first_loss, dtype_name(d->reference.w.quantized.dtype));
         return OK;
     }
     if (fabs(d->state.first_loss - log(2.0)) <= 1e-12) return OK;
@@ -246,7 +268,11 @@ static Status dpo_step(Dpo *d, Metrics *m) {
         pair_losses(d, &stats, first, last, cfg->batch_size);
         TRY(network_backward(&d->policy, &(TokenGrads){.logp = d->dlogp + at}));
     }
-    if (!d->state.step) TRY(check_first_loss(d, &stats));
+    if (!d->state.step) {
+        TRY(check_first_loss(d, &stats));
+        if (dtype_quantized(d->reference.w.quantized.dtype) && is_own_reference(d))
+            metrics_set(m, "reference/quantization_drift", quantization_drift(d));
+    }
 
     /* 3. update */
     double norm;
@@ -348,7 +374,8 @@ static Status dpo_create(Dpo *d) {
                           .max_length = stage->data.max_length};
     Plan memory = {0};
     plan_network(&memory, b, "policy", &m, OPTIM_PLAN(c));
-    plan_network(&memory, b, "reference", &r, PLAN_FROZEN);
+    Dtype reference_dtype = frozen_dtype(b, stage->cfg.reference_dtype);
+    plan_frozen(&memory, b, "reference", &r, reference_dtype, "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, 2, 2 * stage->data.max_length));
     if (d->prompts.n)
         plan_add(&memory, rollout_engine_bytes(b, &m, c->rows, stage->data.max_length, 0),
@@ -358,7 +385,7 @@ static Status dpo_create(Dpo *d) {
 
     TRY(workspace_create(&d->ws, b, &plan, configs, 2, NULL));
     TRY(network_create(&d->policy, b, &m, d->ws, 1));
-    TRY(network_create(&d->reference, b, &r, d->ws, 0));
+    TRY(network_create_frozen(&d->reference, b, &r, d->ws, reference_dtype));
     TRY(optim_create(&d->optim, &d->policy, &OPTIM_CONFIG(c)));
     TRY(create_eval(d, &m));
     int max_S = 2 * c->batch_size;

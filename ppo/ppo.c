@@ -77,6 +77,28 @@ static Status judge(Ppo *p) {
     return OK;
 }
 
+/* What quantizing the reference and the judge costs: at the first step actor and critic still are
+ * the same models, unquantized. */
+static void quantization_drift(const Ppo *p, Metrics *m) {
+    double reference = 0.0, judge = 0.0;
+    int tokens = 0, ended = 0;
+    if (p->state.step > 0) return;
+    for (int n = 0; n < p->rollout.seq.N; n++) {
+        if (!p->rollout.seq.wanted[n]) continue;
+        reference += fabs((double)p->rollout.logp[n] - p->logp_ref[n]);
+        tokens++;
+    }
+    for (int s = 0; s < p->S; s++) {
+        if (p->rollout.stop[s] != STOP_EOS) continue; /* else the judge sees one token more */
+        judge += fabs((double)p->value[p->rollout.seq.starts[s + 1] - 1] - p->raw_score[s]);
+        ended++;
+    }
+    if (p->starts_from_reference && dtype_quantized(p->reference.w.quantized.dtype) && tokens)
+        metrics_set(m, "reference/quantization_drift", reference / tokens);
+    if (p->critic_is_judge && dtype_quantized(p->reward.w.quantized.dtype) && ended)
+        metrics_set(m, "judge/quantization_drift", judge / ended);
+}
+
 /* A response of R tokens has R states, the first at the prompt's last token, and with score_at
  * "after_eos" one more after its EOS. Returns how many; *first is the first one's place in the
  * arrays. */
@@ -297,6 +319,7 @@ static Status ppo_step(Ppo *p, Metrics *m) {
     t[2] = clock_seconds();
     credit(p);
     put_rollout_metrics(p, m);
+    quantization_drift(p, m);
     t[3] = clock_seconds();
     TRY(improve(p, m));
     t[4] = clock_seconds();

@@ -54,6 +54,7 @@ typedef struct {
     uint8_t *m_states;
     int *order;
     int S, micro_tokens, steps, after_eos;
+    int starts_from_reference, critic_is_judge; /* the same weights, before the first step */
     PolicyLossConfig loss;
     KlEstimator kl;
     PpoState state;

@@ -247,8 +247,10 @@ Status ppo_create(Ppo *p) {
     if (c->ema > 0.0f)
         plan_add(&memory, tensors_count(&r.actor) * sizeof(float), "actor: average of weights");
     plan_network(&memory, b, "critic", &r.critic, OPTIM_PLAN(c));
-    plan_network(&memory, b, "reference", &r.reference, PLAN_FROZEN);
-    if (!r.gold) plan_network(&memory, b, "reward model", &r.reward, PLAN_FROZEN);
+    Dtype reference_dtype = frozen_dtype(b, stage->cfg.reference_dtype),
+          judge_dtype = frozen_dtype(b, stage->cfg.judge_dtype);
+    plan_frozen(&memory, b, "reference", &r.reference, reference_dtype, "reference_dtype");
+    if (!r.gold) plan_frozen(&memory, b, "reward model", &r.reward, judge_dtype, "judge_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, n, length));
     plan_add(&memory, rollout_engine_bytes(b, &r.actor, rows, length, c->kv_mib),
              "KV cache (%d rows)", rows);
@@ -258,8 +260,10 @@ Status ppo_create(Ppo *p) {
     TRY(workspace_create(&p->ws, b, &plan, configs, n, NULL));
     TRY(network_create(&p->actor, b, &r.actor, p->ws, 1));
     TRY(network_create(&p->critic, b, &r.critic, p->ws, 1));
-    TRY(network_create(&p->reference, b, &r.reference, p->ws, 0));
-    if (!r.gold) TRY(network_create(&p->reward, b, &r.reward, p->ws, 0));
+    TRY(network_create_frozen(&p->reference, b, &r.reference, p->ws, reference_dtype));
+    if (!r.gold) TRY(network_create_frozen(&p->reward, b, &r.reward, p->ws, judge_dtype));
+    p->starts_from_reference = !strcmp(r.reference_path, stage->cfg.model);
+    p->critic_is_judge = !r.gold && !strcmp(r.critic_path, stage->cfg.reward_model);
     OptimConfig oc = OPTIM_CONFIG(c);
     TRY(optim_create(&p->actor_optim, &p->actor, &oc));
     TRY(average_create(&p->ema, &p->actor, c->ema));

@@ -59,8 +59,9 @@ static Status open_workspace(Eval *e, Plan *memory, const ModelConfig *const *co
     return workspace_create(&e->ws, e->session.b, &plan, configs, n, NULL);
 }
 
-static Status open_network(Network *net, Eval *e, const ModelConfig *cfg, const char *path) {
-    TRY(network_create(net, e->session.b, cfg, e->ws, 0));
+static Status open_network(Network *net, Eval *e, const ModelConfig *cfg, const char *path,
+                           const char *layers) {
+    TRY(network_create_frozen(net, e->session.b, cfg, e->ws, frozen_dtype(e->session.b, layers)));
     return model_read_weights(&net->w, path, e->stage->run.seed);
 }
 
@@ -75,7 +76,7 @@ typedef struct {
 static Status score_pairs(Eval *e, PairEval *p, const ModelConfig *m) {
     int tokens = 2 * e->stage->data.max_length;
     if (tokens < PAIR_TOKENS) tokens = PAIR_TOKENS;
-    TRY(open_network(&p->net, e, m, e->stage->cfg.model));
+    TRY(open_network(&p->net, e, m, e->stage->cfg.model, e->stage->cfg.judge_dtype));
     TRY(packed_create(&p->batch, tokens, tokens));
     TRY(memory_alloc((void **)&p->score, (size_t)tokens * sizeof(float), "scores"));
     RewardEval result;
@@ -98,7 +99,8 @@ static Status evaluate_pairs(Eval *e, ModelConfig *m) {
                            stage->cfg.model, m->scores);
     TRY(open_data(e, ROWS_PAIRS));
     TRY(open_session(e));
-    plan_network(&memory, e->session.b, "reward model", m, PLAN_FROZEN);
+    plan_frozen(&memory, e->session.b, "reward model", m,
+                frozen_dtype(e->session.b, stage->cfg.judge_dtype), "judge_dtype");
     TRY(open_workspace(e, &memory, &config, 1, 0));
     if (stage->cfg.dry_run) return OK;
     Status s = score_pairs(e, &p, m);
@@ -152,6 +154,21 @@ static Status read_roles(Eval *e, PolicyRun *p, const ModelConfig *policy) {
     return OK;
 }
 
+/* The policies are decoded from, which reads weights as they are. */
+static const char *layers_of(const Eval *e, Role role) {
+    const StageConfig *c = &e->stage->cfg;
+    return role == REFERENCE ? c->reference_dtype : role == JUDGE ? c->judge_dtype : "same";
+}
+
+static void plan_role(Plan *memory, const Eval *e, Role role, const ModelConfig *m) {
+    Backend *b = e->session.b;
+    if (role == POLICY || role == BASELINE)
+        plan_network(memory, b, role_names[role], m, PLAN_FROZEN);
+    else
+        plan_frozen(memory, b, role_names[role], m, frozen_dtype(b, layers_of(e, role)),
+                    role == JUDGE ? "judge_dtype" : "reference_dtype");
+}
+
 static Status open_roles(Eval *e, PolicyRun *p) {
     Plan memory = {0};
     const ModelConfig *configs[ROLES];
@@ -159,7 +176,7 @@ static Status open_roles(Eval *e, PolicyRun *p) {
     for (int i = 0; i < ROLES; i++) {
         if (!p->path[i][0]) continue;
         configs[n++] = &p->config[i];
-        plan_network(&memory, e->session.b, role_names[i], &p->config[i], PLAN_FROZEN);
+        plan_role(&memory, e, (Role)i, &p->config[i]);
         if (i <= BASELINE)
             plan_add(&memory, rollout_engine_bytes(e->session.b, &p->config[i], p->rows, length, 0),
                      "%s: KV cache (%d rows)", role_names[i], p->rows);
@@ -168,7 +185,7 @@ static Status open_roles(Eval *e, PolicyRun *p) {
     if (e->stage->cfg.dry_run) return OK;
     for (int i = 0; i < ROLES; i++) {
         if (!p->path[i][0]) continue;
-        TRY(open_network(&p->net[i], e, &p->config[i], p->path[i]));
+        TRY(open_network(&p->net[i], e, &p->config[i], p->path[i], layers_of(e, (Role)i)));
         if (i <= BASELINE)
             TRY(rollout_engine_create(&p->engine[i], e->session.b, &p->config[i], e->tokenizer,
                                       p->rows, length, e->data.n, 0));

@@ -65,7 +65,8 @@ static Status reference_config(ModelConfig *r, const Sft *s, const ModelConfig *
 static Status create_reference(Sft *s, const ModelConfig *r) {
     const Stage *stage = s->stage;
     if (s->cfg->kl_coef == 0.0f) return OK;
-    TRY(network_create(&s->reference, s->session.b, r, s->ws, 0));
+    Dtype layers = frozen_dtype(s->session.b, stage->cfg.reference_dtype);
+    TRY(network_create_frozen(&s->reference, s->session.b, r, s->ws, layers));
     if (!stage->cfg.reference[0]) return stage_model_weights(&s->reference.w, stage);
     return model_read_weights(&s->reference.w, stage->cfg.reference, stage->run.seed);
 }
@@ -93,7 +94,9 @@ static Status sft_create(Sft *s) {
                           .max_length = stage->data.max_length};
     Plan memory = {0};
     plan_network(&memory, b, "model", &m, OPTIM_PLAN(s->cfg));
-    if (with_kl) plan_network(&memory, b, "reference", &r, PLAN_FROZEN);
+    if (with_kl)
+        plan_frozen(&memory, b, "reference", &r, frozen_dtype(b, stage->cfg.reference_dtype),
+                    "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, n, stage->data.max_length));
     TRY(session_plan(&s->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;

@@ -23,7 +23,7 @@ static void leave(void) {
 
 static Status guard_alloc(Backend *b, Buf *out, Dtype dtype, size_t count, const char *what) {
     (void)b, (void)what;
-    size_t bytes = (count * dtype_bytes(dtype) + 63) / 64 * 64;
+    size_t bytes = (count / dtype_block(dtype) * dtype_bytes(dtype) + 63) / 64 * 64;
     CHECK(!memory_frozen() && bytes <= ROOM - used);
     *out = (Buf){room + used, dtype};
     used += bytes;

@@ -171,6 +171,31 @@ rlhf $PPO $LEARN --dtype bf16 --kernels portable --threads 1 --run.dir ppo.widen
 # shellcheck disable=SC2086
 rlhf $PPO $LEARN --dtype bf16 --kernels portable --threads 1 --ppo.micro_tokens 400 --run.dir ppo.widening.micro
 same_run ppo.widening ppo.widening.micro
+# ------------------------------------------------ quantized reference and judge: all but the first KL of 0
+
+for dtype in f32 bf16; do
+    quantized="--reference_dtype q8 --judge_dtype q4 --dtype $dtype"
+    # shellcheck disable=SC2086
+    rlhf $PPO $LEARN $quantized --threads 1 --run.save_every 2 --run.dir ppo.q.$dtype
+    every ppo.q.$dtype rollout/logp_drift 0 0
+    every ppo.q.$dtype reference/quantization_drift 0.01 0.01 1
+    every ppo.q.$dtype judge/quantization_drift 0.2 0.2 1
+    # shellcheck disable=SC2086
+    rlhf $PPO $LEARN $quantized --threads 2 --run.save_every 2 --run.dir ppo.q.$dtype.threads
+    same_run ppo.q.$dtype ppo.q.$dtype.threads
+    rm -rf ppo.q.$dtype.threads/model ppo.q.$dtype.threads/checkpoints/step-*4
+    # shellcheck disable=SC2086
+    rlhf $PPO $LEARN $quantized --threads 2 --run.save_every 2 --run.dir ppo.q.$dtype.threads --resume
+    same_run ppo.q.$dtype ppo.q.$dtype.threads
+done
+# shellcheck disable=SC2086
+rlhf ${DPO% --dpo.sft_coef*} --reference_dtype q8 --max_steps 1 --run.dir dpo.q
+every dpo.q reference/quantization_drift 0.01 0.01 1
+# shellcheck disable=SC2086
+"$RLHF" $PPO --memory_limit 2 --run.dir none > log 2>&1 && fail "2 MiB were enough"
+grep -q 'with recompute --reference_dtype q8 --judge_dtype q8 would need' log || fail "no smaller plan is named: $(cat log)"
+hash_models | cmp -s - hashes.before || fail "a frozen model was written"
+
 # resumed is never stopped, and nothing but bf16
 # shellcheck disable=SC2086
 rlhf $SFT --dtype bf16 --threads 1 --run.save_every 2 --run.dir sft.bf16

@@ -247,6 +247,31 @@ static void products(void **state) {
     }
 }
 
+/* weights in blocks, of 8 and of 4 bits */
+static void quantized_products(void **state) {
+    (void)state;
+    enum { N = 37, O = 70, K = 96 };
+    float x[O * K];
+    for (int t = 0; t < 2; t++) {
+        Dtype type = t ? DT_Q4 : DT_Q8;
+        Mat c = {.O = O, .K = K}, g = {.O = O, .K = K};
+        for (int i = 0; i < O * K; i++) x[i] = rng_normal(9, RNG_INIT, 77, (uint64_t)i);
+        assert_int_equal(cpu->alloc(cpu, &c.w, type, O * K, "test"), OK);
+        assert_int_equal(gpu->alloc(gpu, &g.w, type, O * K, "test"), OK);
+        cpu->upload(cpu, c.w, x, O * K);
+        gpu->upload(gpu, g.w, x, O * K);
+        Two in = activations(N * K), y = output(N * O), bias = normal_of(dtype, O, 1.0f);
+        c.bias = bias.c;
+        g.bias = bias.g;
+        cpu->matmul_forward(cpu, y.c, in.c, c, N);
+        gpu->matmul_forward(gpu, y.g, in.g, g, N);
+        close_to("matmul_forward of quantized weights", y, 2e-5, .008);
+        cpu->release(cpu, &c.w);
+        gpu->release(gpu, &g.w);
+        release_all();
+    }
+}
+
 static void embedding(void **state) {
     (void)state;
     const int widths[] = {8, 37, 128};
@@ -955,6 +980,7 @@ static int run_all(Dtype t) {
         cmocka_unit_test(no_pointer_is_missing),
         cmocka_unit_test(memory_and_sums),
         cmocka_unit_test(products),
+        cmocka_unit_test(quantized_products),
         cmocka_unit_test(embedding),
         cmocka_unit_test(norms),
         cmocka_unit_test(head_norms),

@@ -54,7 +54,7 @@ static size_t total(const Plan *p) {
 static void one_configuration(ModelConfig m, int i) {
     Backend *b;
     Workspace *ws;
-    Network trained, frozen;
+    Network trained, frozen, quantized;
     Optim optim;
     KvCache kv;
     Plan plan = {0};
@@ -70,6 +70,9 @@ static void one_configuration(ModelConfig m, int i) {
     pages = kv_pages(b, c, rows, wp.max_length, 0);
     plan_network(&plan, b, "trained", c, PLAN_TRAINED);
     plan_network(&plan, b, "frozen", c, PLAN_FROZEN);
+    Dtype layers = i % 4 < 2 ? b->dtype : i % 4 == 2 ? DT_Q8 : DT_Q4;
+    if (c->C % QUANT_BLOCK || c->FF % QUANT_BLOCK || c->NH * c->HS % QUANT_BLOCK) layers = b->dtype;
+    plan_frozen(&plan, b, "quantized", c, layers, "reference_dtype");
     assert_int_equal(plan_activations(&plan, b, &wp, &c, 1, 128), OK);
     plan_add(&plan, kv_bytes(b, c, pages), "cache");
 
@@ -77,6 +80,7 @@ static void one_configuration(ModelConfig m, int i) {
     assert_int_equal(workspace_create(&ws, b, &wp, &c, 1, NULL), OK);
     assert_int_equal(network_create(&trained, b, c, ws, 1), OK);
     assert_int_equal(network_create(&frozen, b, c, ws, 0), OK);
+    assert_int_equal(network_create_frozen(&quantized, b, c, ws, layers), OK);
     assert_int_equal(optim_create(&optim, &trained, &oc), OK);
     assert_int_equal(kv_create(&kv, b, c, rows, wp.max_length, pages), OK);
     double used = (double)(memory_in_use() - before), planned = (double)total(&plan);
@@ -87,6 +91,7 @@ static void one_configuration(ModelConfig m, int i) {
     optim_release(&optim);
     network_release(&trained);
     network_release(&frozen);
+    network_release(&quantized);
     workspace_release(ws);
     backend_release(b);
     assert_int_equal(memory_in_use(), before);

@@ -8,7 +8,8 @@
  * b->dtype, f32 or bf16; arithmetic is f32 and rounds where it stores. Weights (Mat.w, biases and
  * the w of embedding, norm and score), their gradients and moments are f32; in a frozen network
  * weights may be of b->dtype too. rstd, lse, logits, HeadOut, HeadGrad, score and dscore are f32
- * always.
+ * always. The matrices of a frozen network's layers may be quantized: upload and matmul_forward
+ * know those types, nothing else does.
  *
  * Shape letters: N tokens in a packed batch, S sequences, R rows asked of the head, C channels, NH
  * query heads, NKV key/value heads, HS head size, FF feed-forward width, V vocabulary, K x O a
@@ -24,21 +25,40 @@
 #include <stdint.h>
 #include "core/base/status.h"
 
-typedef enum { DT_F32, DT_I32, DT_F64, DT_BF16 } Dtype;
+typedef enum {
+    DT_F32,
+    DT_I32,
+    DT_F64,
+    DT_BF16,
+    DT_Q8, /* blocks of QUANT_BLOCK numbers with a scale, of 8 and 4 bits (quant.h) */
+    DT_Q4
+} Dtype;
+enum { QUANT_BLOCK = 32 };
 
 typedef struct {
     void *ptr; /* device memory: opaque above core/backend */
     Dtype dtype;
 } Buf;
 
-static inline size_t dtype_bytes(Dtype t) {
-    return t == DT_F64 ? 8 : t == DT_BF16 ? 2 : 4;
+static inline int dtype_quantized(Dtype t) {
+    return t == DT_Q8 || t == DT_Q4;
+}
+static inline size_t dtype_block(Dtype t) { /* numbers that are stored together */
+    return dtype_quantized(t) ? QUANT_BLOCK : 1;
+}
+static inline size_t dtype_bytes(Dtype t) { /* of a block */
+    return t == DT_F64    ? 8
+           : t == DT_BF16 ? 2
+           : t == DT_Q8   ? 4 + QUANT_BLOCK
+           : t == DT_Q4   ? 4 + QUANT_BLOCK / 2
+                          : 4;
 }
 static inline const char *dtype_name(Dtype t) { /* of a storage type */
-    return t == DT_BF16 ? "bf16" : "f32";
+    return t == DT_BF16 ? "bf16" : t == DT_Q8 ? "q8" : t == DT_Q4 ? "q4" : "f32";
 }
-static inline Buf buf_at(Buf b, size_t element) {
-    return (Buf){b.ptr ? (char *)b.ptr + element * dtype_bytes(b.dtype) : NULL, b.dtype};
+static inline Buf buf_at(Buf b, size_t element) { /* the first of a block */
+    size_t at = element / dtype_block(b.dtype) * dtype_bytes(b.dtype);
+    return (Buf){b.ptr ? (char *)b.ptr + at : NULL, b.dtype};
 }
 
 /* A weight [O,K] row-major, and the copy of it in the storage type and order that products like to

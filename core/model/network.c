@@ -215,6 +215,14 @@ Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspac
     return tensors_carve(cfg, &net->g, net->grad);
 }
 
+Status network_create_frozen(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
+                             Dtype layers) {
+    if (!dtype_quantized(layers)) return network_create(net, b, cfg, ws, 0);
+    *net = (Network){.b = b, .ws = ws};
+    TRY(weights_create_quantized(&net->w, b, cfg, layers));
+    return place_positions(net, ws->plan.max_length);
+}
+
 void network_release(Network *net) {
     if (!net->b) return;
     Backend *b = net->b;

@@ -61,6 +61,10 @@ typedef struct Network {
  * in the backend's dtype. Weights are zero. */
 Status network_create(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
                       int trainable);
+/* Frozen, with the matrices of its layers stored as `layers`: the backend's dtype, DT_Q8 or DT_Q4.
+ */
+Status network_create_frozen(Network *net, Backend *b, const ModelConfig *cfg, Workspace *ws,
+                             Dtype layers);
 void network_release(Network *net);
 
 Status network_forward(Network *net, const Batch *batch, TokenOutputs *out);

@@ -17,12 +17,17 @@ typedef struct {
         size_t saves;
     } change[PLAN_CHANGES];
     int n_changes;
+    size_t q8_saves; /* what frozen networks would save, and the settings that say so */
+    char q8_settings[80];
 } Plan;
 
 /* CHECKs that there is room for the row. */
 void plan_add(Plan *p, size_t bytes, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 typedef enum { PLAN_FROZEN, PLAN_TRAINED, PLAN_MOMENTS_ON_HOST } PlanKind;
 void plan_network(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, PlanKind kind);
+/* A frozen one that may be quantized (network_create_frozen); `setting` chooses its `layers`. */
+void plan_frozen(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, Dtype layers,
+                 const char *setting);
 /* The workspace of n configs, and the changes to it: never fewer than `least` tokens. */
 Status plan_activations(Plan *p, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, int least);

@@ -22,6 +22,9 @@ const Field stage_fields[] = {
              "instruction set of the CPU kernels"),
     FIELD_OF(StageConfig, dtype, "f32", "f32|bf16",
              "storage of activations and of weights that are read; sums and training in f32"),
+    FIELD_OF(StageConfig, reference_dtype, "same", "same|q8|q4",
+             "storage of the reference's layers: as dtype, or in blocks of 8 or 4 bits"),
+    FIELD_OF(StageConfig, judge_dtype, "same", "same|q8|q4", "likewise of the reward model's"),
     FIELD(StageConfig, batch_invariant, FIELD_BOOL, "false",
           "GPU: a row's bits do not depend on its batch, decoding has training's (slower; a CPU's "
           "never do)"),
@@ -33,6 +36,10 @@ const Field stage_fields[] = {
           "resume with other kernels or another dtype than the checkpoint's"),
 };
 const int stage_n_fields = sizeof stage_fields / sizeof *stage_fields;
+
+Dtype frozen_dtype(const Backend *b, const char *name) {
+    return !strcmp(name, "q8") ? DT_Q8 : !strcmp(name, "q4") ? DT_Q4 : b->dtype;
+}
 
 const Field init_fields[] = {
     FIELD_IN(InitConfig, hidden_size, FIELD_INT, "128", 1, 1 << 17, "C"),

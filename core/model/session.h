@@ -13,6 +13,7 @@ typedef struct {              /* top-level keys of a stage's recipe */
     const char *reward_model; /* ppo: directory, or "gold" for the embedded world's rule */
     const char *reference;    /* ppo, dpo, sft with kl_coef: "" = model */
     const char *device, *kernels, *dtype;
+    const char *reference_dtype, *judge_dtype; /* of frozen models: "same", "q8", "q4" */
     int batch_invariant, threads, memory_limit;
     int dry_run;
     int allow_kernel_change;
@@ -40,6 +41,9 @@ void init_model_config(ModelConfig *m, const InitConfig *init, int vocab);
         FIELD_IN(S, max_steps, FIELD_INT, "0", 0, 1 << 30, "optimizer steps; 0 = all epochs"),     \
         FIELD(S, recompute, FIELD_BOOL, "false",                                                   \
               "compute activations again in the backward, to save memory")
+
+/* What reference_dtype or judge_dtype says, for network_create_frozen. */
+Dtype frozen_dtype(const Backend *b, const char *name);
 
 typedef struct {
     Backend *b;

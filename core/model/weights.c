@@ -60,6 +60,7 @@ static Status visit_one(Walk *walk, Buf *slot, int layer, const char *name, Tens
     CHECK(name);
     info.decay = !info.vector;
     info.offset = walk->offset;
+    info.layer = layer;
     if (layer < 0)
         snprintf(info.name, sizeof info.name, "%s.%s", name, end);
     else
@@ -221,8 +222,9 @@ static Buf mirrored(const Weights *w, Buf of) {
 }
 
 static Mat mat(const Weights *w, Buf of, Buf bias, size_t *used, int O, int K) {
-    Mat m = {.w = of, .packed = buf_at(w->packed, *used), .O = O, .K = K, .bias = bias};
     size_t count = w->b->packed_count(w->b, of.dtype, O, K);
+    Mat m = {.w = of, .packed.dtype = w->packed.dtype, .O = O, .K = K, .bias = bias};
+    if (count) m.packed = buf_at(w->packed, *used);
     if (w->b->mirror && count) {
         m.packed = mirrored(w, of);
         m.bias_packed = mirrored(w, bias);
@@ -250,10 +252,10 @@ static size_t place_mats(Weights *w) {
     return used;
 }
 
-Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtype) {
-    *w = (Weights){.cfg = *cfg, .b = b, .count = tensors_count(cfg)};
-    TRY(b->alloc(b, &w->flat, dtype, w->count, "weights"));
-    TRY(tensors_carve(cfg, &w->t, w->flat));
+/* The products' view, and what products read packed. */
+static Status mats_create(Weights *w) {
+    const ModelConfig *cfg = &w->cfg;
+    Backend *b = w->b;
     w->mats = calloc((size_t)cfg->L, sizeof *w->mats);
     if (!w->mats) return status_fail(E_MEMORY, "no memory for a list of %d layers", cfg->L);
     w->packed = (Buf){NULL, b->dtype};
@@ -264,24 +266,87 @@ Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtyp
     return OK;
 }
 
+Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtype) {
+    *w = (Weights){.cfg = *cfg, .b = b, .count = tensors_count(cfg)};
+    TRY(b->alloc(b, &w->flat, dtype, w->count, "weights"));
+    TRY(tensors_carve(cfg, &w->t, w->flat));
+    return mats_create(w);
+}
+
+/* --- quantized --- */
+
+static int is_quantizable(const TensorInfo *info) {
+    return info->layer >= 0 && !info->vector;
+}
+
+typedef struct { /* two ranges instead of one, each in the order of the list */
+    Weights *w;
+    size_t count, quantized_count;
+} TwoRanges;
+
+static Status place_in_two(void *ctx, const TensorInfo *info, Buf *slot) {
+    TwoRanges *t = ctx;
+    int quantized = is_quantizable(info);
+    size_t *at = quantized ? &t->quantized_count : &t->count;
+    if (quantized && info->cols % QUANT_BLOCK)
+        return status_fail(E_USAGE,
+                           "%s has rows of %d numbers: they cannot be stored as %s, whose blocks "
+                           "have %d",
+                           info->name, info->cols, dtype_name(t->w->quantized.dtype), QUANT_BLOCK);
+    *slot = buf_at(quantized ? t->w->quantized : t->w->flat, *at);
+    *at += (size_t)info->rows * (size_t)info->cols;
+    return OK;
+}
+
+Status weights_create_quantized(Weights *w, Backend *b, const ModelConfig *cfg, Dtype layers) {
+    *w = (Weights){.cfg = *cfg, .b = b, .flat.dtype = b->dtype, .quantized.dtype = layers};
+    TwoRanges counts = {.w = w}, places = {.w = w};
+    TRY(layers_create(cfg, &w->t));
+    TRY(tensors_visit(cfg, &w->t, place_in_two, &counts));
+    w->count = counts.count;
+    w->quantized_count = counts.quantized_count;
+    TRY(b->alloc(b, &w->flat, b->dtype, w->count, "weights"));
+    TRY(b->alloc(b, &w->quantized, layers, w->quantized_count, "quantized weights"));
+    TRY(tensors_visit(cfg, &w->t, place_in_two, &places));
+    return mats_create(w);
+}
+
+static Status count_quantizable(void *ctx, const TensorInfo *info, Buf *slot) {
+    (void)slot;
+    if (is_quantizable(info)) *(size_t *)ctx += (size_t)info->rows * (size_t)info->cols;
+    return OK;
+}
+
+size_t weights_quantized_count(const ModelConfig *m) {
+    size_t count = 0;
+    Tensors t = {0};
+    if (layers_create(m, &t) == OK) tensors_visit(m, &t, count_quantizable, &count);
+    tensors_release(&t);
+    return count;
+}
+
 void weights_release(Weights *w) {
     if (!w->b) return;
     w->b->release(w->b, &w->flat);
     w->b->release(w->b, &w->packed);
+    w->b->release(w->b, &w->quantized);
     tensors_release(&w->t);
     free(w->mats);
     *w = (Weights){0};
 }
 
+static void pack(Weights *w, Mat m) {
+    if (m.packed.ptr) w->b->pack(w->b, m);
+}
+
 void weights_pack(Weights *w) {
-    if (!w->packed.ptr) return;
     for (int l = 0; l < w->cfg.L; l++) {
-        w->b->pack(w->b, w->mats[l].qkv);
-        w->b->pack(w->b, w->mats[l].o);
-        w->b->pack(w->b, w->mats[l].gate_up);
-        w->b->pack(w->b, w->mats[l].down);
+        pack(w, w->mats[l].qkv);
+        pack(w, w->mats[l].o);
+        pack(w, w->mats[l].gate_up);
+        pack(w, w->mats[l].down);
     }
-    if (w->cfg.lm_head) w->b->pack(w->b, w->head);
+    if (w->cfg.lm_head) pack(w, w->head);
 }
 
 Status weights_init_tensor(Weights *w, const TensorInfo *info, Buf slot, uint64_t seed, int index) {
@@ -322,10 +387,16 @@ Status weights_hash(const Weights *w, uint64_t *hash) {
     float *host = malloc(PIECE * sizeof *host);
     if (!host) return status_fail(E_MEMORY, "no memory to hash weights");
     *hash = 0;
-    for (size_t at = 0; at < w->count; at += PIECE) {
-        size_t n = w->count - at < PIECE ? w->count - at : PIECE;
-        w->b->download(w->b, host, buf_at(w->flat, at), n);
-        *hash = file_hash(host, n * sizeof *host, *hash);
+    const struct {
+        Buf range;
+        size_t count;
+    } all[] = {{w->flat, w->count}, {w->quantized, w->quantized_count}};
+    for (int i = 0; i < 2; i++) {
+        for (size_t at = 0; at < all[i].count; at += PIECE) {
+            size_t n = all[i].count - at < PIECE ? all[i].count - at : PIECE;
+            w->b->download(w->b, host, buf_at(all[i].range, at), n);
+            *hash = file_hash(host, n * sizeof *host, *hash);
+        }
     }
     free(host);
     return OK;

@@ -38,6 +38,7 @@ typedef struct {
     int rows, cols; /* cols 1 for vectors; rows x cols elements */
     int vector;     /* one-dimensional in files */
     int decay;      /* takes part in weight decay */
+    int layer;      /* whose it is, -1 none */
     FileOrder order;
     TensorInit init;
     size_t offset; /* first element in the flat range */
@@ -63,6 +64,8 @@ typedef struct {
     Backend *b;
     Buf flat, packed;
     size_t count;
+    Buf quantized; /* the matrices of the layers, where those are */
+    size_t quantized_count;
     Tensors t;
     LayerMats *mats; /* [L] */
     Mat head;
@@ -71,6 +74,10 @@ typedef struct {
 /* Zeroed weights on the backend, stored as `dtype`: f32 what is trained or written to files, the
  * backend's own what is only read. E_MEMORY. */
 Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtype);
+/* The same, only to be read, with the matrices of the layers in blocks of `layers` (DT_Q8, DT_Q4).
+ * E_USAGE where a row is not of whole blocks. */
+Status weights_create_quantized(Weights *w, Backend *b, const ModelConfig *cfg, Dtype layers);
+size_t weights_quantized_count(const ModelConfig *m); /* elements of those matrices */
 void weights_release(Weights *w);
 /* To be called after the weights changed: renews the packed copies. */
 void weights_pack(Weights *w);

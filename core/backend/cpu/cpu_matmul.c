@@ -229,7 +229,21 @@ static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
         pack_rows(p, 0, m0, m1, k0, kc);
 }
 
+static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, int kc) {
+    float v[QUANT_BLOCK], *to = b_block();
+    for (int n = panel0 * NR; n < panel1 * NR; n += NR, to += (size_t)kc * NR)
+        for (int j = 0; j < NR; j++)
+            for (int k = 0; k < kc; k += QUANT_BLOCK) {
+                quantized_block(v, p, n + j, k0 + k);
+                for (int i = 0; i < QUANT_BLOCK; i++) to[(size_t)(k + i) * NR + j] = v[i];
+            }
+}
+
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
+    if (dtype_quantized(p->B.dtype)) {
+        unpack_quantized(p, panel0, panel1, k0, kc);
+        return;
+    }
     for (int panel = panel0; panel < panel1; panel++) {
         float *to = b_block() + (size_t)(panel - panel0) * kc * NR;
         int n0 = panel * NR, n = p->N - n0 < NR ? p->N - n0 : NR;
@@ -307,7 +321,7 @@ static void product_sizes(Product *p) {
 
 static size_t packed_count(Backend *b, Dtype w, int O, int K) {
     (void)b;
-    (void)w;
+    if (dtype_quantized(w)) return 0; /* unpacked block by block, on the way */
     return (size_t)((O + NR - 1) / NR) * NR * K;
 }
 

@@ -110,8 +110,27 @@ static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
                 a_tile(to, p, m + half, m1 - m - half, k0 + k, kc - k);
 }
 
+static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, int kc) {
+    uint16_t *to = b_block();
+    _Alignas(64) uint16_t columns[TILE];
+    float v[STEP];
+    for (int panel = panel0; panel < panel1; panel++)
+        for (int k = 0; k < kc; k += STEP)
+            for (int half = 0; half < NR; half += 16, to += TILE) {
+                for (int j = 0; j < 16; j++) {
+                    quantized_block(v, p, panel * NR + half + j, k0 + k);
+                    row_of_tile(columns + j * STEP, (Buf){v, DT_F32}, 0, STEP);
+                }
+                transpose_words(as_words(to), as_words(columns));
+            }
+}
+
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
     uint32_t *to = as_words(b_block());
+    if (dtype_quantized(p->B.dtype)) {
+        unpack_quantized(p, panel0, panel1, k0, kc);
+        return;
+    }
     for (int panel = panel0; panel < panel1; panel++) {
         for (int k = 0; k < kc; k += STEP) {
             for (int half = 0; half < NR; half += 16) {
@@ -127,7 +146,7 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
 
 static size_t packed_count(Backend *b, Dtype w, int O, int K) {
     (void)b;
-    (void)w;
+    if (dtype_quantized(w)) return 0; /* unpacked block by block, on the way */
     return (size_t)ceil_div(O, NR) * NR * (size_t)ceil_div(K, STEP) * STEP;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/backend/cpu/act.h"
+#include "core/backend/quant.h"
 #include "core/base/memory.h"
 #include "core/base/threads.h"
 
@@ -38,7 +39,8 @@ static Status alloc(Backend *b, Buf *out, Dtype dtype, size_t count, const char 
     (void)b;
     size_t bytes;
     *out = (Buf){NULL, dtype};
-    TRY(memory_mul(&bytes, count, dtype_bytes(dtype), what));
+    CHECK(count % dtype_block(dtype) == 0);
+    TRY(memory_mul(&bytes, count / dtype_block(dtype), dtype_bytes(dtype), what));
     return memory_alloc(&out->ptr, bytes, what);
 }
 
@@ -91,6 +93,8 @@ static void upload(Backend *b, Buf to, const void *from, size_t count) {
     if (to.dtype == DT_BF16) {
         Convert c = {(float *)from, bf16(to), count};
         CPU(parallel)(chunks(count), 8, narrow_range, &c);
+    } else if (dtype_quantized(to.dtype)) {
+        quantize(to.ptr, to.dtype, from, count);
     } else if (count) {
         memcpy(to.ptr, from, count * dtype_bytes(to.dtype));
     }
@@ -101,6 +105,8 @@ static void download(Backend *b, void *to, Buf from, size_t count) {
     if (from.dtype == DT_BF16) {
         Convert c = {to, bf16(from), count};
         CPU(parallel)(chunks(count), 8, widen_range, &c);
+    } else if (dtype_quantized(from.dtype)) {
+        dequantize(to, from.ptr, from.dtype, count);
     } else if (count) {
         memcpy(to, from.ptr, count * dtype_bytes(from.dtype));
     }

@@ -8,12 +8,13 @@
 #define PRODUCT_H
 
 #include "core/backend/cpu/act.h"
+#include "core/backend/quant.h"
 #include "core/base/threads.h"
 
 enum { IN_BF16 = sizeof(act) == 2 };
 
 typedef struct {
-    Buf C, A, B;       /* f32 or bf16 each; B row-major, or NULL when `packed` is given */
+    Buf C, A, B;       /* f32 or bf16 each; B row-major, or quantized [N,K]; or `packed` is given */
     int weights;       /* B is of weights, which are rounded where activations are */
     const act *packed; /* panels of nr columns, as the file orders them */
     int M, N, K, ldc;
@@ -26,6 +27,14 @@ typedef struct {
     int mr, nr, kc, a_room, patch_room, tiles_f32;
     int row_step, panel_step, row_items; /* of an item */
 } Product;
+
+/* The block of quantized B from k on of column n; 0 behind the last column. */
+static inline void quantized_block(float v[QUANT_BLOCK], const Product *p, int n, int k) {
+    if (n < p->N)
+        dequantize(v, buf_at(p->B, (size_t)n * p->K + k).ptr, p->B.dtype, QUANT_BLOCK);
+    else
+        memset(v, 0, QUANT_BLOCK * sizeof *v);
+}
 
 static int ceil_div(int a, int b) {
     return (a + b - 1) / b;
@@ -125,6 +134,7 @@ static void matmul_forward(Backend *b, Buf y, Buf x, Mat w, int N) {
     (void)b;
     Product p = {.C = y,
                  .A = x,
+                 .B = w.w, /* read where there is no packed copy */
                  .packed = acts(w.packed),
                  .M = N,
                  .N = w.O,

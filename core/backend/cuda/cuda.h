@@ -14,6 +14,7 @@
 extern "C" {
 #include "core/backend/backend.h"
 #include "core/backend/cuda/geometry.h"
+#include "core/backend/quant.h"
 }
 
 struct Product; /* cuda_product.h */

@@ -35,7 +35,8 @@ static Status alloc(Backend *page, Buf *out, Dtype dtype, size_t count, const ch
     *out = Buf{NULL, dtype};
     CHECK(!memory_frozen());
     cuda_forget_recordings(b);
-    TRY(memory_mul(&bytes, count, dtype_bytes(dtype), what));
+    CHECK(count % dtype_block(dtype) == 0);
+    TRY(memory_mul(&bytes, count / dtype_block(dtype), dtype_bytes(dtype), what));
     if (cudaMalloc(&out->ptr, bytes ? bytes : 1) != cudaSuccess) {
         size_t free_bytes = 0, total = 0;
         cudaGetLastError(); /* an allocation that failed must not fail the next launch */
@@ -55,7 +56,8 @@ static Status alloc_host(Backend *page, Buf *out, Dtype dtype, size_t count, con
     size_t bytes;
     *out = Buf{NULL, dtype};
     CHECK(!memory_frozen() && b->n_host_memory < HOST_ALLOCATIONS_MAX);
-    TRY(memory_mul(&bytes, count, dtype_bytes(dtype), what));
+    CHECK(count % dtype_block(dtype) == 0);
+    TRY(memory_mul(&bytes, count / dtype_block(dtype), dtype_bytes(dtype), what));
     if (cudaMallocHost(&out->ptr, bytes ? bytes : 1) != cudaSuccess) {
         cudaGetLastError();
         out->ptr = NULL;
@@ -96,7 +98,10 @@ static size_t memory_free(Backend *page) {
 }
 
 static size_t host_bytes(Dtype t) { /* of one element on the host's side */
-    return t == DT_BF16 ? sizeof(float) : dtype_bytes(t);
+    return t == DT_BF16 || dtype_quantized(t) ? sizeof(float) : dtype_bytes(t);
+}
+static size_t device_bytes(Dtype t, size_t count) {
+    return count / dtype_block(t) * dtype_bytes(t);
 }
 
 static uint16_t round_to_bf16(float x) { /* nearest even; NaN stays NaN */
@@ -107,6 +112,10 @@ static uint16_t round_to_bf16(float x) { /* nearest even; NaN stays NaN */
 }
 
 static void to_device_layout(void *to, const void *from, size_t count, Dtype t) {
+    if (dtype_quantized(t)) {
+        quantize(to, t, (const float *)from, count);
+        return;
+    }
     if (t != DT_BF16) {
         memcpy(to, from, count * dtype_bytes(t));
         return;
@@ -116,6 +125,10 @@ static void to_device_layout(void *to, const void *from, size_t count, Dtype t) 
 }
 
 static void to_host_layout(void *to, const void *from, size_t count, Dtype t) {
+    if (dtype_quantized(t)) {
+        dequantize((float *)to, from, t, count);
+        return;
+    }
     if (t != DT_BF16) {
         memcpy(to, from, count * dtype_bytes(t));
         return;
@@ -142,7 +155,7 @@ static void upload(Backend *page, Buf to, const void *from, size_t count) {
     CudaBackend *b = cuda(page);
     CHECK(!b->capturing);
     for (size_t at = 0; at < count; at += PIECE) {
-        size_t n = count - at < PIECE ? count - at : PIECE, bytes = n * dtype_bytes(to.dtype);
+        size_t n = count - at < PIECE ? count - at : PIECE, bytes = device_bytes(to.dtype, n);
         char *host = stage(b, bytes);
         to_device_layout(host, (const char *)from + at * host_bytes(to.dtype), n, to.dtype);
         check(b, cudaMemcpyAsync(buf_at(to, at).ptr, host, bytes, cudaMemcpyDefault, b->stream),
@@ -154,7 +167,7 @@ static void download(Backend *page, void *to, Buf from, size_t count) {
     CudaBackend *b = cuda(page);
     CHECK(!b->capturing);
     for (size_t at = 0; at < count; at += PIECE) {
-        size_t n = count - at < PIECE ? count - at : PIECE, bytes = n * dtype_bytes(from.dtype);
+        size_t n = count - at < PIECE ? count - at : PIECE, bytes = device_bytes(from.dtype, n);
         char *host = stage(b, bytes);
         check(b, cudaMemcpyAsync(host, buf_at(from, at).ptr, bytes, cudaMemcpyDefault, b->stream),
               "a download");
