@@ -19,8 +19,8 @@ static inline ModelConfig model_of_family(Family f, const ModelConfig *sizes) {
     if (m.attn_softcap > 0.0f) m.attn_softcap = 2.0f, m.final_softcap = 3.0f;
     if (f == FAMILY_GPT_NEOX) m.rotated = 4;
     for (int l = 0; m.learned_positions && l < m.L; l++) layer_set(m.unrotated, l);
-    m.sliding_window = row->layer_windows ? 7 : 0;
-    if (row->layer_windows) layer_set(m.windowed, 0);
+    m.sliding_window = family_windows_by_layer(f) ? 7 : 0;
+    if (family_windows_by_layer(f)) layer_set(m.windowed, 0);
     return m;
 }
 

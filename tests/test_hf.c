@@ -337,7 +337,7 @@ static void test_other_families_are_written_and_read_back(void **state) {
         for (int l = 0; cfg.learned_positions && l < cfg.L; l++) layer_set(cfg.unrotated, l);
         if (cfg.sliding_window) cfg.windowed[0] = f == FAMILY_GEMMA2 ? 5 : 7;
         expect_written(cfg);
-        if (row->layer_windows) {
+        if (family_windows_by_layer((Family)f)) {
             cfg.windowed[0] = 4, cfg.sliding_window = 9;
             expect_written(cfg);
             cfg.query_scalar = 24;
@@ -553,6 +553,8 @@ static void test_config_rules_refuse(void **state) {
          "short_factor"},
         {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"dynamic\"}", "factor"},
         {"\"rope_scaling\": null", "\"partial_rotary_factor\": 1.2", "partial_rotary_factor"},
+        {"\"model_type\": \"llama\"", "\"model_type\": \"mistral\", \"sliding_window\": 2000000000",
+         "sliding_window"},
         {"\"rope_scaling\": null", "\"rope_scaling\": 2", "must be an object"},
         {"\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"},
         {"\"rope_scaling\": null", "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}",
@@ -573,6 +575,7 @@ static void test_config_rules_refuse(void **state) {
          "\"full_attention\"]",
          "contradicts"},
         {"\"llama\"", "\"gemma3_text\", \"sliding_window_pattern\": 0", "sliding_window_pattern"},
+        {"\"llama\"", "\"gemma2\", \"sliding_window\": null", "sliding_window must be set"},
         {"\"llama\"", "\"gemma3_text\", \"final_logit_softcapping\": 30",
          "final_logit_softcapping"},
         {"\"llama\"", "\"gemma2\", \"query_pre_attn_scalar\": 0", "query_pre_attn_scalar"},

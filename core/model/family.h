@@ -18,6 +18,13 @@ typedef enum {
     FILE_INTERLEAVED, /* GPT-NeoX's query_key_value: q, k and v of each head in turn */
 } FileOrder;
 
+typedef enum { /* which layers have a sliding window, where there is one */
+               WINDOW_NONE,
+               WINDOW_ALL,
+               WINDOW_SWITCHED, /* behind use_sliding_window, and some */
+               WINDOW_PATTERN   /* all but every so manieth */
+} WindowKind;
+
 typedef struct {
     const char *type;             /* model_type */
     const char *causal, *scorer;  /* the architectures with a language-model and a score head */
@@ -25,12 +32,15 @@ typedef struct {
     int NKV;                      /* default: as many as query heads where 0 */
     int HS;                       /* default: hidden size by query heads where 0 */
     int attention_bias, mlp_bias; /* has the key */
-    int layer_windows;            /* layer_types may differ from layer to layer */
-    FileOrder linear, qkv;        /* how its files hold matrices of layers */
+    WindowKind windows;
+    FileOrder linear, qkv; /* how its files hold matrices of layers */
     const TensorNames *names;
 } FamilyRow;
 
 const FamilyRow *family_row(Family f);
+static inline int family_windows_by_layer(Family f) { /* its configs have layer_types */
+    return family_row(f)->windows >= WINDOW_SWITCHED;
+}
 /* The family called `type` in config.json, -1 none. */
 int family_find(const char *type);
 

@@ -46,9 +46,17 @@ static Status read_family(ModelConfig *m, const JsonDoc *doc, const Json *root) 
     return s;
 }
 
+static Status must_be(const JsonDoc *doc, const Json *root, const char *key, int wanted,
+                      const ModelConfig *m) {
+    const Json *n = json_get(root, key);
+    if (!hf_is_set(n) || (json_type(n) == JSON_BOOL && json_bool(n) == wanted)) return OK;
+    return json_fail(doc, n, "%s is %s: not supported for %s", key, wanted ? "false" : "true",
+                     family_row(m->family)->type);
+}
+
 /* layer_types, where there are any: which layers have the window. */
 static Status read_layer_types(ModelConfig *m, const JsonDoc *doc, const Json *types) {
-    int l = 0, own = family_row(m->family)->layer_windows;
+    int l = 0;
     LayerSet said = {0};
     if (json_type(types) != JSON_ARRAY || json_size(types) != m->L)
         return json_fail(doc, types, "layer_types must name a type for each of %d layers", m->L);
@@ -63,7 +71,7 @@ static Status read_layer_types(ModelConfig *m, const JsonDoc *doc, const Json *t
             return json_fail(doc, e, "layer_types: \"sliding_attention\" without a sliding_window");
         if (windowed) layer_set(said, l);
     }
-    if (!own && memcmp(said, m->windowed, sizeof said))
+    if (!family_windows_by_layer(m->family) && memcmp(said, m->windowed, sizeof said))
         return json_fail(doc, types, "layer_types contradicts sliding_window");
     memcpy(m->windowed, said, sizeof said);
     return OK;
@@ -71,56 +79,52 @@ static Status read_layer_types(ModelConfig *m, const JsonDoc *doc, const Json *t
 
 /* The class's own choice of layers, where layer_types does not say. */
 static Status choose_windowed(ModelConfig *m, const JsonDoc *doc, const Json *root) {
-    int full = m->family == FAMILY_GEMMA2 ? 2 : 6, first = 28;
+    WindowKind kind = family_row(m->family)->windows;
+    int pattern = m->family == FAMILY_GEMMA2 ? 2 : 6, first = 28;
     if (m->family == FAMILY_GEMMA3)
-        TRY(json_get_int(doc, root, "sliding_window_pattern", JSON_OPTIONAL, &full));
-    if (full < 1)
+        TRY(json_get_int(doc, root, "sliding_window_pattern", JSON_OPTIONAL, &pattern));
+    if (pattern < 1)
         return json_fail(doc, json_get(root, "sliding_window_pattern"),
                          "sliding_window_pattern must be above 0");
-    if (m->family == FAMILY_QWEN2 || m->family == FAMILY_QWEN3)
+    if (kind == WINDOW_SWITCHED)
         TRY(json_get_int(doc, root, "max_window_layers", JSON_OPTIONAL, &first));
     for (int l = 0; l < m->L; l++) {
         int windowed = 1;
-        if (m->family == FAMILY_GEMMA2 || m->family == FAMILY_GEMMA3)
-            windowed = (l + 1) % full != 0;
-        if (m->family == FAMILY_QWEN2 || m->family == FAMILY_QWEN3) windowed = l >= first;
-        if (m->family == FAMILY_SMOLLM3) windowed = !config_rotates(m, l);
+        if (kind == WINDOW_PATTERN) windowed = (l + 1) % pattern != 0;
+        if (kind == WINDOW_SWITCHED)
+            windowed = m->family == FAMILY_SMOLLM3 ? !config_rotates(m, l) : l >= first;
         if (windowed) layer_set(m->windowed, l);
     }
     return OK;
 }
 
-static Status read_window(ModelConfig *m, const JsonDoc *doc, const Json *root) {
-    const Json *window = json_get(root, "sliding_window"), *types = json_get(root, "layer_types");
-    int has_switch = m->family >= FAMILY_QWEN2 && m->family <= FAMILY_SMOLLM3, on = !has_switch;
-    int has_window = m->family == FAMILY_MISTRAL || m->family == FAMILY_GEMMA2 ||
-                     m->family == FAMILY_GEMMA3 || m->family == FAMILY_PHI3 || has_switch;
-    TRY(json_get_bool(doc, root, "use_sliding_window", JSON_OPTIONAL, &on));
-    if (on && !has_switch && json_get(root, "use_sliding_window"))
-        return json_fail(doc, json_get(root, "use_sliding_window"),
-                         "use_sliding_window is true: not supported for %s",
-                         family_row(m->family)->type);
-    if (has_switch && m->family != FAMILY_SMOLLM3) m->sliding_window = 4096;
-    if (window) m->sliding_window = 0;
-    if (hf_is_set(window) && on && !has_window)
+/* 0 where it is off: qwen's needs a switch beside it. */
+static Status read_window_size(ModelConfig *m, const JsonDoc *doc, const Json *root) {
+    const Json *window = json_get(root, "sliding_window");
+    WindowKind kind = family_row(m->family)->windows;
+    int on = kind != WINDOW_SWITCHED;
+    if (kind != WINDOW_SWITCHED) TRY(must_be(doc, root, "use_sliding_window", 0, m));
+    if (kind == WINDOW_SWITCHED)
+        TRY(json_get_bool(doc, root, "use_sliding_window", JSON_OPTIONAL, &on));
+    if (kind == WINDOW_SWITCHED && m->family != FAMILY_SMOLLM3) m->sliding_window = 4096;
+    if (window || !on) m->sliding_window = 0;
+    if (!hf_is_set(window) || !on) return OK;
+    if (kind == WINDOW_NONE)
         return json_fail(doc, window, "sliding_window is set: not supported for %s",
                          family_row(m->family)->type);
-    if (hf_is_set(window) && on) {
-        TRY(json_get_int(doc, root, "sliding_window", JSON_REQUIRED, &m->sliding_window));
-        if (m->sliding_window < 1)
-            return json_fail(doc, window, "sliding_window must be above 0, or null");
-    }
-    if (!on) m->sliding_window = 0;
-    if (m->sliding_window) TRY(choose_windowed(m, doc, root));
-    return hf_is_set(types) ? read_layer_types(m, doc, types) : OK;
+    TRY(json_get_int(doc, root, "sliding_window", JSON_REQUIRED, &m->sliding_window));
+    if (m->sliding_window > 0) return OK;
+    return json_fail(doc, window, "sliding_window must be above 0, or null");
 }
 
-static Status must_be(const JsonDoc *doc, const Json *root, const char *key, int wanted,
-                      const ModelConfig *m) {
-    const Json *n = json_get(root, key);
-    if (!hf_is_set(n) || (json_type(n) == JSON_BOOL && json_bool(n) == wanted)) return OK;
-    return json_fail(doc, n, "%s is %s: not supported for %s", key, wanted ? "false" : "true",
-                     family_row(m->family)->type);
+static Status read_window(ModelConfig *m, const JsonDoc *doc, const Json *root) {
+    const Json *types = json_get(root, "layer_types");
+    TRY(read_window_size(m, doc, root));
+    if (m->sliding_window) TRY(choose_windowed(m, doc, root));
+    if (!m->sliding_window && family_row(m->family)->windows == WINDOW_PATTERN)
+        return json_fail(doc, json_get(root, "sliding_window"),
+                         "sliding_window must be set: some layers have no other reach");
+    return hf_is_set(types) ? read_layer_types(m, doc, types) : OK;
 }
 
 /* Keys that change the mathematics and that we do not compute: refused unless they say "off". */

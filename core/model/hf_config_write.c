@@ -50,17 +50,17 @@ static void put_pattern(Text *t, const ModelConfig *m) {
 
 /* which layers have the window: transformers 5 reads the list, 4 the older keys */
 static void put_windows(Text *t, const ModelConfig *m) {
-    int gemma = m->family == FAMILY_GEMMA2 || m->family == FAMILY_GEMMA3, first = 0;
-    int one_for_all = m->family == FAMILY_MISTRAL || m->family == FAMILY_PHI3;
-    if (!one_for_all && !family_row(m->family)->layer_windows) return;
-    if (!gemma && !one_for_all) put_bool(t, "use_sliding_window", m->sliding_window > 0);
+    WindowKind kind = family_row(m->family)->windows;
+    int first = 0;
+    if (kind == WINDOW_NONE) return;
+    if (kind == WINDOW_SWITCHED) put_bool(t, "use_sliding_window", m->sliding_window > 0);
     if (m->sliding_window)
         put_int(t, "sliding_window", m->sliding_window);
     else
         text_add(t, ",\n  \"sliding_window\": null");
-    if (one_for_all) return;
+    if (kind == WINDOW_ALL) return;
     while (first < m->L && !config_window(m, first)) first++;
-    if (m->family == FAMILY_QWEN2 || m->family == FAMILY_QWEN3)
+    if (kind == WINDOW_SWITCHED && m->family != FAMILY_SMOLLM3)
         put_int(t, "max_window_layers", first);
     if (m->family == FAMILY_GEMMA3) put_pattern(t, m);
     text_add(t, ",\n  \"layer_types\": [");

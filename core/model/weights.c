@@ -23,6 +23,7 @@ Status config_check(const ModelConfig *m, const char *what) {
         {"head_dim", m->HS, 2, 256},
         {"intermediate_size", m->FF, 1, 1 << 18},
         {"max_position_embeddings", m->max_positions, 1, 1 << 24},
+        {"sliding_window", m->sliding_window, 0, 1 << 24},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         if (rules[i].value < rules[i].min || rules[i].value > rules[i].max)

@@ -43,6 +43,7 @@ void CPU(page)(Backend *b);
 void CPU(memory_page)(Backend *b);
 void CPU(matmul_page)(Backend *b);
 void CPU(layers_page)(Backend *b);
+void CPU(norm_page)(Backend *b);
 void CPU(attention_page)(Backend *b);
 void CPU(head_page)(Backend *b);
 void CPU(optim_page)(Backend *b);

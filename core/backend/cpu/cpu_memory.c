@@ -202,6 +202,7 @@ void CPU(page)(Backend *b) {
     CPU(memory_page)(b);
     CPU(matmul_page)(b);
     CPU(layers_page)(b);
+    CPU(norm_page)(b);
     CPU(attention_page)(b);
     CPU(head_page)(b);
     CPU(optim_page)(b);

@@ -75,6 +75,7 @@ void cuda_forget_recordings(CudaBackend *b);
 void cuda_memory_page(Backend *b);
 void cuda_matmul_page(Backend *b);
 void cuda_layers_page(Backend *b);
+void cuda_norm_page(Backend *b);
 void cuda_attention_page(Backend *b);
 void cuda_decode_page(Backend *b);
 void cuda_head_page(Backend *b);

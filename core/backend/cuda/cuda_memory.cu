@@ -320,6 +320,7 @@ Status cuda_create(Backend **out, int device, Dtype dtype, int invariant) {
     cuda_memory_page(&b->page);
     cuda_matmul_page(&b->page);
     cuda_layers_page(&b->page);
+    cuda_norm_page(&b->page);
     cuda_attention_page(&b->page);
     cuda_decode_page(&b->page);
     cuda_head_page(&b->page);
