@@ -35,14 +35,16 @@ void fuzz_safetensors(const uint8_t *data, size_t size) {
 
 /* Beside the index lie two shards, so that names in it can be right. */
 void fuzz_index(const uint8_t *data, size_t size) {
-    static const char header[] =
-        "\x38\0\0\0\0\0\0\0"
-        "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}    x";
-    Text types = {0};
+    static const char header[] = "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
+    static const uint64_t len = sizeof header - 1;
+    Text types = {0}, shard = {0};
     static int there;
     if (!there++) {
-        fuzz_file("a.safetensors", header, sizeof header - 1);
-        fuzz_file("b.safetensors", header, sizeof header - 1);
+        text_add_bytes(&shard, (const char *)&len, 8);
+        text_addf(&shard, "%sx", header);
+        fuzz_file("a.safetensors", shard.s, shard.len);
+        fuzz_file("b.safetensors", shard.s, shard.len);
+        text_release(&shard);
     }
     fuzz_file("model.safetensors.index.json", data, size);
     model_storage(&types, fuzz_path(""));

@@ -85,7 +85,7 @@ put("stream", "zst", subprocess.run(["zstd", "-c"], input=text, capture_output=T
 put("stream", "parquet", b"PAR1\x15\x04")
 
 # recipes
-put("recipe", "sft", '{ // a comment\n"verb":"sft","model":"m","run":{"dir":"r","seed":18446744073709551615},"data":{"train":["a","b"],'
+put("recipe", "sft", '{ // a comment\n"verb":"sft","model":"m","run":{"dir":"r","seed":"18446744073709551615"},"data":{"train":["a","b"],'
                      '"weights":["1","2"]},"init":{"rope_theta":1e4},"sft":{"learning_rate":2e-5,"batch_size":8}}')
 put("recipe", "wrong", '{"sft":{"learning_rate":"x","lr":1},"stages":[]}')
 
