@@ -83,6 +83,7 @@ static Status remember(Chat *k, const char *text, size_t len) {
 
 /* The first n of what was said. */
 static void forget_first(Chat *k, int n) {
+    if (!n) return;
     for (int i = 0; i < n; i++) free(k->said[i]);
     k->n -= n;
     memmove(k->said, k->said + n, (size_t)k->n * sizeof *k->said);
