@@ -70,14 +70,15 @@ static const Trainer trainers[] = {
     {"eval", "evaluate a reward model on pairs, or a policy on prompts", eval_fields,
      &eval_n_fields, run_eval},
 };
-enum { N_TRAINERS = sizeof trainers / sizeof *trainers, N_SECTIONS = 5 };
+enum { N_TRAINERS = sizeof trainers / sizeof *trainers, N_SECTIONS = 6 };
 
 static void sections_of(Section out[N_SECTIONS], const Trainer *t, Stage *s, TrainerConfig *c) {
     out[0] = (Section){"", stage_fields, stage_n_fields, &s->cfg};
     out[1] = (Section){"run", run_fields, run_n_fields, &s->run};
     out[2] = (Section){"data", data_fields, data_n_fields, &s->data};
     out[3] = (Section){"init", init_fields, init_n_fields, &s->init};
-    out[4] = (Section){t->verb, t->fields, *t->n_fields, c};
+    out[4] = (Section){"alarms", alarm_fields, alarm_n_fields, &s->run.alarms};
+    out[5] = (Section){t->verb, t->fields, *t->n_fields, c};
 }
 
 static Status trainer_run(const Trainer *t, const JsonDoc *recipe, int argc, char **argv,

@@ -283,6 +283,7 @@ static Status dpo_step(Dpo *d, Metrics *m) {
     d->state.samples += (uint64_t)cfg->batch_size;
     put_metrics(m, train_names, &stats, cfg->sft_coef);
     metrics_set(m, "grad_norm", norm);
+    metrics_set(m, "optimizer/skipped", d->optim.skipped);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)d->state.position / d->data.order.total);
     return OK;

@@ -47,10 +47,15 @@ static Status act(Ppo *p) {
 }
 
 /* raw -> normalise -> clip -> minus the price of not ending */
-static void shape_scores(Ppo *p) {
+static Status shape_scores(Ppo *p) {
     PpoState *s = &p->state;
     const char *how = p->cfg->normalize_score;
     int first = s->step == 0, running = !strcmp(how, "running");
+    for (int i = 0; i < p->S; i++) /* clipping would make a number of it */
+        if (!isfinite(p->raw_score[i]))
+            return status_fail(E_NUMERIC,
+                               "step %d: the judge's score of response %d is not a finite number",
+                               s->step + 1, i);
     if (running || (first && !strcmp(how, "initial"))) {
         for (int i = 0; i < p->S; i++) {
             double d = p->raw_score[i] - s->score_mean;
@@ -66,6 +71,7 @@ static void shape_scores(Ppo *p) {
         if (p->rollout.stop[i] != STOP_EOS) r -= p->cfg->missing_eos_penalty;
         p->score[i] = (float)r;
     }
+    return OK;
 }
 
 /* 2. judge: what does pi_ref think of y, and how good is it? */
@@ -73,8 +79,7 @@ static Status judge(Ppo *p) {
     TRY(packed_forward(&p->rollout.seq, &p->reference, p->micro_tokens, p->cfg->temperature,
                        &(TokenOutputs){.logp = p->logp_ref}));
     TRY(judge_score(&p->judge, &p->rollout, p->rows, p->tokenizer, p->raw_score));
-    shape_scores(p);
-    return OK;
+    return shape_scores(p);
 }
 
 /* What quantizing the reference and the judge costs: at the first step actor and critic still are
@@ -320,6 +325,7 @@ static Status ppo_step(Ppo *p, Metrics *m) {
     credit(p);
     put_rollout_metrics(p, m);
     quantization_drift(p, m);
+    TRY(ppo_health(p, m));
     t[3] = clock_seconds();
     TRY(improve(p, m));
     t[4] = clock_seconds();
@@ -392,6 +398,11 @@ static Status ppo_loop(Ppo *p) {
     PolicyResult result = {0};
     progress_begin(&progress, "ppo", p->state.step, p->steps, cfg->log_every);
     run_signals();
+    run_facts(run,
+              &(AlarmFacts){.kl_target = p->cfg->kl_target,
+                            .exact_logp = p->session.b->exact_decode,
+                            .kl_begins_at_0 = p->starts_from_reference &&
+                                              !dtype_quantized(p->reference.w.quantized.dtype)});
     memory_freeze();
     if (!p->state.step) {
         Metrics m;

@@ -64,6 +64,8 @@ typedef struct {
  * --dry-run it ends after the plan. To be released in any case. */
 Status ppo_create(Ppo *p);
 void ppo_release(Ppo *p);
+/* The rollout's figures that alarms watch (core/run/alarms.h); after credit was given. */
+Status ppo_health(const Ppo *p, Metrics *m);
 /* Everything that a resume needs, as one checkpoint. */
 Status ppo_save(Ppo *p);
 

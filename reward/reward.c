@@ -172,6 +172,7 @@ static Status reward_step(Reward *r, Metrics *m) {
     metrics_set(m, "mean_reward", stats.sum / r->batch.S);
     metrics_set(m, "max_reward", stats.max);
     metrics_set(m, "grad_norm", norm);
+    metrics_set(m, "optimizer/skipped", r->optim.skipped);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)r->state.position / r->data.order.total);
     return OK;
@@ -194,6 +195,7 @@ static Status reward_eval_step(Reward *r, Metrics *m) {
     metrics_set(m, "eval/loss", e.loss);
     metrics_set(m, "eval/accuracy", reward_accuracy(&e));
     metrics_set(m, "eval/mean_reward", e.mean);
+    metrics_set(m, "eval/longer_wins", reward_longer_wins(&e));
     return stage_keep_best(r->stage, m, &r->state.best, &r->net.w, r->tokenizer, r->session.run);
 }
 

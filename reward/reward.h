@@ -44,6 +44,10 @@ Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *sc
 void reward_put_subsets(Text *t, const RewardEval *e);
 /* accuracy and what to compare it with, loss, ties and subsets into the stage's summary. */
 void reward_eval_summary(Stage *s, const RewardEval *e);
+/* Of preferring the longer answer, over pairs of different lengths. */
+static inline double reward_longer_wins(const RewardEval *e) {
+    return e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5;
+}
 static inline double reward_accuracy(const RewardEval *e) {
     return e->pairs ? (double)e->right / e->pairs : 0.0;
 }

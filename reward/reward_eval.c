@@ -90,8 +90,7 @@ void reward_put_subsets(Text *t, const RewardEval *e) {
 
 void reward_eval_summary(Stage *s, const RewardEval *e) {
     summary_put(s, "accuracy", reward_accuracy(e));
-    summary_put(s, "accuracy_longer_wins",
-                e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5);
+    summary_put(s, "accuracy_longer_wins", reward_longer_wins(e));
     if (e->gold_pairs) summary_put(s, "accuracy_ceiling", (double)e->gold_right / e->gold_pairs);
     summary_put(s, "val_loss", e->loss);
     summary_put(s, "ties", e->ties);

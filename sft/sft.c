@@ -198,6 +198,7 @@ static Status sft_step(Sft *s, Metrics *m) {
     metrics_set(m, "num_tokens", (double)s->state.tokens);
     if (cfg->kl_coef > 0.0f) metrics_set(m, "kl", sum.kl / sum.tokens);
     metrics_set(m, "grad_norm", norm);
+    metrics_set(m, "optimizer/skipped", s->optim.skipped);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)s->state.position / s->data.order.total);
     return OK;

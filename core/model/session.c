@@ -96,6 +96,7 @@ Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, co
     if (!cfg->dry_run) {
         TRY(run_open(&s->run, run, verb, recipe));
         if (run->resume) TRY(checkpoint_open_latest(&s->from, s->run));
+        if (s->from) TRY(run_load_alarms(s->run, s->from));
         if (s->from && !cfg->allow_kernel_change) {
             TRY(read_name(s->from, "kernels", stored.kernels));
             TRY(read_name(s->from, "dtype", stored.dtype));
@@ -191,5 +192,6 @@ Status session_checkpoint(CheckpointWriter **w, Session *s, int step) {
     TRY(checkpoint_begin(w, s->run, step));
     TRY(checkpoint_add(*w, "kernels", s->b->kernels, strlen(s->b->kernels)));
     const char *dtype = dtype_name(s->b->dtype);
-    return checkpoint_add(*w, "dtype", dtype, strlen(dtype));
+    TRY(checkpoint_add(*w, "dtype", dtype, strlen(dtype)));
+    return run_save_alarms(*w, s->run);
 }

@@ -181,6 +181,7 @@ static Status open_all(Run *run, const RunConfig *cfg, const char *recipe) {
     TRY(checkpoint_clean(run));
     TRY(open_log(&run->metrics, run, "metrics.jsonl"));
     TRY(open_log(&run->samples, run, "samples.jsonl"));
+    TRY(open_log(&run->alarms, run, "alarms.jsonl"));
     return file_fsync_dir(run->dir);
 }
 
@@ -188,7 +189,8 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     *out = NULL;
     Run *run = calloc(1, sizeof *run);
     if (!run) return status_fail(E_MEMORY, "no memory to open the run directory %s", cfg->dir);
-    run->lock = run->metrics = run->samples = run->events = -1;
+    run->lock = run->metrics = run->samples = run->alarms = run->events = -1;
+    run->alarm_cfg = cfg->alarms;
     run->tensorboard = cfg->tensorboard;
     run->resumed = cfg->resume;
     run->last_step = run->saved_step = -1;
@@ -226,6 +228,7 @@ void run_close(Run *run) {
     if (run->discard) remove_own(run);
     if (run->metrics >= 0) close(run->metrics);
     if (run->samples >= 0) close(run->samples);
+    if (run->alarms >= 0) close(run->alarms);
     if (run->events >= 0) close(run->events);
     if (run->lock >= 0) close(run->lock);
     free(run);
@@ -309,6 +312,43 @@ void run_text(Run *run, int step, const char *tag, const char *text, size_t n) {
     log_events(run, now, step, &t);
 }
 
+void run_facts(Run *run, const AlarmFacts *facts) {
+    run->facts = *facts;
+}
+
+static void raise_alarm(Run *run, const Alarm *a, int step) {
+    Text row = {0};
+    alarm_write(&row, a, step, wall_clock());
+    append_row(run, run->alarms, "alarms.jsonl", &row);
+    log_warn("%s %s at step %d: %s is %.4g, the limit %.4g: %s (%s)", a->id, a->name, step,
+             a->metric, a->value, a->limit, a->cause, a->setting);
+    if (a->severity != ALARM_STOP) return;
+    snprintf(run->stopped_by, sizeof run->stopped_by, "%s %s (%s is %.4g, the limit %.4g: %s)",
+             a->id, a->name, a->metric, a->value, a->limit, a->cause);
+    run_request_stop();
+}
+
+static void watch(Run *run, int step, const Metrics *m) {
+    Alarm raised[ALARM_RULES_MAX];
+    int n;
+    alarms_check(&run->alarm_state, &run->alarm_cfg, &run->facts, step, m, raised, &n);
+    for (int i = 0; i < n; i++) raise_alarm(run, &raised[i], step);
+}
+
+Status run_save_alarms(CheckpointWriter *w, const Run *run) {
+    AlarmState s = run->alarm_state;
+    alarms_forget_clock(&s);
+    return checkpoint_add(w, "alarms", &s, sizeof s);
+}
+
+Status run_load_alarms(Run *run, const Checkpoint *c) {
+    const void *saved;
+    size_t bytes;
+    TRY(checkpoint_view(c, "alarms", sizeof run->alarm_state, &saved, &bytes));
+    memcpy(&run->alarm_state, saved, bytes);
+    return OK;
+}
+
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m) {
     struct timespec now;
     Text t = {0};
@@ -329,6 +369,7 @@ Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metr
         log_events(run, seconds, step, &records);
     }
     run->last_step = step;
+    watch(run, step, m);
     return OK;
 }
 
@@ -407,6 +448,11 @@ int run_save_due(const RunConfig *cfg, int step, int last) {
 }
 
 Status run_stopped(const Run *run, int step) {
+    if (run->stopped_by[0])
+        return status_fail(E_NUMERIC,
+                           "stopped after step %d by alarm %s; --resume goes on, "
+                           "--alarms.may_stop false only warns",
+                           step, run->stopped_by);
     if (run_saved_step(run) == step)
         return status_fail(E_STOPPED, "stopped after step %d; --resume goes on", step);
     return status_fail(

@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include "core/run/alarms.h"
 #include "core/run/metrics.h"
 #include "core/run/settings.h"
 
@@ -22,6 +23,7 @@ typedef struct {
     int overwrite;                    /* replace a finished or foreign run in dir */
     int log_every;                    /* steps between progress lines in a pipe */
     int tensorboard;                  /* metrics also as TensorBoard events */
+    AlarmConfig alarms;               /* a section of its own */
 } RunConfig;
 extern const Field run_fields[];
 extern const int run_n_fields;
@@ -39,8 +41,11 @@ void run_close(Run *run); /* NULL is fine */
 void run_discard(Run *run);
 const char *run_dir(const Run *run);
 
+/* What alarms are to know of this run; before its first row. */
+void run_facts(Run *run, const AlarmFacts *facts);
 /* Appends one metrics row {"step","wall_time","tokens","samples", ...}. A row that cannot be
- * written (disk full) is a warning, never half a line, and the run goes on. */
+ * written (disk full) is a warning, never half a line, and the run goes on. Alarms that the row
+ * raises go to the log and alarms.jsonl; one that stops is a request to stop. */
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m);
 /* Appends a row (a JSON object as text) to samples.jsonl. */
 Status run_sample(Run *run, const char *json);
@@ -80,14 +85,20 @@ Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expec
                        const void **data, size_t *bytes);
 void checkpoint_close(Checkpoint *c);
 
+/* What alarms remember, into and out of a checkpoint. */
+Status run_save_alarms(CheckpointWriter *w, const Run *run);
+Status run_load_alarms(Run *run, const Checkpoint *c);
+
 /* --- stopping --- */
 /* Installs SIGTERM/SIGINT (stop after saving) and SIGUSR1 (save and go on). */
 void run_signals(void);
 int run_stop_requested(void);
+void run_request_stop(void);  /* as SIGTERM does */
 int run_save_requested(void); /* clears the request */
 /* Is a checkpoint due after this step: the last one, every save_every, or on request? */
 int run_save_due(const RunConfig *cfg, int step, int last);
-/* E_STOPPED with the step that a resume really begins from: the save before may have failed. */
+/* E_STOPPED with the step that a resume really begins from: the save before may have failed.
+ * E_NUMERIC where an alarm has stopped the run. */
 Status run_stopped(const Run *run, int step);
 
 /* --- finished marker: run.json with {"finished":true,"step":N, ...} --- */

@@ -9,7 +9,11 @@ enum { RUN_PATH = 1400 };
 struct Run {
     char dir[1024], verb[32];
     int keep, lock;
-    int metrics, samples; /* descriptors opened for appending */
+    int metrics, samples, alarms; /* descriptors opened for appending */
+    AlarmConfig alarm_cfg;
+    AlarmFacts facts;
+    AlarmState alarm_state;
+    char stopped_by[512]; /* the alarm that asked for a stop */
     int tensorboard;      /* wanted; the file is opened with the first row */
     int events, resumed;
     int last_step;  /* of the last metrics row; -1 none */

@@ -42,6 +42,10 @@ int run_stop_requested(void) {
     return stop_wanted != 0;
 }
 
+void run_request_stop(void) {
+    stop_wanted = 1;
+}
+
 int run_save_requested(void) {
     int wanted = save_wanted != 0;
     if (wanted) save_wanted = 0;
