@@ -94,6 +94,28 @@ for dtype in f32 bf16; do
     row "  win rates, last one printed" "$(value "$s" win_rate_vs_sft)"
 done
 
+# ------------------------------------------------ from the command line to the first step, 1 B parameters
+
+# first_step MODEL DATA: waits for the first row of metrics and ends the run: seconds since the start
+first_step() {
+    rm -rf "$OUT/start"
+    from=$(date +%s.%N)
+    "$BUILD/rlhf" sft --model "$1" --data.train "$2" --data.max_length 128 --sft.batch_size 8 --max_steps 1000 --device "$DEVICE" \
+        --dtype bf16 --run.dir "$OUT/start" > "$OUT/start.log" 2>&1 &
+    pid=$!
+    while kill -0 $pid 2> /dev/null && ! [ -s "$OUT/start/metrics.jsonl" ]; do sleep 0.05; done
+    kill -9 $pid 2> /dev/null
+    awk -v from="$from" -F '"wall_time":' 'NR == 1 { printf "%.1f s\n", $2 - from }' "$OUT/start/metrics.jsonl"
+}
+
+world=$OUT/quickstart_bf16
+if [ -f "$world/world/sft.jsonl" ] &&
+    step init_1b 60 "$BUILD/rlhf" model init --family llama --tokenizer "$world/tokenizer" --out "$OUT/model_1b" --hidden-size 2048 \
+        --num-hidden-layers 16 --num-attention-heads 32 --num-key-value-heads 8 --intermediate-size 8192; then
+    row "  start to the end of the first step" "$(first_step "$OUT/model_1b" "$world/world/sft.jsonl")"
+fi
+rm -rf "$OUT/model_1b" "$OUT/start"
+
 # ------------------------------------------------ speed
 
 rm -f "$OUT/results.jsonl"

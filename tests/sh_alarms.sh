@@ -9,6 +9,10 @@ export LC_ALL
 BUILD=${BUILD:-build}
 ROOT=$(pwd)
 LIB=$(cd "$BUILD" && pwd) || exit 1
+if nm "$LIB/librlhf.a" 2> /dev/null | grep -q __asan_init; then
+    echo "skipped: the library was built with sanitizers"
+    exit 77
+fi
 WORK=$(mktemp -d) || exit 1
 if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
 trap 'exit 1' INT TERM
