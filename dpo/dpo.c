@@ -30,6 +30,8 @@ const Field dpo_fields[] = {
 };
 const int dpo_n_fields = sizeof dpo_fields / sizeof *dpo_fields;
 
+enum { SAMPLES = 8 }; /* held-out answers written down at each evaluation */
+
 typedef struct {
     uint64_t position, tokens, samples;
     double first_loss, gold_before, score_before, best;
@@ -201,14 +203,19 @@ static void put_metrics(Metrics *m, const char *const names[8], const DpoStats *
 static const char *const train_names[8] = {
     "loss",         "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
     "logps/chosen", "logps/rejected", "entropy"};
-static const char *const eval_names[8] = {"eval/loss",
-                                          "eval/rewards/chosen",
-                                          "eval/rewards/rejected",
-                                          "eval/rewards/margins",
-                                          "eval/rewards/accuracies",
-                                          "eval/logps/chosen",
-                                          "eval/logps/rejected",
-                                          "eval/entropy"};
+enum { PAIR_NAMES = 8, ALL_NAMES = 12 }; /* the others are of answers */
+static const char *const eval_names[ALL_NAMES] = {"eval/loss",
+                                                  "eval/rewards/chosen",
+                                                  "eval/rewards/rejected",
+                                                  "eval/rewards/margins",
+                                                  "eval/rewards/accuracies",
+                                                  "eval/logps/chosen",
+                                                  "eval/logps/rejected",
+                                                  "eval/entropy",
+                                                  "eval/gold",
+                                                  "eval/kl",
+                                                  "eval/win_rate",
+                                                  "eval/response_length"};
 
 /* Mean over tokens of |log pi - log ref| of each answer: what quantizing the reference costs, while
  * the policy still is the same model. */
@@ -319,8 +326,8 @@ static Status create_eval(Dpo *d, const ModelConfig *m) {
     int rows = c->rows < d->prompts.n ? c->rows : d->prompts.n;
     TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length, d->prompts.n,
                               0));
-    return policy_eval_create(&d->eval, &d->prompts, 0, d->tokenizer, d->engine, &sampling, length,
-                              d->micro_tokens, d->stage->run.seed);
+    return policy_eval_create(&d->eval, &d->prompts, SAMPLES, d->tokenizer, d->engine, &sampling,
+                              length, d->micro_tokens, d->stage->run.seed);
 }
 
 static Status load_networks(Dpo *d, const char *reference) {
@@ -335,7 +342,7 @@ static Status load_networks(Dpo *d, const char *reference) {
     memcpy(&d->state, saved, sizeof d->state);
     if (d->eval.baseline) {
         TRY(checkpoint_view(d->session.from, "baseline",
-                            (size_t)d->eval.rollout.seq.max_S * sizeof(float), &saved, &bytes));
+                            (size_t)policy_eval_prompts(&d->eval) * sizeof(float), &saved, &bytes));
         memcpy(d->eval.baseline, saved, bytes);
         d->eval.has_baseline = 1;
     }
@@ -363,7 +370,7 @@ static Status dpo_create(Dpo *d) {
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
     d->micro_tokens = stage_micro_tokens(c->micro_tokens, 2 * stage->data.max_length);
 
-    TRY(stage_check_best(stage, eval_names, 8));
+    TRY(stage_check_best(stage, eval_names, d->prompts.n ? ALL_NAMES : PAIR_NAMES));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = d->session.b;
@@ -431,7 +438,7 @@ static Status dpo_save(Dpo *d) {
     Status s = checkpoint_add(w, "state", &d->state, sizeof d->state);
     if (s == OK && d->eval.baseline)
         s = checkpoint_add(w, "baseline", d->eval.baseline,
-                           (size_t)d->eval.rollout.seq.max_S * sizeof(float));
+                           (size_t)policy_eval_prompts(&d->eval) * sizeof(float));
     if (s == OK) s = session_save_network(w, "policy", &d->policy, &d->optim);
     if (s == OK) return checkpoint_commit(w);
     checkpoint_abort(w);
@@ -440,35 +447,44 @@ static Status dpo_save(Dpo *d) {
 
 /* ---------------------------------------------------------------- the run */
 
-static Status evaluate(Dpo *d, Metrics *m) {
-    DpoStats stats;
-    if (!d->data.eval.n) return OK;
-    TRY(evaluate_pairs(d, &stats));
-    put_metrics(m, eval_names, &stats, 0.0);
-    return stage_keep_best(d->stage, m, &d->state.best, &d->policy.w, d->tokenizer, d->session.run);
-}
-
-/* Answers to the held-out prompts; the world's gold rule judges where the prompts are of it. */
-static Status evaluate_answers(Dpo *d, PolicyResult *r) {
-    TRY(policy_eval(r, &d->eval, &d->policy, &d->reference, NULL, d->session.run, d->state.step,
-                    8));
+/* Answers to the held-out prompts; the world's gold rule judges where the prompts are of it. run
+ * NULL: nothing is written down. */
+static Status evaluate_answers(Dpo *d, Run *run, PolicyResult *r) {
+    TRY(policy_eval(r, &d->eval, &(PolicyModels){.actor = &d->policy, .reference = &d->reference},
+                    run, d->state.step));
     if (!d->eval.has_baseline) policy_eval_keep_baseline(&d->eval);
     return OK;
 }
 
-static Status summarize(Dpo *d, double rate) {
-    Stage *s = d->stage;
-    PolicyResult r = {0};
+static Status evaluate(Dpo *d, Metrics *m, PolicyResult *r) {
     DpoStats stats;
-    TRY(evaluate_answers(d, &r));
-    if (r.has_gold) {
+    TRY(evaluate_answers(d, d->session.run, r));
+    if (r->has_gold) {
+        metrics_set(m, "eval/gold", r->gold);
+        metrics_set(m, "eval/win_rate", policy_eval_win_rate(&d->eval));
+    }
+    if (r->n) {
+        metrics_set(m, "eval/kl", r->kl);
+        metrics_set(m, "eval/response_length", r->length);
+    }
+    if (d->data.eval.n) {
+        TRY(evaluate_pairs(d, &stats));
+        put_metrics(m, eval_names, &stats, 0.0);
+    }
+    return stage_keep_best(d->stage, m, &d->state.best, &d->policy.w, d->tokenizer, d->session.run);
+}
+
+static Status summarize(Dpo *d, const PolicyResult *r, double rate) {
+    Stage *s = d->stage;
+    DpoStats stats;
+    if (r->has_gold) {
         summary_put(s, "gold_before", d->state.gold_before);
-        summary_put(s, "gold_after", r.gold);
+        summary_put(s, "gold_after", r->gold);
         summary_put(s, "win_rate_vs_sft", policy_eval_win_rate(&d->eval));
     }
-    if (r.n) {
-        summary_put(s, "kl_final", r.kl);
-        summary_put(s, "response_length", r.length);
+    if (r->n) {
+        summary_put(s, "kl_final", r->kl);
+        summary_put(s, "response_length", r->length);
     }
     summary_put(s, "first_loss", d->state.first_loss);
     if (d->data.eval.n) {
@@ -486,12 +502,12 @@ static Status dpo_loop(Dpo *d) {
     Run *run = d->session.run;
     const RunConfig *cfg = &d->stage->run;
     Progress p;
+    PolicyResult result = {0};
     run_signals();
     memory_freeze();
     if (!d->state.step) {
-        PolicyResult before = {0};
-        TRY(evaluate_answers(d, &before));
-        d->state.gold_before = before.gold;
+        TRY(evaluate_answers(d, run, &result));
+        d->state.gold_before = result.gold;
     }
     progress_begin(&p, "dpo", d->state.step, d->steps, cfg->log_every);
     while (d->state.step < d->steps) {
@@ -505,12 +521,14 @@ static Status dpo_loop(Dpo *d) {
         progress_step(&p, step, (uint64_t)tokens, "loss %.4f  margin %.3f  accuracy %.2f",
                       metrics_get(&m, "loss"), metrics_get(&m, "rewards/margins"),
                       metrics_get(&m, "rewards/accuracies"));
-        if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(evaluate(d, &m));
+        if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(evaluate(d, &m, &result));
         TRY(run_log(run, step, d->state.tokens, d->state.samples, &m));
         if (run_save_due(cfg, step, last)) TRY(dpo_save(d));
         if (run_stop_requested() && !last) return run_stopped(run, step);
     }
-    return summarize(d, progress_rate(&p));
+    if (!result.n) /* resumed after the last step: the answers once more */
+        TRY(evaluate_answers(d, NULL, &result));
+    return summarize(d, &result, progress_rate(&p));
 }
 
 Status dpo_run(Stage *stage, const DpoConfig *cfg) {

@@ -323,6 +323,7 @@ static Status ppo_step(Ppo *p, Metrics *m) {
     TRY(judge(p));
     t[2] = clock_seconds();
     credit(p);
+    TRY(ppo_dump(p));
     put_rollout_metrics(p, m);
     quantization_drift(p, m);
     TRY(ppo_health(p, m));
@@ -347,11 +348,15 @@ static Status ppo_step(Ppo *p, Metrics *m) {
 
 /* ---------------------------------------------------------------- the run */
 
-enum { SAMPLES = 8 }; /* held-out answers written down at each evaluation */
+/* run NULL: nothing is written down */
+static Status answer_held_out(Ppo *p, Run *run, PolicyResult *r) {
+    return policy_eval(r, &p->eval,
+                       &(PolicyModels){&p->actor, &p->reference, &p->critic, &p->judge}, run,
+                       p->state.step);
+}
 
 static Status evaluate(Ppo *p, Metrics *m, PolicyResult *r) {
-    TRY(policy_eval(r, &p->eval, &p->actor, &p->reference, &p->judge, p->session.run, p->state.step,
-                    SAMPLES));
+    TRY(answer_held_out(p, p->session.run, r));
     if (!p->eval.has_baseline) policy_eval_keep_baseline(&p->eval);
     if (!r->n) return OK;
     metrics_set(m, "eval/scores", r->score);
@@ -429,8 +434,7 @@ static Status ppo_loop(Ppo *p) {
     }
     if (!result.n &&
         p->eval.baseline) /* resumed after the last step: the held-out figures once more */
-        TRY(policy_eval(&result, &p->eval, &p->actor, &p->reference, &p->judge, NULL, p->state.step,
-                        0));
+        TRY(answer_held_out(p, NULL, &result));
     return summarize(p, &result);
 }
 

@@ -68,5 +68,7 @@ void ppo_release(Ppo *p);
 Status ppo_health(const Ppo *p, Metrics *m);
 /* Everything that a resume needs, as one checkpoint. */
 Status ppo_save(Ppo *p);
+/* The step's responses with what was computed of them, for run.dump_rollouts. */
+Status ppo_dump(const Ppo *p);
 
 #endif

@@ -71,6 +71,8 @@ const Field ppo_fields[] = {
 };
 const int ppo_n_fields = sizeof ppo_fields / sizeof *ppo_fields;
 
+enum { SAMPLES = 8 }; /* held-out answers written down at each evaluation */
+
 static KlEstimator estimator(const char *name) {
     return name[1] == '1' ? KL_K1 : name[1] == '2' ? KL_K2 : KL_K3;
 }
@@ -179,7 +181,8 @@ static Status load_networks(Ppo *p, const Roles *r) {
         memcpy(&p->state, saved, sizeof p->state);
         if (p->eval.baseline) {
             TRY(checkpoint_view(p->session.from, "baseline",
-                                (size_t)p->eval.rollout.seq.max_S * sizeof(float), &saved, &bytes));
+                                (size_t)policy_eval_prompts(&p->eval) * sizeof(float), &saved,
+                                &bytes));
             memcpy(p->eval.baseline, saved, bytes);
             p->eval.has_baseline = 1;
         }
@@ -273,7 +276,7 @@ Status ppo_create(Ppo *p) {
                               c->kv_mib));
     TRY(create_arrays(p, length));
     if (c->ptx_coef > 0.0f) TRY(ptx_create(&p->ptx, c->ptx_batch, length));
-    TRY(policy_eval_create(&p->eval, &p->data.eval, 0, p->tokenizer, p->engine, &p->sampling,
+    TRY(policy_eval_create(&p->eval, &p->data.eval, SAMPLES, p->tokenizer, p->engine, &p->sampling,
                            length, p->micro_tokens, stage->run.seed));
     p->judge = (Judge){.net = r.gold ? NULL : &p->reward, .micro_tokens = p->micro_tokens};
     size_t judged = (size_t)questions * (size_t)length;
@@ -312,7 +315,7 @@ Status ppo_save(Ppo *p) {
     Status s = checkpoint_add(w, "state", &p->state, sizeof p->state);
     if (s == OK && p->eval.baseline)
         s = checkpoint_add(w, "baseline", p->eval.baseline,
-                           (size_t)p->eval.rollout.seq.max_S * sizeof(float));
+                           (size_t)policy_eval_prompts(&p->eval) * sizeof(float));
     if (s == OK) s = session_save_network(w, "actor", &p->actor, &p->actor_optim);
     if (s == OK && p->ema.net)
         s = session_save_range(w, "ema", "weights", p->session.b, p->ema.w, p->actor.w.count);

@@ -1,6 +1,6 @@
 /* policy_eval.h - how good a policy's answers to held-out prompts are: mean score and gold, KL to
  * the reference, lengths, and the win rate against the answers of another policy to the same
- * prompts. */
+ * prompts; policy_samples.c writes some of them down. */
 #ifndef POLICY_EVAL_H
 #define POLICY_EVAL_H
 
@@ -15,34 +15,51 @@ typedef struct {
     double length, eos_rate;
 } PolicyResult;
 
+typedef struct { /* answers to the first prompts, and what is thought of them */
+    Rollout rollout;
+    float *logp_ref;     /* [N] */
+    float *score, *gold; /* [S] */
+} Answers;
+
 typedef struct {
     const Dataset *prompts;
     const Tokenizer *tokenizer;
     RolloutEngine *engine; /* borrowed */
-    Rollout rollout;
     RolloutRequest *requests;
     const Row **rows;
-    float *logp_ref, *score, *gold; /* [N]; [S]; [S] of the last evaluation */
-    float *baseline;                /* [S] gold (or score, without gold) to win against */
-    int has_baseline;
+    Answers sampled, greedy; /* of all prompts; of those written down */
+    float *value;            /* [N of greedy] the critic's view of answers written down */
+    float *baseline;         /* [S] gold (or score, without gold) to win against */
+    int has_baseline, has_gold;
     SamplingConfig sampling;
     uint64_t seed;
     int micro_tokens;
 } PolicyEval;
 
-/* Memory for the first `limit` prompts (0: all). */
-Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int limit, const Tokenizer *t,
+typedef struct {
+    Network *actor;
+    Network *reference; /* NULL: no KL */
+    Network *critic;    /* NULL: no values beside the tokens */
+    Judge *judge;       /* NULL: gold alone */
+} PolicyModels;
+
+/* Memory for all prompts, the first `samples` of which are written down. */
+Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int samples, const Tokenizer *t,
                           RolloutEngine *engine, const SamplingConfig *sampling, int max_length,
                           int micro_tokens, uint64_t seed);
 void policy_eval_release(PolicyEval *e);
-/* Answers with the same random numbers each time. reference NULL: no KL; judge NULL: gold alone.
- * The first `samples` answers go to the run's samples.jsonl (run NULL: nowhere) with step and
- * label. */
-Status policy_eval(PolicyResult *out, PolicyEval *e, Network *actor, Network *reference,
-                   Judge *judge, Run *run, int step, int samples);
-void policy_eval_keep_baseline(
-    PolicyEval *e); /* the last evaluation becomes what is to be beaten */
-double
-policy_eval_win_rate(const PolicyEval *e); /* last evaluation against the baseline, ties half */
+/* Answers with the same random numbers each time. With a run the first answers go to its
+ * samples.jsonl, and so do greedy ones to the same prompts; the figures are of sampled ones. */
+Status policy_eval(PolicyResult *out, PolicyEval *e, const PolicyModels *m, Run *run, int step);
+/* The last evaluation becomes what is to be beaten. */
+void policy_eval_keep_baseline(PolicyEval *e);
+/* Last evaluation against the baseline, ties half. */
+double policy_eval_win_rate(const PolicyEval *e);
+
+static inline int policy_eval_prompts(const PolicyEval *e) {
+    return e->sampled.rollout.seq.max_S;
+}
+/* sum over an answer's tokens of log pi - log ref */
+double answer_kl(const Answers *a, int s);
 
 #endif

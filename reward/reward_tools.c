@@ -216,14 +216,18 @@ static Status answer_prompts(Eval *e, PolicyRun *p) {
     PolicyResult before = {0}, r;
     if (p->path[BASELINE][0]) {
         p->eval.engine = p->engine[BASELINE];
-        TRY(policy_eval(&before, &p->eval, &p->net[BASELINE], NULL, judge, NULL, 0, 0));
+        TRY(policy_eval(&before, &p->eval,
+                        &(PolicyModels){.actor = &p->net[BASELINE], .judge = judge}, NULL, 0));
         if (!before.has_gold && !judge)
             return status_fail(E_USAGE, "winning against eval.baseline needs a judge: give "
                                         "reward_model (the prompts are not of the embedded world)");
         policy_eval_keep_baseline(&p->eval);
     }
     p->eval.engine = p->engine[POLICY];
-    TRY(policy_eval(&r, &p->eval, &p->net[POLICY], reference, judge, e->session.run, 0, SAMPLES));
+    TRY(policy_eval(
+        &r, &p->eval,
+        &(PolicyModels){.actor = &p->net[POLICY], .reference = reference, .judge = judge},
+        e->session.run, 0));
     if (!strcmp(s->cfg.reward_model, "gold") && !r.has_gold)
         return status_fail(E_FORMAT,
                            "%s: the gold rule cannot judge prompts that are not of its world",
@@ -258,7 +262,7 @@ static Status run_policy(Eval *e, PolicyRun *p) {
         p->judge = (Judge){.net = &p->net[JUDGE], .micro_tokens = e->micro_tokens};
         TRY(memory_alloc((void **)&p->judge.score, N * sizeof(float), "scores"));
     }
-    TRY(policy_eval_create(&p->eval, &e->data, 0, e->tokenizer, p->engine[POLICY], &sampling,
+    TRY(policy_eval_create(&p->eval, &e->data, SAMPLES, e->tokenizer, p->engine[POLICY], &sampling,
                            length, e->micro_tokens, stage->run.seed));
     return answer_prompts(e, p);
 }

@@ -54,9 +54,10 @@ arguments() {
     ppo) echo "ppo --model base/model --reward_model rm/model $COMMON --max_steps 14" \
         "--data.train data/prompts.jsonl --data.eval data/prompts.eval.jsonl --ppo.learning_rate 1e-3" \
         "--ppo.batch_size 4 --ppo.minibatches 2 --ppo.epochs 2 --ppo.max_new_tokens 16 --ppo.kl_target 2" \
-        "--ppo.normalize_score running --ppo.ema 0.9 --ppo.ptx_coef 0.5 --ppo.ptx_data data/sft.jsonl --ppo.ptx_batch 3" ;;
+        "--run.dump_rollouts --ppo.normalize_score running --ppo.ema 0.9 --ppo.ptx_coef 0.5 --ppo.ptx_data data/sft.jsonl --ppo.ptx_batch 3" ;;
     dpo) echo "dpo --model base/model $COMMON --max_steps 20 --dpo.learning_rate 1e-3 --dpo.batch_size 4" \
-        "--data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl" ;;
+        "--data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl" \
+        "--dpo.prompts data/prompts.eval.jsonl --dpo.max_new_tokens 16" ;;
     *) echo "$1 is no trainer: sft, reward, ppo, dpo" >&2 ; exit 2 ;;
     esac
 }

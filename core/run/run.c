@@ -29,13 +29,16 @@ const Field run_fields[] = {
     FIELD_IN(RunConfig, log_every, FIELD_INT, "10", 1, 1e9,
              "steps between lines when not on a terminal"),
     FIELD(RunConfig, tensorboard, FIELD_BOOL, "true", "write metrics as TensorBoard events, too"),
+    FIELD(RunConfig, dump_rollouts, FIELD_BOOL, "false",
+          "ppo: write every rollout to rollouts.jsonl, token by token"),
 };
 const int run_n_fields = sizeof run_fields / sizeof *run_fields;
 
 /* What a run writes and --overwrite removes; anything else in the directory is the user's. */
 static const char *const own_files[] = {
-    "recipe.json", "run.json",    "metrics.jsonl", "samples.jsonl", "alarms.jsonl", "rejects.jsonl",
-    "checkpoints", "report.html", "model",         "best",          "tensorboard",
+    "recipe.json",  "run.json",      "metrics.jsonl",  "samples.jsonl",
+    "alarms.jsonl", "rejects.jsonl", "rollouts.jsonl", "checkpoints",
+    "report.html",  "model",         "best",           "tensorboard",
 };
 
 void run_path(char out[RUN_PATH], const Run *run, const char *name) {
@@ -182,6 +185,7 @@ static Status open_all(Run *run, const RunConfig *cfg, const char *recipe) {
     TRY(open_log(&run->metrics, run, "metrics.jsonl"));
     TRY(open_log(&run->samples, run, "samples.jsonl"));
     TRY(open_log(&run->alarms, run, "alarms.jsonl"));
+    if (cfg->dump_rollouts) TRY(open_log(&run->rollouts, run, "rollouts.jsonl"));
     return file_fsync_dir(run->dir);
 }
 
@@ -189,7 +193,7 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     *out = NULL;
     Run *run = calloc(1, sizeof *run);
     if (!run) return status_fail(E_MEMORY, "no memory to open the run directory %s", cfg->dir);
-    run->lock = run->metrics = run->samples = run->alarms = run->events = -1;
+    run->lock = run->metrics = run->samples = run->alarms = run->rollouts = run->events = -1;
     run->alarm_cfg = cfg->alarms;
     run->tensorboard = cfg->tensorboard;
     run->resumed = cfg->resume;
@@ -229,6 +233,7 @@ void run_close(Run *run) {
     if (run->metrics >= 0) close(run->metrics);
     if (run->samples >= 0) close(run->samples);
     if (run->alarms >= 0) close(run->alarms);
+    if (run->rollouts >= 0) close(run->rollouts);
     if (run->events >= 0) close(run->events);
     if (run->lock >= 0) close(run->lock);
     free(run);
@@ -380,10 +385,19 @@ Status run_sample(Run *run, const char *json) {
     return OK;
 }
 
+Status run_rollout(Run *run, const char *json) {
+    Text t = {0};
+    if (run->rollouts < 0) return OK;
+    text_add(&t, json);
+    append_row(run, run->rollouts, "rollouts.jsonl", &t);
+    return OK;
+}
+
 /* Named, not "*.jsonl": a user's data may lie in the same directory, and logs get cut. */
 static int is_log(const char *name) {
     return !strcmp(name, "metrics.jsonl") || !strcmp(name, "samples.jsonl") ||
-           !strcmp(name, "alarms.jsonl") || !strncmp(name, "events.out.tfevents", 19);
+           !strcmp(name, "alarms.jsonl") || !strcmp(name, "rollouts.jsonl") ||
+           !strncmp(name, "events.out.tfevents", 19);
 }
 
 static Status visit_log(const char *dir, const char *name, RunLogVisitor visit, void *ctx) {

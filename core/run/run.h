@@ -1,4 +1,4 @@
-/* run.h - a run directory: resolved recipe, metrics.jsonl, samples.jsonl, checkpoints, final model.
+/* run.h - a run directory: resolved recipe, logs of JSON lines, checkpoints, final model.
  *
  * One process per directory (flock; the other one's pid is named). Checkpoints follow
  * docs/design.md "Checkpoints": step-N.tmp/, each file fsynced and hashed in a manifest, rename,
@@ -23,6 +23,7 @@ typedef struct {
     int overwrite;                    /* replace a finished or foreign run in dir */
     int log_every;                    /* steps between progress lines in a pipe */
     int tensorboard;                  /* metrics also as TensorBoard events */
+    int dump_rollouts;                /* ppo: every rollout to rollouts.jsonl */
     AlarmConfig alarms;               /* a section of its own */
 } RunConfig;
 extern const Field run_fields[];
@@ -49,6 +50,8 @@ void run_facts(Run *run, const AlarmFacts *facts);
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m);
 /* Appends a row (a JSON object as text) to samples.jsonl. */
 Status run_sample(Run *run, const char *json);
+/* The same to rollouts.jsonl, nothing with run.dump_rollouts off. */
+Status run_rollout(Run *run, const char *json);
 
 /* Distributions and texts for TensorBoard, beside the scalars of run_log and like them cut back by
  * a resume. Nothing is written with run.tensorboard off. Tags differ from metrics' names. */

@@ -9,7 +9,7 @@ enum { RUN_PATH = 1400 };
 struct Run {
     char dir[1024], verb[32];
     int keep, lock;
-    int metrics, samples, alarms; /* descriptors opened for appending */
+    int metrics, samples, alarms, rollouts; /* descriptors opened for appending; -1: not wanted */
     AlarmConfig alarm_cfg;
     AlarmFacts facts;
     AlarmState alarm_state;
@@ -25,7 +25,8 @@ struct Run {
 /* dir/name; the folder's own length was checked when the run was opened. */
 void run_path(char out[RUN_PATH], const Run *run, const char *name);
 
-/* Logs are metrics, samples, alarms and TensorBoard events; called once per log with its size. */
+/* Logs are metrics, samples, alarms, rollouts and TensorBoard events; called once per log with its
+ * size. */
 typedef Status (*RunLogVisitor)(void *ctx, const char *name, const char *path, uint64_t bytes);
 Status run_visit_logs(const Run *run, RunLogVisitor visit, void *ctx);
 

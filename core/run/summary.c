@@ -51,14 +51,16 @@ static Question *question_of(Samples *s, const char *prompt, int may_add) {
 /* One answer per label; a later step replaces an earlier one. */
 static Status take_row(Samples *s, const char *stage, const JsonDoc *doc, int first_stage) {
     const Json *root = json_root(doc);
-    const char *prompt, *completion;
+    const char *prompt, *completion, *mode = "";
     Answer a = {0};
     int step = 0;
     TRY(json_get_int(doc, root, "step", JSON_REQUIRED, &step));
     TRY(json_get_str(doc, root, "prompt", JSON_REQUIRED, &prompt));
     TRY(json_get_str(doc, root, "completion", JSON_REQUIRED, &completion));
+    TRY(json_get_str(doc, root, "mode", JSON_OPTIONAL, &mode));
     a.has_gold = json_get(root, "gold") && json_type(json_get(root, "gold")) == JSON_NUMBER;
     if (a.has_gold) a.gold = json_num(json_get(root, "gold"));
+    if (!strcmp(mode, "greedy")) return OK;   /* the figures beside it are of sampled answers */
     if (step == 0 && !first_stage) return OK; /* the same model answered for the stage before */
     a.label = step ? stage : "before";
     a.text = arena_strdup(&s->arena, completion);

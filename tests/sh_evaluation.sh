@@ -1,0 +1,99 @@
+#!/bin/sh
+# sh_evaluation.sh - what evaluations leave in run directories: samples.jsonl, rollouts.jsonl, evals/*.json.
+set -u
+LC_ALL=C
+export LC_ALL
+
+BUILD=${BUILD:-build}
+RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
+WORK=$(mktemp -d) || exit 1
+if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
+trap 'exit 1' INT TERM
+cd "$WORK" || exit 1
+
+INIT="--init.hidden_size 32 --init.num_hidden_layers 2 --init.num_attention_heads 2
+    --init.num_key_value_heads 1 --init.intermediate_size 64 --init.max_position_embeddings 256"
+COMMON="--data.max_length 192 --threads 1"
+PPO="ppo --model base/model --reward_model rm/model $COMMON --data.train data/prompts.jsonl
+    --data.eval data/prompts.eval.jsonl --ppo.batch_size 8 --ppo.max_new_tokens 24 --ppo.learning_rate 1e-3
+    --run.eval_every 2 --run.save_every 2 --run.dump_rollouts"
+DPO="dpo --model base/model $COMMON --data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl
+    --dpo.prompts data/prompts.eval.jsonl --dpo.batch_size 8 --dpo.learning_rate 1e-3 --dpo.max_new_tokens 24
+    --run.eval_every 2 --run.save_every 2"
+
+failed=0
+fail() {
+    echo "FAILED: $*" >&2
+    failed=$((failed + 1))
+}
+
+# rlhf ARGUMENTS...: or the end of the test
+rlhf() {
+    "$RLHF" "$@" > log 2>&1 && return
+    cat log >&2
+    fail "rlhf $*"
+    exit 1
+}
+
+# rows FILE PATTERN WANTED
+rows() {
+    found=$(grep -c -- "$2" "$1")
+    [ "$found" -eq "$3" ] || fail "$1: $found rows with $2, not $3"
+}
+
+# lengths FILE ARRAY: how many numbers the array of each row has
+lengths() { sed 's/.*"'"$2"'":\[\([^]]*\)\].*/\1/' "$1" | awk -F, '{ print NF }'; }
+
+# same_bytes WHAT FILE FILE
+same_bytes() { cmp "$2" "$3" > bad 2>&1 || fail "$1: $(cat bad)"; }
+
+rlhf data make-demo --out data --sft 120 --pairs 80 --prompts 60 --eval 12
+rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 400 --out tok
+# shellcheck disable=SC2086
+rlhf sft --model init --tokenizer tok $INIT $COMMON --run.dir base --data.train data/sft.jsonl --max_steps 10 \
+    --sft.learning_rate 1e-2
+# shellcheck disable=SC2086
+rlhf reward --model base/model $COMMON --data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl \
+    --reward.batch_size 8 --max_steps 4 --reward.learning_rate 3e-3 --run.dir rm
+
+# ------------------------------------------------ samples and rollouts, and a resume that repeats them
+
+# shellcheck disable=SC2086
+rlhf $PPO --max_steps 4 --run.dir ppo
+rows ppo/samples.jsonl '"mode":"sampled"' 24 # of steps 0, 2 and 4
+rows ppo/samples.jsonl '"mode":"greedy"' 24
+rows ppo/samples.jsonl '"step":4,.*"prompt_id":8,.*"score":.*"gold":.*"parts":{"fix":.*"kl":.*"length":.*"stop":' 2
+for array in logp kl value; do
+    lengths ppo/samples.jsonl $array > counts.$array
+    sed 's/.*"length":\([0-9]*\).*/\1/' ppo/samples.jsonl | cmp -s - counts.$array || fail "samples: $array has other lengths"
+done
+grep -q '"mode":"greedy".*"kl":[^0]' ppo/samples.jsonl || fail "the KL of greedy answers stays 0"
+
+rows ppo/rollouts.jsonl '"step":[1-4],"prompt":.*"completion":.*"score":.*"stop":' 32
+lengths ppo/rollouts.jsonl completion_ids > counts
+for array in logp ref_logp values advantages; do
+    lengths ppo/rollouts.jsonl $array | cmp -s - counts || fail "rollouts: $array has other lengths than completion_ids"
+done
+# before anything is learned the policy is its reference
+grep '"step":1,' ppo/rollouts.jsonl | sed 's/.*"logp":\(.*\),"ref_logp":\(.*\),"values".*/\1 \2/' |
+    awk '$1 != $2 { exit 1 }' || fail "rollouts: ref_logp differs from logp at the first step"
+
+# shellcheck disable=SC2086
+rlhf $DPO --max_steps 4 --run.dir dpo
+rows dpo/samples.jsonl '"mode":"sampled"' 24
+rows dpo/metrics.jsonl '"eval/gold":.*"eval/win_rate":.*"eval/kl":' 2
+
+for run in ppo dpo; do
+    cp -r $run $run.again
+    rm -rf $run.again/model $run.again/checkpoints/step-*4
+    [ $run = ppo ] && arguments=$PPO || arguments=$DPO
+    # shellcheck disable=SC2086
+    rlhf $arguments --max_steps 4 --run.dir $run.again --resume
+    same_bytes "$run resumed, samples" $run/samples.jsonl $run.again/samples.jsonl
+done
+same_bytes "ppo resumed, rollouts" ppo/rollouts.jsonl ppo.again/rollouts.jsonl
+# shellcheck disable=SC2086
+rlhf ${PPO% --run.dump_rollouts} --max_steps 1 --run.dir ppo --run.overwrite
+[ ! -e ppo/rollouts.jsonl ] || fail "rollouts of the run before are still there"
+
+[ $failed -eq 0 ] && echo "evaluations leave what they promise"
