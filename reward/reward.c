@@ -37,6 +37,7 @@ typedef struct {
     Optim optim;
     Packed batch; /* chosen, rejected, chosen, rejected, ... */
     float *score, *dscore, *margin;
+    float *pairs;   /* [eval rows][2] scores of the last evaluation */
     float *answers; /* [2][batch_size] scores of chosen and rejected answers of the step */
     int micro_tokens, steps;
     RewardState state;
@@ -83,6 +84,7 @@ static Status reward_create(Reward *r) {
     TRY(memory_alloc((void **)&r->dscore, max_N * sizeof(float), "scores"));
     TRY(memory_alloc((void **)&r->margin, (size_t)r->cfg->batch_size * sizeof(float), "margins"));
     TRY(memory_alloc((void **)&r->answers, (size_t)max_S * sizeof(float), "scores"));
+    TRY(memory_alloc((void **)&r->pairs, (size_t)r->data.eval.n * 2 * sizeof(float), "scores"));
     r->state.best = NAN;
     if (!r->session.from) return stage_model_weights(&r->net.w, stage);
     size_t bytes;
@@ -101,6 +103,7 @@ static void reward_release(Reward *r) {
     memory_release(r->dscore);
     memory_release(r->margin);
     memory_release(r->answers);
+    memory_release(r->pairs);
     dataset_release(&r->parts);
     train_data_close(&r->data);
     tokenizer_release(r->tokenizer);
@@ -188,10 +191,14 @@ static Status reward_save(Reward *r) {
     return status;
 }
 
+static Status evaluate(Reward *r, RewardEval *e, const Dataset *d, float *pairs) {
+    return reward_evaluate(e, &r->net, d, &r->batch, r->score, r->micro_tokens, pairs);
+}
+
 static Status reward_eval_step(Reward *r, Metrics *m) {
     RewardEval e;
     if (!r->data.eval.n) return OK;
-    TRY(reward_evaluate(&e, &r->net, &r->data.eval, &r->batch, r->score, r->micro_tokens));
+    TRY(evaluate(r, &e, &r->data.eval, NULL));
     metrics_set(m, "eval/loss", e.loss);
     metrics_set(m, "eval/accuracy", reward_accuracy(&e));
     metrics_set(m, "eval/mean_reward", e.mean);
@@ -203,13 +210,15 @@ static Status reward_eval_step(Reward *r, Metrics *m) {
 static Status reward_finish(Reward *r) {
     RewardEval e = {0};
     if (r->data.eval.n) {
-        TRY(reward_evaluate(&e, &r->net, &r->data.eval, &r->batch, r->score, r->micro_tokens));
+        TRY(evaluate(r, &e, &r->data.eval, r->pairs));
+        TRY(reward_report(r->session.run, &e, &r->data.eval, r->pairs, "model",
+                          r->stage->data.eval));
         reward_eval_summary(r->stage, &e);
         r->net.w.cfg.score_mean = e.mean;
         r->net.w.cfg.score_std = e.std;
     }
     if (r->parts.n) {
-        TRY(reward_evaluate(&e, &r->net, &r->parts, &r->batch, r->score, r->micro_tokens));
+        TRY(evaluate(r, &e, &r->parts, NULL));
         json_put_key(&r->stage->summary, "accuracy_by_part");
         reward_put_subsets(&r->stage->summary, &e);
     }

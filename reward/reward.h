@@ -37,9 +37,10 @@ typedef struct {
     SubsetAccuracy subset[SUBSETS_MAX];
     int n_subsets;
 } RewardEval;
-/* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. */
+/* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. pairs [n][2]
+ * (NULL: not wanted) gets the scores of chosen and rejected. E_NUMERIC when one is no number. */
 Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score,
-                       int micro_tokens);
+                       int micro_tokens, float *pairs);
 /* {"subset": accuracy, ...} */
 void reward_put_subsets(Text *t, const RewardEval *e);
 /* accuracy and what to compare it with, loss, ties and subsets into the stage's summary. */
@@ -48,6 +49,10 @@ void reward_eval_summary(Stage *s, const RewardEval *e);
 static inline double reward_longer_wins(const RewardEval *e) {
     return e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5;
 }
+/* evals/reward.json of the run: accuracy with what it hangs on, calibration, histograms
+ * (docs/formats.md). pairs as above, n of them. */
+Status reward_report(Run *run, const RewardEval *e, const Dataset *d, const float *pairs,
+                     const char *model, const char *data);
 static inline double reward_accuracy(const RewardEval *e) {
     return e->pairs ? (double)e->right / e->pairs : 0.0;
 }

@@ -48,7 +48,7 @@ static void count_pair(RewardEval *e, const Row *row, double chosen, double reje
 }
 
 Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score,
-                       int micro_tokens) {
+                       int micro_tokens, float *pairs) {
     *e = (RewardEval){.min = INFINITY, .max = -INFINITY};
     double sum = 0.0, squares = 0.0;
     for (int row = 0, first = 0; row < d->n; first = row) {
@@ -63,7 +63,12 @@ Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *sc
         for (int i = first; i < row; i++) {
             int s = 2 * (i - first);
             double pair[2] = {score[scratch->starts[s + 1] - 1], score[scratch->starts[s + 2] - 1]};
+            if (!isfinite(pair[0] + pair[1]))
+                return status_fail(E_NUMERIC,
+                                   "the score of row %d of the held-out pairs is no number",
+                                   d->rows[i].line);
             count_pair(e, &d->rows[i], pair[0], pair[1]);
+            for (int k = 0; pairs && k < 2; k++) pairs[2 * i + k] = (float)pair[k];
             for (int k = 0; k < 2; k++) {
                 sum += pair[k];
                 squares += pair[k] * pair[k];

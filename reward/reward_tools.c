@@ -1,7 +1,6 @@
 /* reward_tools.c - see reward_tools.h. */
 #include "reward/reward_tools.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +8,7 @@
 #include "core/model/hf.h"
 #include "reward/policy_eval.h"
 #include "reward/reward.h"
+#include "reward/statistics.h"
 
 const Field eval_fields[] = {
     FIELD(EvalConfig, baseline, FIELD_STRING, "", "policy to win against; empty: none"),
@@ -70,7 +70,7 @@ static Status open_network(Network *net, Eval *e, const ModelConfig *cfg, const 
 typedef struct {
     Network net;
     Packed batch;
-    float *score;
+    float *score, *pairs;
 } PairEval;
 
 static Status score_pairs(Eval *e, PairEval *p, const ModelConfig *m) {
@@ -79,8 +79,12 @@ static Status score_pairs(Eval *e, PairEval *p, const ModelConfig *m) {
     TRY(open_network(&p->net, e, m, e->stage->cfg.model, e->stage->cfg.judge_dtype));
     TRY(packed_create(&p->batch, tokens, tokens));
     TRY(memory_alloc((void **)&p->score, (size_t)tokens * sizeof(float), "scores"));
+    TRY(memory_alloc((void **)&p->pairs, (size_t)e->data.n * 2 * sizeof(float), "scores"));
     RewardEval result;
-    TRY(reward_evaluate(&result, &p->net, &e->data, &p->batch, p->score, e->micro_tokens));
+    TRY(reward_evaluate(&result, &p->net, &e->data, &p->batch, p->score, e->micro_tokens,
+                        p->pairs));
+    TRY(reward_report(e->session.run, &result, &e->data, p->pairs, e->stage->cfg.model,
+                      e->stage->data.eval));
     summary_put(e->stage, "pairs", result.pairs);
     reward_eval_summary(e->stage, &result);
     summary_put(e->stage, "mean", result.mean);
@@ -105,6 +109,7 @@ static Status evaluate_pairs(Eval *e, ModelConfig *m) {
     if (stage->cfg.dry_run) return OK;
     Status s = score_pairs(e, &p, m);
     memory_release(p.score);
+    memory_release(p.pairs);
     packed_release(&p.batch);
     network_release(&p.net);
     return s;
@@ -193,14 +198,6 @@ static Status open_roles(Eval *e, PolicyRun *p) {
     return OK;
 }
 
-/* 95 % interval of a share w of n (Wilson 1927); a tie counts as half a win. */
-static void wilson(double w, int n, double *low, double *high) {
-    double z = 1.959963984540054, zz = z * z, center = w + zz / (2 * n);
-    double half = z * sqrt(w * (1 - w) / n + zz / (4.0 * n * n)), scale = 1 + zz / n;
-    *low = fmax(0.0, (center - half) / scale);
-    *high = fmin(1.0, (center + half) / scale);
-}
-
 static void put_quality(Stage *s, const PolicyResult *r, int judged, const char *after) {
     char name[40];
     snprintf(name, sizeof name, "gold%s", after);
@@ -238,13 +235,14 @@ static Status answer_prompts(Eval *e, PolicyRun *p) {
     summary_put(s, "response_length", r.length);
     summary_put(s, "eos_rate", r.eos_rate);
     if (!p->path[BASELINE][0]) return OK;
-    double win = policy_eval_win_rate(&p->eval), low, high;
-    wilson(win, r.n, &low, &high);
+    double win = policy_eval_win_rate(&p->eval);
+    Interval limits = wilson(win, r.n); /* a tie counts as half a win */
     put_quality(s, &before, judge != NULL, "_baseline");
     summary_put(s, "win_rate", win);
-    summary_put(s, "win_rate_low", low);
-    summary_put(s, "win_rate_high", high);
-    log_info("win rate %.3f (95 %% between %.3f and %.3f) over %d prompts", win, low, high, r.n);
+    summary_put(s, "win_rate_low", limits.low);
+    summary_put(s, "win_rate_high", limits.high);
+    log_info("win rate %.3f (95 %% between %.3f and %.3f) over %d prompts", win, limits.low,
+             limits.high, r.n);
     return OK;
 }
 

@@ -96,4 +96,27 @@ same_bytes "ppo resumed, rollouts" ppo/rollouts.jsonl ppo.again/rollouts.jsonl
 rlhf ${PPO% --run.dump_rollouts} --max_steps 1 --run.dir ppo --run.overwrite
 [ ! -e ppo/rollouts.jsonl ] || fail "rollouts of the run before are still there"
 
+# ------------------------------------------------ a reward model on pairs
+
+# sum FILE ARRAY: of its numbers
+sum() { sed 's/.*"'"$2"'"\(:{"edges":[^]]*\],"counts"\)*:\[\([^]]*\)\].*/\2/' "$1" | tr , '\n' | awk '{ s += $1 } END { print s }'; }
+without_names() { sed 's/"model":"[^"]*","data":"[^"]*"//' "$1"; }
+
+rows rm/evals/reward.json '{"kind":"reward","model":"model","data":"data/pairs.eval.jsonl","n":2[0-4],"accuracy":.*"subsets":\[{"subset":' 1
+pairs=$(sed 's/.*"n":\([0-9]*\),"accuracy":.*"subsets".*/\1/' rm/evals/reward.json)
+for name in chosen rejected margins; do
+    [ "$(sum rm/evals/reward.json $name)" = "$pairs" ] || fail "reward.json counts $(sum rm/evals/reward.json $name) $name answers"
+done
+bins=$(sed 's/.*"length_bins":\[\([^]]*\)\].*/\1/' rm/evals/reward.json | tr '{' '\n' | sed -n 's/.*"n":\([0-9]*\).*/\1/p' |
+    awk '{ s += $1 } END { print s }')
+[ "$bins" = "$pairs" ] || fail "the bins of lengths have $bins pairs"
+accuracy=$(sed 's/.*"accuracy":\([^,]*\),"accuracy_longer_wins.*/\1/' rm/run.json)
+grep -q "\"n\":$pairs,\"accuracy\":$accuracy," rm/evals/reward.json || fail "run.json has accuracy $accuracy"
+# shellcheck disable=SC2086
+rlhf eval --model rm/model $COMMON --data.eval data/pairs.eval.jsonl --run.dir eval.rm
+without_names rm/evals/reward.json > want
+without_names eval.rm/evals/reward.json > have
+same_bytes "the evaluation of a run and of its model" want have
+grep -q '"reliability"' eval.rm/report.html || fail "the report does not have the evaluation"
+
 [ $failed -eq 0 ] && echo "evaluations leave what they promise"

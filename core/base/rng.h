@@ -16,6 +16,7 @@ typedef enum { /* one per use, so that no two uses share numbers */
                RNG_MIXTURE,
                RNG_MINIBATCH,
                RNG_TEST,
+               RNG_BOOTSTRAP,
 } RngPurpose;
 
 /* Four independent 32-bit words for key (seed, purpose) and counter (sequence, position). */

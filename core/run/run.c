@@ -36,9 +36,9 @@ const int run_n_fields = sizeof run_fields / sizeof *run_fields;
 
 /* What a run writes and --overwrite removes; anything else in the directory is the user's. */
 static const char *const own_files[] = {
-    "recipe.json",  "run.json",      "metrics.jsonl",  "samples.jsonl",
-    "alarms.jsonl", "rejects.jsonl", "rollouts.jsonl", "checkpoints",
-    "report.html",  "model",         "best",           "tensorboard",
+    "recipe.json",   "run.json",       "metrics.jsonl", "samples.jsonl", "alarms.jsonl",
+    "rejects.jsonl", "rollouts.jsonl", "checkpoints",   "evals",         "report.html",
+    "model",         "best",           "tensorboard",
 };
 
 void run_path(char out[RUN_PATH], const Run *run, const char *name) {
@@ -383,6 +383,19 @@ Status run_sample(Run *run, const char *json) {
     text_add(&t, json);
     append_row(run, run->samples, "samples.jsonl", &t);
     return OK;
+}
+
+Status run_evaluation(Run *run, const char *name, const char *json) {
+    char path[RUN_PATH];
+    Text t = {0};
+    run_path(path, run, "evals");
+    TRY(file_mkdirs(path));
+    int n = snprintf(path, sizeof path, "%s/evals/%s.json", run->dir, name);
+    CHECK(n > 0 && n < RUN_PATH);
+    text_addf(&t, "%s\n", json);
+    Status s = file_write_atomic(path, t.s, t.len);
+    text_release(&t);
+    return s;
 }
 
 Status run_rollout(Run *run, const char *json) {

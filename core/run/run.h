@@ -50,7 +50,9 @@ void run_facts(Run *run, const AlarmFacts *facts);
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m);
 /* Appends a row (a JSON object as text) to samples.jsonl. */
 Status run_sample(Run *run, const char *json);
-/* The same to rollouts.jsonl, nothing with run.dump_rollouts off. */
+/* Writes evals/NAME.json, a JSON object; an older one of that name is replaced. */
+Status run_evaluation(Run *run, const char *name, const char *json);
+/* A row to rollouts.jsonl, nothing with run.dump_rollouts off. */
 Status run_rollout(Run *run, const char *json);
 
 /* Distributions and texts for TensorBoard, beside the scalars of run_log and like them cut back by
