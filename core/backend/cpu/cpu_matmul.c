@@ -22,7 +22,9 @@ enum {
     PANELS = 256 / NR, /* a packed block: KC x 256 floats, half of a small L2 */
     BLOCK = ROWS * KC, /* floats of a packed block of A */
     KC_PACKED = 2048,  /* packed bf16 weights: most products are one block of k */
-    PATCH = 1024 * KC  /* floats of C that rest between blocks of k, in bf16 */
+    PATCH = 1024 * KC, /* floats of C that rest between blocks of k, in bf16 */
+    FEW = 8 /* rows read side by side when packing: rows are multiples of pages apart often enough,
+             * and more of them than a cache has ways push each other out */
 };
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -208,17 +210,20 @@ pack_tile(float *to, const void *from_, int half, size_t row, size_t col, int ro
 
 static inline __attribute__((always_inline)) void pack_rows(const Product *p, int half, int m0,
                                                             int m1, int k0, int kc) {
-    float *to = a_block();
-    for (int m = m0; m < m1; m += MR) {
-        int rows = m1 - m < MR ? m1 - m : MR;
-        const void *from = buf_at(p->A, (size_t)m * p->a_row + (size_t)k0 * p->a_col).ptr;
-        if (rows < MR)
-            pack_tile(to, from, half, p->a_row, p->a_col, rows, kc);
-        else if (p->a_col == 1)
-            pack_tile(to, from, half, p->a_row, 1, MR, kc);
-        else
-            pack_tile(to, from, half, 1, p->a_col, MR, kc); /* A transposed: a_row is 1 */
-        to += rows * kc;
+    int step = p->a_col == 1 ? kc : FEW; /* of k, before the next tile */
+    for (int k = 0; k < kc; k += step) {
+        int n = kc - k < step ? kc - k : step;
+        for (int m = m0; m < m1; m += MR) {
+            int rows = m1 - m < MR ? m1 - m : MR;
+            float *to = a_block() + (size_t)(m - m0) * kc + (size_t)k * rows;
+            const void *from = buf_at(p->A, (size_t)m * p->a_row + (size_t)(k0 + k) * p->a_col).ptr;
+            if (rows < MR)
+                pack_tile(to, from, half, p->a_row, p->a_col, rows, n);
+            else if (p->a_col == 1)
+                pack_tile(to, from, half, p->a_row, 1, MR, n);
+            else
+                pack_tile(to, from, half, 1, p->a_col, MR, n); /* A transposed: a_row is 1 */
+        }
     }
 }
 
@@ -239,23 +244,28 @@ static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, i
             }
 }
 
+/* n rows of B from k on, a panel's columns from n0 on */
+static inline void pack_few(const Product *p, float *to, int n0, int k, int n) {
+    int columns = p->N - n0 < NR ? p->N - n0 : NR;
+    size_t from = (size_t)k * p->ldb + n0;
+    for (; n > 0; n--, to += NR, from += p->ldb) {
+        for (int j = 0; j < NR; j += VW) {
+            int left = columns - j < 0 ? 0 : columns - j;
+            vstore(to + j, p->weights ? weights_upto(p->B, from + j, left)
+                                      : any_upto(p->B, from + j, left));
+        }
+    }
+}
+
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
     if (dtype_quantized(p->B.dtype)) {
         unpack_quantized(p, panel0, panel1, k0, kc);
         return;
     }
-    for (int panel = panel0; panel < panel1; panel++) {
-        float *to = b_block() + (size_t)(panel - panel0) * kc * NR;
-        int n0 = panel * NR, n = p->N - n0 < NR ? p->N - n0 : NR;
-        size_t from = (size_t)k0 * p->ldb + n0;
-        for (int k = 0; k < kc; k++, to += NR, from += p->ldb) {
-            for (int j = 0; j < NR; j += VW) {
-                int left = n - j < 0 ? 0 : n - j;
-                vstore(to + j, p->weights ? weights_upto(p->B, from + j, left)
-                                          : any_upto(p->B, from + j, left));
-            }
-        }
-    }
+    for (int k = 0; k < kc; k += FEW)
+        for (int panel = panel0; panel < panel1; panel++)
+            pack_few(p, b_block() + ((size_t)(panel - panel0) * kc + k) * NR, panel * NR, k0 + k,
+                     kc - k < FEW ? kc - k : FEW);
 }
 
 static void block(const Product *p, Out c0, int m0, int m1, int panel0, int panel1, int k0, int kc,
