@@ -59,10 +59,11 @@ static inline __attribute__((always_inline)) void c_store(Out c, size_t at, vf v
         vstore((float *)c.at + at, v);
 }
 
-/* c[m][NR] (+)= a[kc][m]' b[kc][NR]; m is a constant in each call, so everything stays in registers
- */
-static inline __attribute__((always_inline)) void tile(int m, int kc, const float *a, const void *b,
-                                                       int narrow, Out c, int add) {
+/* c[m][NR] (+)= a[kc][m]' b[kc][NR], or with `direct` a's rows as they lie, lda apart; m is a
+ * constant in each call, so everything stays in registers */
+static inline __attribute__((always_inline)) void tile(int m, int kc, const float *a, int direct,
+                                                       size_t lda, const void *b, int narrow, Out c,
+                                                       int add) {
     vf acc[MR][2];
     UNROLL for (int i = 0; i < m; i++) {
         acc[i][0] = add ? vload((float *)c.at + i * c.ld) : (vf){0};
@@ -72,7 +73,7 @@ static inline __attribute__((always_inline)) void tile(int m, int kc, const floa
         vf w[2];
         b_load(w, b, (size_t)k, narrow);
         UNROLL for (int i = 0; i < m; i++) {
-            vf x = vset1(a[(size_t)k * m + i]);
+            vf x = vset1(direct ? a[i * lda + (size_t)k] : a[(size_t)k * m + i]);
             acc[i][0] = vfma(x, w[0], acc[i][0]);
             acc[i][1] = vfma(x, w[1], acc[i][1]);
         }
@@ -84,9 +85,10 @@ static inline __attribute__((always_inline)) void tile(int m, int kc, const floa
 }
 
 #define TILE_CASE(m)                                                                               \
-    case m: tile(m, kc, a, b, narrow, c, add); break
-static inline __attribute__((always_inline)) void
-tile_switch(int m, int kc, const float *a, const void *b, int narrow, Out c, int add) {
+    case m: tile(m, kc, a, direct, lda, b, narrow, c, add); break
+static inline __attribute__((always_inline)) void tile_switch(int m, int kc, const float *a,
+                                                              int direct, size_t lda, const void *b,
+                                                              int narrow, Out c, int add) {
     switch (m) {
         TILE_CASE(1);
         TILE_CASE(2);
@@ -110,18 +112,25 @@ tile_switch(int m, int kc, const float *a, const void *b, int narrow, Out c, int
 /* one copy of the tiles for each way that occurs */
 static void tile_plain(int m, int kc, const float *a, const void *b, Out c, int add) {
     c.half = 0;
-    tile_switch(m, kc, a, b, 0, c, add);
+    tile_switch(m, kc, a, 0, 0, b, 0, c, add);
+}
+static void tile_direct(int m, int kc, const float *a, size_t lda, const void *b, Out c, int add) {
+    c.half = 0;
+    tile_switch(m, kc, a, 1, lda, b, 0, c, add);
 }
 static void tile_narrow_f32(int m, int kc, const float *a, const void *b, Out c, int add) {
     c.half = 0;
-    tile_switch(m, kc, a, b, 1, c, add);
+    tile_switch(m, kc, a, 0, 0, b, 1, c, add);
 }
 static void tile_narrow_bf16(int m, int kc, const float *a, const void *b, Out c) {
     c.half = 1;
-    tile_switch(m, kc, a, b, 1, c, 0);
+    tile_switch(m, kc, a, 0, 0, b, 1, c, 0);
 }
-static void tile_rows(int m, int kc, const float *a, const void *b, int narrow, Out c, int add) {
-    if (!IN_BF16 || !narrow)
+static void tile_rows(int m, int kc, const float *a, size_t lda, const void *b, int narrow, Out c,
+                      int add) {
+    if (lda)
+        tile_direct(m, kc, a, lda, b, c, add);
+    else if (!IN_BF16 || !narrow)
         tile_plain(m, kc, a, b, c, add);
     else if (c.half)
         tile_narrow_bf16(m, kc, a, b, c);
@@ -143,13 +152,13 @@ static void store_upto(Out c, size_t at, const float *from, int n) {
 }
 
 /* the last panel may be narrower than NR: through a small tile of its own */
-static void tile_edge(int m, int n, int kc, const float *a, const void *b, int narrow, Out c,
-                      int add) {
+static void tile_edge(int m, int n, int kc, const float *a, size_t lda, const void *b, int narrow,
+                      Out c, int add) {
     float t[MR * NR];
     const float *old = c.at;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++) t[i * NR + j] = add && j < n ? old[i * c.ld + j] : 0.0f;
-    tile_rows(m, kc, a, b, narrow, (Out){t, NR, 0}, add);
+    tile_rows(m, kc, a, lda, b, narrow, (Out){t, NR, 0}, add);
     for (int i = 0; i < m; i++) store_upto(c, i * c.ld, t + i * NR, n);
 }
 
@@ -199,6 +208,11 @@ static inline float float_of(uint16_t x) {
         .f;
 }
 
+/* Rows of the next tile. One of three rows or fewer waits for its own sums: the last two share. */
+static inline int tile_height(int left) {
+    return left <= MR ? left : left < MR + 4 ? (left + 1) / 2 : MR;
+}
+
 /* rows of A side by side: to[k][rows]; `rows` is a constant where it matters */
 static inline __attribute__((always_inline)) void
 pack_tile(float *to, const void *from_, int half, size_t row, size_t col, int rows, int kc) {
@@ -213,8 +227,8 @@ static inline __attribute__((always_inline)) void pack_rows(const Product *p, in
     int step = p->a_col == 1 ? kc : FEW; /* of k, before the next tile */
     for (int k = 0; k < kc; k += step) {
         int n = kc - k < step ? kc - k : step;
-        for (int m = m0; m < m1; m += MR) {
-            int rows = m1 - m < MR ? m1 - m : MR;
+        for (int m = m0, rows; m < m1; m += rows) {
+            rows = tile_height(m1 - m);
             float *to = a_block() + (size_t)(m - m0) * kc + (size_t)k * rows;
             const void *from = buf_at(p->A, (size_t)m * p->a_row + (size_t)(k0 + k) * p->a_col).ptr;
             if (rows < MR)
@@ -232,6 +246,12 @@ static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
         pack_rows(p, 1, m0, m1, k0, kc);
     else
         pack_rows(p, 0, m0, m1, k0, kc);
+}
+
+/* Rows of A that lie as the tiles can read them: f32, k along the row, and few enough of them at a
+ * time for a pointer each. */
+static int reads_direct(const Product *p) {
+    return !IN_BF16 && MR <= 6 && p->a_col == 1;
 }
 
 static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, int kc) {
@@ -277,10 +297,11 @@ static void block(const Product *p, Out c0, int m0, int m1, int panel0, int pane
         panel_bytes = (size_t)p->K * NR * sizeof(act);
         b0 = (const char *)(p->packed + ((size_t)panel0 * p->K + (size_t)k0) * NR);
     }
-    const float *a = a_block();
+    size_t lda = reads_direct(p) ? p->a_row : 0;
+    const float *a = lda ? f32(p->A) + (size_t)m0 * lda + k0 : a_block();
     size_t element = c0.half ? 2 : 4;
-    for (int m = m0; m < m1; m += MR) {
-        int rows = m1 - m < MR ? m1 - m : MR;
+    for (int m = m0, rows; m < m1; m += rows) {
+        rows = tile_height(m1 - m);
         for (int panel = panel0; panel < panel1; panel++) {
             int n = p->N - panel * NR;
             const char *b = b0 + (size_t)(panel - panel0) * panel_bytes;
@@ -290,12 +311,12 @@ static void block(const Product *p, Out c0, int m0, int m1, int panel0, int pane
                 row_of_panels(kc, a, b, panel_bytes, narrow, c, add);
                 panel += 3;
             } else if (n >= NR) {
-                tile_rows(rows, kc, a, b, narrow, c, add);
+                tile_rows(rows, kc, a, lda, b, narrow, c, add);
             } else {
-                tile_edge(rows, n, kc, a, b, narrow, c, add);
+                tile_edge(rows, n, kc, a, lda, b, narrow, c, add);
             }
         }
-        a += rows * kc;
+        a += lda ? rows * lda : (size_t)rows * (size_t)kc;
     }
 }
 
@@ -306,7 +327,7 @@ static void product_item(void *ctx, int item, int thread) {
     product_part(p, item, &m0, &m1, &first, &last);
     for (int k0 = 0; k0 < p->K; k0 += p->kc) {
         int kc = p->K - k0 < p->kc ? p->K - k0 : p->kc;
-        pack_a(p, m0, m1, k0, kc);
+        if (!reads_direct(p)) pack_a(p, m0, m1, k0, kc);
         for (int panel = first; panel < last; panel += PANELS) {
             int end = panel + PANELS < last ? panel + PANELS : last;
             Out c = {buf_at(p->C, (size_t)m0 * p->ldc + (size_t)panel * NR).ptr, (size_t)p->ldc,
