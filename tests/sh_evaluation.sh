@@ -119,4 +119,53 @@ without_names eval.rm/evals/reward.json > have
 same_bytes "the evaluation of a run and of its model" want have
 grep -q '"reliability"' eval.rm/report.html || fail "the report does not have the evaluation"
 
+# ------------------------------------------------ a policy on prompts and text
+
+# value FILE NAME: of the first such key
+value() { sed 's#.*"'"$2"'":\([^,}]*\).*#\1#' "$1"; }
+
+ANSWER="$COMMON --reward_model rm/model --data.eval data/prompts.eval.jsonl --eval.max_new_tokens 24"
+# shellcheck disable=SC2086
+rlhf eval --model dpo/model --eval.baseline base/model --reference base/model $ANSWER --eval.text data/sft.eval.jsonl \
+    --run.dir eval.dpo
+rows eval.dpo/samples.jsonl '"mode":"greedy".*"kl"' 12
+for name in win_rate score gold kl response_length repetition eos_rate perplexity; do
+    sed 's/.*"'$name'":\([^,]*\),"'$name'_low":\([^,]*\),"'$name'_high":\([^,}]*\).*/\1 \2 \3/' eval.dpo/evals/policy.json |
+        awk '!($1 >= $2 && $1 <= $3) { exit 1 }' || fail "policy.json: no $name within its limits"
+done
+for name in score gold kl win_rate; do
+    [ "$(value eval.dpo/evals/policy.json $name)" = "$(value eval.dpo/run.json $name)" ] || fail "run.json and policy.json differ in $name"
+done
+# the likelihood of a text is what sft calls it
+# shellcheck disable=SC2086
+rlhf sft --model dpo/model $COMMON --data.train data/sft.jsonl --data.eval data/sft.eval.jsonl --max_steps 1 \
+    --sft.learning_rate 0 --run.dir still
+awk -v nll="$(tail -n 1 still/metrics.jsonl | sed 's/.*"eval\/loss":\([^,}]*\).*/\1/')" -v p="$(value eval.dpo/evals/policy.json perplexity)" \
+    'BEGIN { d = exp(nll) / p - 1; exit !(d < 1e-5 && d > -1e-5) }' || fail "perplexity is not sft's"
+# shellcheck disable=SC2086
+rlhf eval --model dpo/model --eval.baseline base/model --reference base/model $ANSWER --eval.text data/sft.eval.jsonl \
+    --threads 2 --run.dir eval.again
+same_bytes "an evaluation done twice" eval.dpo/evals/policy.json eval.again/evals/policy.json
+
+# ------------------------------------------------ the checkpoints of a run
+
+for run in ppo.again dpo; do
+    ls -lR $run > before
+    # shellcheck disable=SC2086
+    rlhf eval --eval.sweep $run $ANSWER --run.dir sweep
+    ls -lR $run | cmp -s - before || fail "the sweep changed $run"
+    rows sweep/evals/sweep.json '{"kind":"sweep",.*"points":\[{"step":0,"kl":0,.*{"step":2,.*{"step":4,.*"best_of":\[{"n":1,"kl":0,.*{"n":16,' 1
+    sed 's/.*{"step":4,"kl":\([^,]*\),"score":.*"gold":\([^,]*\),"length":[^,]*}\].*/\1 \2/' sweep/evals/sweep.json > have
+    tail -n 1 $run/metrics.jsonl > last
+    echo "$(value last eval/kl) $(value last eval/gold)" > want
+    same_bytes "the last checkpoint of $run and its last evaluation" want have
+    # the best of more answers scores higher
+    tr '{' '\n' < sweep/evals/sweep.json | sed -n 's/"n":[0-9]*,"kl":.*"score":\([^,}]*\).*/\1/p' > scores
+    sort -g scores | cmp -s - scores || fail "best of n: $(tr '\n' ' ' < scores)"
+    [ "$(wc -l < scores)" -eq 5 ] || fail "best of n has $(wc -l < scores) entries"
+    rm -r sweep
+done
+"$RLHF" eval --eval.sweep data --run.dir sweep > log 2>&1 && fail "data/ was swept"
+[ ! -e sweep ] || fail "a sweep of nothing left a directory"
+
 [ $failed -eq 0 ] && echo "evaluations leave what they promise"

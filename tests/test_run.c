@@ -277,6 +277,31 @@ static void views_are_checked(void **state) {
     run_close(run);
 }
 
+static void others_may_read_a_running_run(void **state) {
+    (void)state;
+    const char *dir = scratch("read_by_others");
+    int steps[4] = {0}, n;
+    Checkpoint *c;
+    Run *run = must_open(dir, 0); /* it holds the lock */
+    assert_int_equal(save(run, 3), OK);
+    assert_int_equal(save(run, 12), OK);
+    assert_int_equal(checkpoint_steps(dir, steps, 4, &n), OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(steps[0], 3);
+    assert_int_equal(steps[1], 12);
+    assert_int_equal(checkpoint_steps(dir, steps, 1, &n), OK);
+    assert_int_equal(n, 1);
+    assert_int_equal(checkpoint_open_step(&c, dir, 3), OK);
+    assert_int_equal(checkpoint_step(c), 3);
+    check_content(c);
+    checkpoint_close(c);
+    assert_int_equal(checkpoint_open_step(&c, dir, 4), E_FORMAT);
+    assert_null(c);
+    assert_non_null(strstr(status_message(), "no checkpoint of step 4"));
+    assert_int_equal(checkpoint_open_step(&c, scratch("nowhere"), 4), E_IO);
+    run_close(run);
+}
+
 static void a_step_may_be_saved_again(void **state) {
     (void)state;
     const char *dir = scratch("again");
@@ -642,6 +667,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(one_process_per_directory),
         cmocka_unit_test(the_newest_two_are_kept),
         cmocka_unit_test(views_are_checked),
+        cmocka_unit_test(others_may_read_a_running_run),
         cmocka_unit_test(a_step_may_be_saved_again),
         cmocka_unit_test(leftovers_are_cleared),
         cmocka_unit_test(a_failed_save_is_a_warning),

@@ -198,6 +198,50 @@ Status checkpoint_open_latest(Checkpoint **c, Run *run) {
     return s;
 }
 
+/* --- of another run --- */
+
+static Status name_run(Run *run, const char *dir) {
+    *run = (Run){0};
+    if ((size_t)snprintf(run->dir, sizeof run->dir, "%s", dir) >= sizeof run->dir)
+        return status_fail(E_USAGE, "the path of the run directory is too long: %.100s...", dir);
+    return OK;
+}
+
+/* All its folders, newest first; free() them. */
+static Status list_run(StepDir **dirs, int *n, Run *run, const char *dir) {
+    TRY(name_run(run, dir));
+    *dirs = malloc(STEP_DIRS_MAX * sizeof **dirs);
+    if (!*dirs) return status_fail(E_MEMORY, "no memory to list checkpoints");
+    Status s = checkpoint_list(run, *dirs, n);
+    if (s != OK) free(*dirs);
+    return s;
+}
+
+Status checkpoint_steps(const char *run_dir, int *steps, int max, int *n) {
+    StepDir *dirs;
+    Run run;
+    int found;
+    TRY(list_run(&dirs, &found, &run, run_dir));
+    *n = 0;
+    for (int i = found - 1; i >= 0 && *n < max; i--)
+        if (!*n || steps[*n - 1] != dirs[i].step) steps[(*n)++] = dirs[i].step;
+    free(dirs);
+    return OK;
+}
+
+Status checkpoint_open_step(Checkpoint **c, const char *run_dir, int step) {
+    StepDir *dirs;
+    Run run;
+    int n;
+    *c = NULL;
+    TRY(list_run(&dirs, &n, &run, run_dir));
+    Status s = status_fail(E_FORMAT, "%s has no checkpoint of step %d", run_dir, step);
+    for (int i = 0; i < n && s != OK; i++)
+        if (dirs[i].step == step) s = open_one(c, &run, dirs[i]);
+    free(dirs);
+    return s;
+}
+
 /* --- an open checkpoint --- */
 
 int checkpoint_step(const Checkpoint *c) {

@@ -83,6 +83,10 @@ int run_saved_step(const Run *run);
  * some but all are damaged. Logs are cut back, so call it before other logs are opened. */
 typedef struct Checkpoint Checkpoint;
 Status checkpoint_open_latest(Checkpoint **c, Run *run);
+/* Of another run, only to be read: the steps that it has checkpoints of, in order, and one of them,
+ * verified. Nothing in its directory is changed. */
+Status checkpoint_steps(const char *run_dir, int *steps, int max, int *n);
+Status checkpoint_open_step(Checkpoint **c, const char *run_dir, int step);
 int checkpoint_step(const Checkpoint *c);
 /* Borrowed view of a file of the checkpoint (mapped, verified); E_FORMAT when absent or of another
  * size (bytes_expected = 0: any). */
