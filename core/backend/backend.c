@@ -100,6 +100,14 @@ static Status find_kind(const CpuKind **out, const char *kernels, Dtype dtype) {
         kernels);
 }
 
+/* What "auto" stores: bf16 where there are instructions that multiply it, which are kinds of their
+ * own. */
+static Dtype cpu_dtype(void) {
+    for (const CpuKind *k = kinds; k < kinds + N_KINDS; k++)
+        if (!k->fill_f32 && is_choice(k, DT_BF16)) return DT_BF16;
+    return DT_F32;
+}
+
 static Status cpu_create(Backend **out, const char *kernels, Dtype dtype) {
     const CpuKind *kind = NULL;
     TRY(find_kind(&kind, kernels, dtype));
@@ -130,9 +138,8 @@ Status backend_create(Backend **out, const char *device, const char *kernels, co
     if (!any && !on_gpu && strcmp(device, "cpu"))
         return status_fail(
             E_USAGE, "device \"%s\" is not known: auto, cpu, cuda:0 (or another GPU)", device);
-    if (strcmp(dtype, "f32") && strcmp(dtype, "bf16"))
-        return status_fail(E_USAGE, "dtype \"%s\" is not known: f32 or bf16", dtype);
-    Dtype t = strcmp(dtype, "bf16") ? DT_F32 : DT_BF16;
+    if (strcmp(dtype, "f32") && strcmp(dtype, "bf16") && strcmp(dtype, "auto"))
+        return status_fail(E_USAGE, "dtype \"%s\" is not known: f32, bf16 or auto", dtype);
     /* kernels by name are a CPU's, unless the checkpoint of a GPU asks for its own */
     int invariant = !strcmp(kernels, "invariant"), choose = invariant || !strcmp(kernels, "auto");
     int for_gpu = choose || !strncmp(kernels, "cuda", 4);
@@ -140,6 +147,8 @@ Status backend_create(Backend **out, const char *device, const char *kernels, co
         on_gpu = cuda_device_count() > 0;
         if (!on_gpu) log_info("no usable GPU: the CPU is used");
     }
+    Dtype t = strcmp(dtype, "f32") ? DT_BF16 : DT_F32;
+    if (!on_gpu && !strcmp(dtype, "auto")) t = cpu_dtype();
     if (!on_gpu) return cpu_create(out, choose ? "auto" : kernels, t);
     TRY(cuda_create(out, gpu, t, invariant || strstr(kernels, "-invariant") != NULL));
     if (choose || !strcmp(kernels, (*out)->kernels)) return OK;

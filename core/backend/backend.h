@@ -248,7 +248,8 @@ struct Backend {
 };
 
 /* device "auto", "cpu", "cuda" or "cuda:N"; kernels "auto" or a name from the CPU's table; dtype
- * "f32" or "bf16". E_USAGE when this machine lacks it. */
+ * "f32", "bf16" or "auto": bf16 on a GPU and where the CPU multiplies it. E_USAGE when this machine
+ * lacks it. */
 Status backend_create(Backend **b, const char *device, const char *kernels, const char *dtype);
 void backend_release(Backend *b);
 

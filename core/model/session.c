@@ -20,8 +20,10 @@ const Field stage_fields[] = {
           "auto (a GPU where there is one), cpu, or cuda:0"),
     FIELD_OF(StageConfig, kernels, "auto", "auto|amx|avx512bf16|avx512|avx2|portable",
              "instruction set of the CPU kernels"),
-    FIELD_OF(StageConfig, dtype, "f32", "f32|bf16",
-             "storage of activations and of weights that are read; sums and training in f32"),
+    FIELD_OF(
+        StageConfig, dtype, "f32", "f32|bf16|auto",
+        "storage of activations and of weights that are read (sums and training in f32); auto: "
+        "bf16 where the device multiplies it"),
     FIELD_OF(StageConfig, reference_dtype, "same", "same|q8|q4",
              "storage of the reference's layers: as dtype, or in blocks of 8 or 4 bits"),
     FIELD_OF(StageConfig, judge_dtype, "same", "same|q8|q4", "likewise of the reward model's"),
