@@ -1,6 +1,8 @@
 /* eval_sweep.c - the checkpoints of a run, each with the KL that it paid and the score and gold
  * that it got for it (Gao et al. 2023), beside the best of n answers of the policy that the run
  * began with. */
+#include <string.h>
+
 #include "core/base/log.h"
 #include "reward/eval_inside.h"
 
@@ -17,6 +19,8 @@ Status eval_sweep_inputs(Eval *e) {
                   {NULL, "reference", &s->cfg.reference},
                   {NULL, "reward_model", &s->cfg.reward_model},
                   {"data", "eval", &s->data.eval}};
+    if (e->cfg->baseline[0] || e->cfg->text[0])
+        return status_fail(E_USAGE, "eval.sweep goes without eval.baseline and eval.text");
     TRY(json_parse_file(&doc, path, JSON_STRICT));
     Status status = OK;
     for (size_t i = 0; status == OK && i < sizeof inputs / sizeof *inputs; i++) {
@@ -28,7 +32,11 @@ Status eval_sweep_inputs(Eval *e) {
         *inputs[i].value = arena_strdup(&e->arena, value);
     }
     json_release(doc);
-    if (status == OK && !s->cfg.reference[0]) s->cfg.reference = s->cfg.model;
+    if (status == OK && !strcmp(s->cfg.model, "init"))
+        return status_fail(E_USAGE,
+                           "%s began with \"init\": give the model's shape with --model DIR",
+                           e->cfg->sweep);
+    if (status == OK && !s->cfg.reference[0]) s->cfg.reference = s->cfg.model; /* as in training */
     return status;
 }
 
@@ -142,8 +150,8 @@ static Status write_sweep(Eval *e, const PolicyRun *p, const Text *points, const
 Status eval_sweep(Eval *e, PolicyRun *p, const PolicyModels *m) {
     Text points = {0}, best = {0};
     if (!m->judge && !p->eval.has_gold)
-        return status_fail(E_USAGE, "eval.sweep needs a judge: %s names no reward_model",
-                           e->cfg->sweep);
+        return status_fail(E_USAGE, "eval.sweep needs a judge: give reward_model (the prompts are "
+                                    "not of the embedded world)");
     Status s = best_of_n(e, p, m, &best); /* the policy is still the one the run began with */
     if (s == OK) s = add_point(p, m, &points, 0);
     if (s == OK) s = sweep_checkpoints(e, p, m, &points);

@@ -166,6 +166,8 @@ for run in ppo.again dpo; do
     rm -r sweep
 done
 "$RLHF" eval --eval.sweep data --run.dir sweep > log 2>&1 && fail "data/ was swept"
+"$RLHF" eval --eval.sweep dpo --eval.text data/sft.eval.jsonl --run.dir sweep > log 2>&1 && fail "a sweep took eval.text"
+grep -q 'eval.sweep goes without' log || fail "$(cat log)"
 [ ! -e sweep ] || fail "a sweep of nothing left a directory"
 
 [ $failed -eq 0 ] && echo "evaluations leave what they promise"
