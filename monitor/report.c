@@ -50,6 +50,9 @@ void report_at_end(const char *dir) {
     Status s = snprintf(out, sizeof out, "%s/report.html", dir) < VIEW_PATH
                    ? report_write(out, &dir, 1)
                    : status_fail(E_USAGE, "the path is too long: %.100s...", dir);
-    if (s != OK) log_warn("no report was written: %s", status_message());
+    if (s == OK)
+        log_info("the report is %s", out);
+    else
+        log_warn("no report was written: %s", status_message());
     if (sentence[0]) status_fail(s, "%s", sentence);
 }

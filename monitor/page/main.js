@@ -24,7 +24,8 @@ function tabs() {
 }
 
 function showTab(id) {
-  const list = tabs(), [own, , draw] = list.find(t => t[0] === id) || list[0];
+  const list = tabs(), named = name => list.find(t => t[0] === name);
+  const [own, , draw] = named(id) || named(page.tab) || list[0]; // #panels is no tab
   page.tab = own;
   for (const tab of byId('tabs').children) {
     const on = tab.id === 'tab-' + own;
@@ -46,8 +47,7 @@ function showTab(id) {
 function openTab(verb) { goTo('runs-' + verb); byId('tab-runs-' + verb).focus(); }
 
 function goTo(id) {
-  if (page.live) showTab(id);
-  else if (location.hash === '#' + id) showTab(id);
+  if (location.hash === '#' + id) showTab(id);
   else location.hash = id;
   window.scrollTo(0, 0);
 }

@@ -13,11 +13,11 @@ const FuzzTarget fuzz_targets[] = {
     {"safetensors", fuzz_safetensors}, {"index", fuzz_index}, {"gguf", fuzz_gguf},
     {"manifest", fuzz_manifest},       {"jsonl", fuzz_jsonl}, {"stream", fuzz_stream},
     {"recipe", fuzz_recipe},           {"bpe", fuzz_bpe},     {"tokenizer", fuzz_tokenizer},
-    {"template", fuzz_template},
+    {"template", fuzz_template},       {"run", fuzz_run},     {"request", fuzz_request},
 };
 const int fuzz_n_targets = sizeof fuzz_targets / sizeof *fuzz_targets;
 
-enum { PATHS = 16 };
+enum { PATHS = 32 };
 static char folder[64], paths[PATHS][160];
 
 static void remove_folder(void) {

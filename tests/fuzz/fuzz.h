@@ -24,6 +24,8 @@ void fuzz_recipe(const uint8_t *data, size_t size);
 void fuzz_tokenizer(const uint8_t *data, size_t size);
 void fuzz_bpe(const uint8_t *data, size_t size);
 void fuzz_template(const uint8_t *data, size_t size);
+void fuzz_run(const uint8_t *data, size_t size);
+void fuzz_request(const uint8_t *data, size_t size);
 
 /* Writes bytes into a folder of this process (made when it is first needed, removed at the end);
  * returns the path, valid until the end. */

@@ -119,3 +119,14 @@ put("template", "much", "{%- set ns = namespace(i=0, s='') -%}{% macro f(a, b='x
                         "{%- endfor -%}{{ (messages|map(attribute='role')|join(',')).split(',')[0][1:] if ns.i > 1 else raise_exception('no') }}"
                         "{% raw %}{{ }}{% endraw %}{{ strftime_now('%d') is string }}{{ range(3)|list|reverse|first|string|int }}")
 put("template", "own", b"{{ messages[0].x.y|default('z') }}\0[{\"x\":{\"y\":\"\\u00e9\"}}]")
+
+# a run directory's files, parted by 0xff, and requests: Host, path, position
+put("run", "ppo", b"\xff".join([
+    b'{"step":1,"wall_time":1,"tokens":5,"loss":null,"eval/loss":2}\n{"step":2,"wall_time":2,"tokens":9,"loss":1e300}\n{"step":3',
+    b'{"step":1,"prompt":"</script>","completion":"<b>","tokens":{"text":["<b>"],"kl":[0.5]}}\nnonsense\n',
+    b'{"step":1,"id":"A1","metric":"loss","value":2,"limit":1,"severity":"stop"}\n',
+    b'{"model":"m","ppo":{"clip":0.2}}', b'{"verb":"ppo","finished":true,"gold_after":1}',
+    b'{"kind":"reward","reliability":[{"confidence":0.6,"accuracy":0.5,"n":3}]}']))
+put("run", "broken", b"[1]\n{}\n{\"step\":\"x\"}\n\xff\xff{\xff[]\xff{\"verb\":3}\xff\x00")
+put("request", "local", "127.0.0.1:8080\n/tail\n16-0123456789abcdef\n")
+put("request", "brackets", "[::1]:80\n/../data.json\n1--2\n")
