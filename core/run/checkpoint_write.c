@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -21,7 +22,7 @@ struct CheckpointWriter {
 
     FILE *fp; /* the file being written */
     char path[RUN_PATH + 128], name[128];
-    uint64_t bytes;
+    uint64_t bytes, all; /* of this file, of all finished ones */
     XXH3_state_t *hash;
     Text files; /* the manifest's entries of finished files */
 };
@@ -72,6 +73,7 @@ static void finish_file(CheckpointWriter *w) {
     if (!w->fp) return;
     note(w, sync_and_close(w->fp, w->path));
     w->fp = NULL;
+    w->all += w->bytes;
     text_add(&w->files, w->files.len ? ",\n{" : "{");
     json_put_key(&w->files, "name");
     json_put_string(&w->files, w->name);
@@ -228,6 +230,24 @@ static void warn_not_saved(const CheckpointWriter *w) {
                  w->step, w->why);
 }
 
+/* A16: once, when fewer checkpoints fit than a run that keeps some may need at a time. */
+static void watch_disk(const CheckpointWriter *w) {
+    enum { ROOM_FOR = 3 };
+    struct statvfs disk;
+    Run *run = w->run;
+    Alarm a = {.id = "A16",
+               .name = "disk-full-soon",
+               .metric = "disk",
+               .cause = "the disk has room for fewer than three more checkpoints (bytes)",
+               .setting = "run.keep",
+               .limit = ROOM_FOR * (double)w->all};
+    if (run->disk_raised || statvfs(run->dir, &disk) != 0) return;
+    a.value = (double)disk.f_bavail * (double)disk.f_frsize;
+    if (a.value >= a.limit || alarms_are_off(&run->alarm_cfg, a.id, a.name)) return;
+    run->disk_raised = 1;
+    run_raise(run, &a, w->step);
+}
+
 Status checkpoint_commit(CheckpointWriter *w) {
     finish_file(w);
     if (w->failed == OK) note(w, write_manifest(w));
@@ -238,6 +258,7 @@ Status checkpoint_commit(CheckpointWriter *w) {
         return OK;
     }
     w->run->saved_step = w->step;
+    watch_disk(w);
     if (drop_older(w->run) != OK) log_warn("an old checkpoint stays: %s", status_message());
     release(w);
     return OK;

@@ -321,7 +321,7 @@ void run_facts(Run *run, const AlarmFacts *facts) {
     run->facts = *facts;
 }
 
-static void raise_alarm(Run *run, const Alarm *a, int step) {
+void run_raise(Run *run, const Alarm *a, int step) {
     Text row = {0};
     alarm_write(&row, a, step, wall_clock());
     append_row(run, run->alarms, "alarms.jsonl", &row);
@@ -337,7 +337,7 @@ static void watch(Run *run, int step, const Metrics *m) {
     Alarm raised[ALARM_RULES_MAX];
     int n;
     alarms_check(&run->alarm_state, &run->alarm_cfg, &run->facts, step, m, raised, &n);
-    for (int i = 0; i < n; i++) raise_alarm(run, &raised[i], step);
+    for (int i = 0; i < n; i++) run_raise(run, &raised[i], step);
 }
 
 Status run_save_alarms(CheckpointWriter *w, const Run *run) {

@@ -14,13 +14,17 @@ struct Run {
     AlarmFacts facts;
     AlarmState alarm_state;
     char stopped_by[512]; /* the alarm that asked for a stop */
-    int tensorboard;      /* wanted; the file is opened with the first row */
+    int disk_raised;
+    int tensorboard; /* wanted; the file is opened with the first row */
     int events, resumed;
     int last_step;  /* of the last metrics row; -1 none */
     int saved_step; /* of the newest complete checkpoint; -1 none known */
     int rows_lost;  /* log rows that could not be written */
     int discard;    /* the run never began: its directory goes when it closes */
 };
+
+/* Into the log and alarms.jsonl; one of severity stop asks for a stop. */
+void run_raise(Run *run, const Alarm *a, int step);
 
 /* dir/name; the folder's own length was checked when the run was opened. */
 void run_path(char out[RUN_PATH], const Run *run, const char *name);
