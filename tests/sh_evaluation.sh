@@ -96,6 +96,16 @@ same_bytes "ppo resumed, rollouts" ppo/rollouts.jsonl ppo.again/rollouts.jsonl
 rlhf ${PPO% --run.dump_rollouts} --max_steps 1 --run.dir ppo --run.overwrite
 [ ! -e ppo/rollouts.jsonl ] || fail "rollouts of the run before are still there"
 
+# a pipeline's summary shows sampled answers, of which its figures are
+mkdir -p pipeline/ppo
+echo '{"ppo":{"steps":4}}' > pipeline/summary.json
+for mode in sampled greedy; do
+    echo '{"step":4,"mode":"'$mode'","prompt":"Hello.","completion":"A '$mode' answer."}'
+done > pipeline/ppo/samples.jsonl
+rlhf summary pipeline
+rows log 'A sampled answer' 1
+rows log 'A greedy answer' 0
+
 # ------------------------------------------------ a reward model on pairs
 
 # sum FILE ARRAY: of its numbers
