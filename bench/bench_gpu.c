@@ -1,7 +1,8 @@
 /* bench_gpu.c - the operations and whole models on one GPU, each beside the ceiling measured in the
  * same run: the largest bf16 product, and a copy in device memory.
  *
- * bench_gpu [--only NAME] [--device cuda:0] [--dtype bf16|f32] [--small] [--json FILE]: --small
+ * bench_gpu [--only NAME] [--device cuda:0] [--dtype bf16|f32] [--kernels auto|invariant] [--small]
+ * [--json FILE]: invariant is what --batch_invariant computes with; --small
  * shrinks every shape, to try the program itself anywhere (--device cpu). Times are of many calls
  * in a row between two waits; inputs are never zero; medians of RUNS. */
 #include <math.h>
@@ -309,15 +310,16 @@ static void whole_models(const Bench *bench, int is_small) {
 }
 
 int main(int argc, char **argv) {
-    const char *device = "cuda:0", *dtype = "bf16", *json = NULL;
+    const char *device = "cuda:0", *dtype = "bf16", *kernels = "auto", *json = NULL;
     Bench bench = {.only = ""};
     int is_small = 0;
     for (int i = 1; i < argc; i++) {
-        const char **text = !strcmp(argv[i], "--only")     ? &bench.only
-                            : !strcmp(argv[i], "--device") ? &device
-                            : !strcmp(argv[i], "--dtype")  ? &dtype
-                            : !strcmp(argv[i], "--json")   ? &json
-                                                           : NULL;
+        const char **text = !strcmp(argv[i], "--only")      ? &bench.only
+                            : !strcmp(argv[i], "--device")  ? &device
+                            : !strcmp(argv[i], "--dtype")   ? &dtype
+                            : !strcmp(argv[i], "--kernels") ? &kernels
+                            : !strcmp(argv[i], "--json")    ? &json
+                                                            : NULL;
         if (text && i + 1 < argc)
             *text = argv[++i];
         else if (!strcmp(argv[i], "--small"))
@@ -329,7 +331,7 @@ int main(int argc, char **argv) {
     }
     const Sizes *z = is_small ? &small : &real;
     MUST(threads_start(0));
-    MUST(backend_create(&bench.b, device, "auto", dtype));
+    MUST(backend_create(&bench.b, device, kernels, dtype));
     if (json && !(bench.json = fopen(json, "a"))) perror(json);
     bench.flops = product_rate(&bench, 0, z->largest, z->largest, z->largest);
     bench.bandwidth = copy_rate(&bench, z->flat);

@@ -1,5 +1,5 @@
 """bench_torch.py - the same work as bench_gpu in PyTorch, eager and compiled: products, attention, the head, AdamW,
-training and decoding of the 1 B llama shape. Lines of JSON, as bench_gpu's; `kernels` says which way.
+training, decoding, DPO and one PPO step of the 1 B llama shape. Lines of JSON, as bench_gpu's; `kernels` says which way.
 
 python3 bench/bench_torch.py [--device cuda:0] [--small] [--only NAME] [--json FILE]
 --small shrinks every shape, to try the program itself anywhere (--device cpu)."""
@@ -133,7 +133,7 @@ class Block(torch.nn.Module):
         if cache is not None:
             cache[0][:, :, at:at + t], cache[1][:, :, at:at + t] = k, v
             k, v = cache[0][:, :, :at + t], cache[1][:, :, :at + t]
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None, enable_gqa=True)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1, enable_gqa=True)
         x = x + self.o(a.transpose(1, 2).reshape(B, t, C))
         gate, up = self.gate_up(self.n2(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
@@ -201,6 +201,83 @@ def decode():
             row("decode", "tiny" if small else "1b", batch, batch * steps / seconds(generate), "tok/s", "torch eager")
 
 
+def token_logps(model, ids, first=0):
+    """log p of ids[:, first + 1:] given what stands before each; bf16 products, f32 log-softmax."""
+    with torch.autocast(device.type, bf16):
+        z = model(ids)[:, first:-1] @ model.e.weight.T
+    return torch.log_softmax(z.float(), -1).gather(-1, ids[:, first + 1:, None])[..., 0]
+
+
+def dpo():
+    pairs, length = (1, 64) if small else (4, 2048)
+    policy, reference = Llama().to(device), Llama().to(device, bf16).requires_grad_(False)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, fused=True)
+    ids = torch.randint(V, (2 * pairs, length), device=device)
+
+    def step():
+        for i in range(0, 2 * pairs, 2):
+            with torch.no_grad():
+                ref = token_logps(reference, ids[i:i + 2], length // 4).sum(-1)
+            d = token_logps(policy, ids[i:i + 2], length // 4).sum(-1) - ref
+            (-F.logsigmoid(0.1 * (d[0] - d[1])) / pairs).backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    row("dpo", "tiny" if small else "1b", 2 * pairs * length, 2 * pairs * length / seconds(step), "tok/s", "torch eager")
+
+
+def ppo():
+    """One PPO step as a plain loop writes it: generation with a KV cache, four models, four passes."""
+    S, P, R, part = (4, 16, 16, 2) if small else (256, 256, 256, 8)
+    actor, critic = Llama().to(device), Llama().to(device)
+    reference, judge = (Llama().to(device, bf16).requires_grad_(False) for _ in range(2))
+    head = torch.nn.Linear(C, 1, bias=False, device=device)
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-6, fused=True) for m in (actor, critic)]
+    prompts = torch.randint(V, (S, P), device=device)
+
+    def values(model, ids):
+        with torch.autocast(device.type, bf16):
+            return head(model(ids)[:, P - 1:-1].float())[..., 0]
+
+    def generate():
+        ids = torch.cat((prompts, torch.zeros(S, R, dtype=torch.long, device=device)), 1)
+        caches = [[torch.zeros(S, NKV, P + R, HS, device=device, dtype=bf16) for _ in range(2)] for _ in range(L)]
+        with torch.autocast(device.type, bf16):
+            h = actor(prompts, caches)
+            for at in range(P, P + R):
+                z = (h[:, -1] @ actor.e.weight.T).float() / 0.7
+                ids[:, at] = torch.multinomial(torch.softmax(z, -1), 1)[:, 0]
+                h = actor(ids[:, at:at + 1], caches, at)
+        return ids
+
+    def step():
+        with torch.no_grad():
+            ids = generate()
+            parts = ids.split(part)
+            old = [token_logps(actor, x, P - 1) for x in parts]
+            ref = [token_logps(reference, x, P - 1) for x in parts]
+            value = [values(critic, x) for x in parts]
+            score = [values(judge, x)[:, -1] for x in parts]
+            adv = [s[:, None] - 0.05 * (o - r) - v for s, o, r, v in zip(score, old, ref, value)]
+        for _ in range(4):
+            for x, o, a, v in zip(parts, old, adv, value):
+                ratio = torch.exp(token_logps(actor, x, P - 1) - o)
+                policy = torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.2)).mean()
+                ((policy + 0.5 * (values(critic, x) - a - v).square().mean()) / len(parts)).backward()
+            for model, optimizer in zip((actor, critic), optimizers):
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+
+    step()
+    sync()
+    began = time.perf_counter()
+    step()
+    sync()
+    row("ppo_step", "tiny" if small else "1b", S, time.perf_counter() - began, "s", "torch eager")
+
+
 if wanted("matmul"):
     products()
 if wanted("attention"):
@@ -214,3 +291,7 @@ if wanted("train"):
     train()
 if wanted("decode"):
     decode()
+if wanted("dpo"):
+    dpo()
+if wanted("ppo"):
+    ppo()

@@ -121,6 +121,9 @@ rm -rf "$OUT/model_1b" "$OUT/start"
 rm -f "$OUT/results.jsonl"
 step bench 240 "$BUILD/bench/bench_gpu" --device "$DEVICE" --json "$OUT/results.jsonl"
 tee -a "$table" < "$OUT/bench.log"
+if step bench_invariant 60 "$BUILD/bench/bench_gpu" --only decode --kernels invariant --device "$DEVICE" --json "$OUT/results.jsonl"; then
+    tee -a "$table" < "$OUT/bench_invariant.log"
+fi
 if python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
     step bench_torch 200 python3 bench/bench_torch.py --device "$DEVICE" --json "$OUT/results.jsonl"
     tee -a "$table" < "$OUT/bench_torch.log"
