@@ -76,7 +76,7 @@ FUZZ_TARGETS := $(filter-out %/libfuzzer.c,$(wildcard tests/fuzz/*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
 .PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test fuzz fuzz-replay page-test \
-        gpu-check gpu-bundle gpu-registers tests-built test-reference profile
+        gpu-check gpu-bundle gpu-registers tests-built test-reference profile always
 all: config.mk $(BUILD)/rlhf
 
 config.mk: tests/probe.sh Makefile
@@ -84,7 +84,11 @@ config.mk: tests/probe.sh Makefile
 
 $(BUILD)/rlhf: $(BUILD)/rlhf.o $(LIB)
 	$(CC) $(OPT) $(EXTRA_CFLAGS) -o $@ $^ $(LDLIBS)
-$(LIB): $(OBJ)
+# holds CUDA's value and is as old as that: with another one the archive has other members
+$(BUILD)/with_cuda: always
+	@mkdir -p $(@D)
+	@[ "$$(cat $@ 2> /dev/null)" = "CUDA=$(CUDA)" ] || echo "CUDA=$(CUDA)" > $@
+$(LIB): $(OBJ) $(BUILD)/with_cuda
 	@rm -f $@
 	ar rcs $@ $(OBJ)
 $(BUILD)/%.o: %.c
