@@ -3,12 +3,14 @@
 
 #include <limits.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "core/base/memory.h"
 #include "core/model/hf.h"
 #include "core/model/hub.h"
 #include "core/run/progress.h"
@@ -176,7 +178,9 @@ void summary_put(Stage *s, const char *name, double value) {
 
 Status stage_finish(Stage *s, Run *run) {
     Text object = {0};
+    size_t peak = memory_resident_peak();
     summary_put(s, "seconds", clock_seconds() - s->began);
+    if (peak != SIZE_MAX) summary_put(s, "peak_memory_mib", (double)(peak >> 20));
     text_addf(&object, "{%s}", s->summary.s);
     Status status = run_finish(run, object.s);
     text_release(&object);

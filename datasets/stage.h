@@ -57,8 +57,8 @@ Status stage_keep_best(const Stage *s, const Metrics *m, double *best, const Wei
 
 /* "name": value into the stage's summary */
 void summary_put(Stage *s, const char *name, double value);
-/* The stage is done: adds "seconds" to the summary and leaves it in the run directory (run.json).
- */
+/* The stage is done: adds "seconds" and "peak_memory_mib" (the most that the process was resident,
+ * earlier stages included) to the summary and leaves it in the run directory (run.json). */
 Status stage_finish(Stage *s, Run *run);
 
 #endif

@@ -87,6 +87,11 @@ void file_unmap(FileMap *m) {
     *m = (FileMap){NULL, 0};
 }
 
+void file_forget(const void *p, size_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)p, first = at / page * page;
+    if (n) madvise((void *)first, at - first + n, MADV_DONTNEED);
+}
+
 /* --- writing --- */
 
 static Status fsync_parent(const char *path) {

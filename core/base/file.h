@@ -41,6 +41,9 @@ typedef struct {
 } FileMap;
 Status file_map(FileMap *m, const char *path);
 void file_unmap(FileMap *m);
+/* n bytes of a mapped file have been used and need not stay in memory; they can be read again. A
+ * reader of models calls it as it goes, lest the file lie in memory beside the copy of it. */
+void file_forget(const void *p, size_t n);
 
 uint64_t file_hash(const void *data, size_t len, uint64_t seed); /* XXH3-64 */
 

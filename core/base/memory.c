@@ -147,9 +147,21 @@ static size_t number_in(const char *path, const char *key) {
     return found;
 }
 
+static size_t kib_in(const char *path, const char *key) {
+    size_t kib = number_in(path, key);
+    return kib > SIZE_MAX / 1024 ? SIZE_MAX : kib * 1024;
+}
+
+size_t memory_resident(void) {
+    return kib_in("/proc/self/status", "VmRSS:");
+}
+
+size_t memory_resident_peak(void) {
+    return kib_in("/proc/self/status", "VmHWM:");
+}
+
 size_t memory_available(void) {
-    size_t kib = number_in("/proc/meminfo", "MemAvailable:");
-    size_t available = kib > SIZE_MAX / 1024 ? SIZE_MAX : kib * 1024;
+    size_t available = kib_in("/proc/meminfo", "MemAvailable:");
     size_t most = number_in("/sys/fs/cgroup/memory.max", "");
     size_t used = number_in("/sys/fs/cgroup/memory.current", "");
     if (most != SIZE_MAX && used != SIZE_MAX) {

@@ -39,6 +39,10 @@ size_t memory_peak(void);
 /* Bytes that this process could take now: what the system has available, or what its control group
  * still allows. SIZE_MAX where neither says. */
 size_t memory_available(void);
+/* Bytes of this process in memory now, and the most there ever were. SIZE_MAX where the system does
+ * not say. */
+size_t memory_resident(void);
+size_t memory_resident_peak(void);
 
 void memory_freeze(void);
 void memory_thaw(void); /* a stage of a pipeline ended; the next one plans anew */

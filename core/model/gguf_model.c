@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/file.h"
+
 static const TensorNames gguf_names = {.embedding = "token_embd",
                                        .positions = "position_embd",
                                        .layers = "blk",
@@ -143,6 +145,7 @@ Status gguf_model_tensor(Weights *w, const Gguf *g, const TensorInfo *info, Buf 
             arrange_vector(row, row + cols, &w->cfg, cols, swap, info->init != INIT_BIAS);
         if (s == OK) w->b->upload(w->b, buf_at(slot, r * cols), row, cols);
     }
+    file_forget(t->data, t->bytes);
     free(row);
     return s;
 }

@@ -133,6 +133,7 @@ static Status load_reordered(Load *l, const TensorInfo *info, const SafetensorsT
     float *file = malloc(count * sizeof *file), *here = malloc(count * sizeof *here);
     Status s = file && here ? safetensors_read_f32(t, 0, count, file)
                             : status_fail(E_MEMORY, "no memory to read %s", info->name);
+    if (s == OK) file_forget(t->data, t->bytes);
     for (size_t i = 0; s == OK && i < count; i++)
         here[i] = file[tensor_file_index(&l->w->cfg, info, i)];
     if (s == OK) l->w->b->upload(l->w->b, slot, here, count);
@@ -154,9 +155,11 @@ static Status load_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
         return status_fail(E_FORMAT, "%s: tensor %s has %zu values, the config says %d x %d",
                            l->path, info->name, t->count, info->rows, info->cols);
     if (info->order != FILE_AS_HERE) return load_reordered(l, info, t, *slot);
+    size_t size = t->bytes / count;
     for (size_t at = 0; at < count; at += PIECE) {
         size_t n = count - at < PIECE ? count - at : PIECE;
         TRY(safetensors_read_f32(t, at, n, l->host));
+        file_forget(t->data + at * size, n * size);
         l->w->b->upload(l->w->b, buf_at(*slot, at), l->host, n);
     }
     return OK;

@@ -2,10 +2,12 @@
 #include "core/model/plan.h"
 
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/base/log.h"
+#include "core/base/memory.h"
 
 void plan_add(Plan *p, size_t bytes, const char *fmt, ...) {
     CHECK(p->n < PLAN_ROWS);
@@ -119,11 +121,14 @@ static Status refuse(const Plan *p, const char *device, const char *verb, size_t
 
 Status plan_check(const Plan *p, Backend *b, const char *verb, int limit_mib) {
     size_t total = 0, available = limit_mib ? (size_t)limit_mib << 20 : b->memory_free(b);
+    size_t resident = memory_resident();
     log_info("memory plan:");
     for (int i = 0; i < p->n; i++) {
         total += p->row[i].bytes;
         log_info("  %-32s %10.1f MiB", p->row[i].name, mib(p->row[i].bytes));
     }
     log_info("  %-32s %10.1f MiB", "total", mib(total));
+    if (resident != SIZE_MAX)
+        log_info("  %-32s %10.1f MiB", "data and program, beside it", mib(resident));
     return total <= available ? OK : refuse(p, b->device, verb, total, available);
 }

@@ -31,8 +31,9 @@ void plan_frozen(Plan *p, Backend *b, const char *name, const ModelConfig *cfg, 
 /* The workspace of n configs, and the changes to it: never fewer than `least` tokens. */
 Status plan_activations(Plan *p, Backend *b, const WorkspacePlan *plan,
                         const ModelConfig *const *configs, int n, int least);
-/* Prints the plan. E_MEMORY when it takes more than limit_mib MiB (0: than the device has free);
- * `verb` names the section of the settings that would change it. */
+/* Prints the plan, and what the process takes beside it. E_MEMORY when it takes more than limit_mib
+ * MiB (0: than the device has free); `verb` names the section of the settings that would change it.
+ */
 Status plan_check(const Plan *p, Backend *b, const char *verb, int limit_mib);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/base/threads.h"
 
@@ -155,7 +156,11 @@ Status session_load_range(const Checkpoint *c, const char *name, const char *wha
     size_t bytes;
     snprintf(file, sizeof file, "%s.%s", name, what);
     TRY(checkpoint_view(c, file, count * sizeof(float), &data, &bytes));
-    b->upload(b, buf, data, count);
+    for (size_t at = 0; at < count; at += PIECE) {
+        size_t n = count - at < PIECE ? count - at : PIECE;
+        b->upload(b, buf_at(buf, at), (const float *)data + at, n);
+        file_forget((const float *)data + at, n * sizeof(float));
+    }
     return OK;
 }
 
