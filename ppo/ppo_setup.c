@@ -202,21 +202,11 @@ static Status load_networks(Ppo *p, const Roles *r) {
     return model_read_weights(&p->critic.w, r->critic_path, p->stage->run.seed);
 }
 
-Status ppo_create(Ppo *p) {
-    Stage *stage = p->stage;
+/* What follows from the settings alone. */
+static void resolve_settings(Ppo *p) {
     const PpoConfig *c = p->cfg;
-    Roles r;
-    memset(&r, 0, sizeof r);
-    TRY(check_sizes(p));
-    TRY(stage_tokenizer(&p->tokenizer, stage));
-    TRY(read_roles(p, &r));
-    TRY(check_vocabularies(&r, p->tokenizer));
-    TRY(train_data_open(&p->data, stage, ROWS_PROMPTS, ROWS_PROMPTS, p->tokenizer));
-    if (c->ptx_coef > 0.0f)
-        TRY(ptx_open(&p->ptx, c->ptx_data, &stage->data, p->tokenizer, stage->run.seed));
     p->steps = stage_steps(&p->data, p->S / c->samples, 1, c->max_steps);
-    int length = stage->data.max_length;
-    p->micro_tokens = stage_micro_tokens(c->micro_tokens, length);
+    p->micro_tokens = stage_micro_tokens(c->micro_tokens, p->stage->data.max_length);
     p->after_eos = !strcmp(c->score_at, "after_eos");
     p->kl = estimator(c->kl_estimator);
     p->loss = (PolicyLossConfig){c->clip,         c->clip_high > 0.0f ? c->clip_high : c->clip,
@@ -229,58 +219,105 @@ Status ppo_create(Ppo *p) {
                                    .min_p = c->min_p,
                                    .rows = c->rows,
                                    .stop = c->stop};
+}
 
-    TRY(stage_check_best(stage,
-                         (const char *[]){"eval/scores", "eval/gold", "eval/kl", "eval/win_rate",
-                                          "eval/response_length"},
-                         5));
-    /* the run directory comes last: a typo above leaves nothing behind */
-    TRY(session_open(&p->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
+typedef struct {
+    const ModelConfig *configs[4];
+    int n, rows; /* configs; sequences decoded at once */
+    WorkspacePlan workspace;
+    Dtype reference, judge; /* storage of their layers */
+} Sizes;
+
+static Sizes sizes_of(const Ppo *p, const Roles *r) {
+    const PpoConfig *c = p->cfg;
+    const StageConfig *s = &p->stage->cfg;
+    int rows = c->rows < p->S ? c->rows : p->S;
+    return (Sizes){.configs = {&r->actor, &r->critic, &r->reference, &r->reward},
+                   .n = r->gold ? 3 : 4,
+                   .rows = rows,
+                   .workspace = {.tokens = p->micro_tokens > rows ? p->micro_tokens : rows,
+                                 .sequences = p->micro_tokens,
+                                 .train = 1,
+                                 .recompute = c->recompute,
+                                 .max_length = p->stage->data.max_length},
+                   .reference = frozen_dtype(p->session.b, s->reference_dtype),
+                   .judge = frozen_dtype(p->session.b, s->judge_dtype)};
+}
+
+static Status plan_memory(Ppo *p, const Roles *r, const Sizes *z) {
+    const PpoConfig *c = p->cfg;
     Backend *b = p->session.b;
-    const ModelConfig *configs[] = {&r.actor, &r.critic, &r.reference, &r.reward};
-    int n = r.gold ? 3 : 4, rows = c->rows < p->S ? c->rows : p->S,
-        questions = p->data.eval.n > p->S ? p->data.eval.n : p->S;
-    WorkspacePlan plan = {.tokens = p->micro_tokens > rows ? p->micro_tokens : rows,
-                          .sequences = p->micro_tokens,
-                          .train = 1,
-                          .recompute = c->recompute,
-                          .max_length = length};
+    int length = p->stage->data.max_length;
     Plan memory = {0};
-    plan_network(&memory, b, "actor", &r.actor, OPTIM_PLAN(c));
+    plan_network(&memory, b, "actor", &r->actor, OPTIM_PLAN(c));
     if (c->ema > 0.0f)
-        plan_add(&memory, tensors_count(&r.actor) * sizeof(float), "actor: average of weights");
-    plan_network(&memory, b, "critic", &r.critic, OPTIM_PLAN(c));
-    Dtype reference_dtype = frozen_dtype(b, stage->cfg.reference_dtype),
-          judge_dtype = frozen_dtype(b, stage->cfg.judge_dtype);
-    plan_frozen(&memory, b, "reference", &r.reference, reference_dtype, "reference_dtype");
-    if (!r.gold) plan_frozen(&memory, b, "reward model", &r.reward, judge_dtype, "judge_dtype");
-    TRY(plan_activations(&memory, b, &plan, configs, n, length));
-    plan_add(&memory, rollout_engine_bytes(b, &r.actor, rows, length, c->kv_mib),
-             "KV cache (%d rows)", rows);
-    TRY(session_plan(&p->session, &memory, stage->verb, &stage->cfg));
-    if (stage->cfg.dry_run) return OK;
+        plan_add(&memory, tensors_count(&r->actor) * sizeof(float), "actor: average of weights");
+    plan_network(&memory, b, "critic", &r->critic, OPTIM_PLAN(c));
+    plan_frozen(&memory, b, "reference", &r->reference, z->reference, "reference_dtype");
+    if (!r->gold) plan_frozen(&memory, b, "reward model", &r->reward, z->judge, "judge_dtype");
+    TRY(plan_activations(&memory, b, &z->workspace, z->configs, z->n, length));
+    plan_add(&memory, rollout_engine_bytes(b, &r->actor, z->rows, length, c->kv_mib),
+             "KV cache (%d rows)", z->rows);
+    return session_plan(&p->session, &memory, p->stage->verb, &p->stage->cfg);
+}
 
-    TRY(workspace_create(&p->ws, b, &plan, configs, n, NULL));
-    TRY(network_create(&p->actor, b, &r.actor, p->ws, 1));
-    TRY(network_create(&p->critic, b, &r.critic, p->ws, 1));
-    TRY(network_create_frozen(&p->reference, b, &r.reference, p->ws, reference_dtype));
-    if (!r.gold) TRY(network_create_frozen(&p->reward, b, &r.reward, p->ws, judge_dtype));
-    p->starts_from_reference = !strcmp(r.reference_path, stage->cfg.model);
-    p->critic_is_judge = !r.gold && !strcmp(r.critic_path, stage->cfg.reward_model);
+static Status create_networks(Ppo *p, const Roles *r, const Sizes *z) {
+    const PpoConfig *c = p->cfg;
+    Backend *b = p->session.b;
+    TRY(workspace_create(&p->ws, b, &z->workspace, z->configs, z->n, NULL));
+    TRY(network_create(&p->actor, b, &r->actor, p->ws, 1));
+    TRY(network_create(&p->critic, b, &r->critic, p->ws, 1));
+    TRY(network_create_frozen(&p->reference, b, &r->reference, p->ws, z->reference));
+    if (!r->gold) TRY(network_create_frozen(&p->reward, b, &r->reward, p->ws, z->judge));
+    p->starts_from_reference = !strcmp(r->reference_path, p->stage->cfg.model);
+    p->critic_is_judge = !r->gold && !strcmp(r->critic_path, p->stage->cfg.reward_model);
     OptimConfig oc = OPTIM_CONFIG(c);
     TRY(optim_create(&p->actor_optim, &p->actor, &oc));
     TRY(average_create(&p->ema, &p->actor, c->ema));
     oc.learning_rate = c->critic_learning_rate;
-    TRY(optim_create(&p->critic_optim, &p->critic, &oc));
-    TRY(rollout_engine_create(&p->engine, b, &r.actor, p->tokenizer, rows, length, questions,
-                              c->kv_mib));
+    return optim_create(&p->critic_optim, &p->critic, &oc);
+}
+
+static Status create_rollouts(Ppo *p, const Roles *r, int rows) {
+    const PpoConfig *c = p->cfg;
+    int length = p->stage->data.max_length,
+        questions = p->data.eval.n > p->S ? p->data.eval.n : p->S;
+    TRY(rollout_engine_create(&p->engine, p->session.b, &r->actor, p->tokenizer, rows, length,
+                              questions, c->kv_mib));
     TRY(create_arrays(p, length));
     if (c->ptx_coef > 0.0f) TRY(ptx_create(&p->ptx, c->ptx_batch, length));
     TRY(policy_eval_create(&p->eval, &p->data.eval, SAMPLES, p->tokenizer, p->engine, &p->sampling,
-                           length, p->micro_tokens, stage->run.seed));
-    p->judge = (Judge){.net = r.gold ? NULL : &p->reward, .micro_tokens = p->micro_tokens};
+                           length, p->micro_tokens, p->stage->run.seed));
+    p->judge = (Judge){.net = r->gold ? NULL : &p->reward, .micro_tokens = p->micro_tokens};
     size_t judged = (size_t)questions * (size_t)length;
-    TRY(memory_alloc((void **)&p->judge.score, judged * sizeof(float), "scores"));
+    return memory_alloc((void **)&p->judge.score, judged * sizeof(float), "scores");
+}
+
+Status ppo_create(Ppo *p) {
+    static const char *const evaluated[] = {"eval/scores", "eval/gold", "eval/kl", "eval/win_rate",
+                                            "eval/response_length"};
+    Stage *stage = p->stage;
+    const PpoConfig *c = p->cfg;
+    Roles r;
+    memset(&r, 0, sizeof r);
+    TRY(check_sizes(p));
+    TRY(stage_tokenizer(&p->tokenizer, stage));
+    TRY(read_roles(p, &r));
+    TRY(check_vocabularies(&r, p->tokenizer));
+    TRY(train_data_open(&p->data, stage, ROWS_PROMPTS, ROWS_PROMPTS, p->tokenizer));
+    if (c->ptx_coef > 0.0f)
+        TRY(ptx_open(&p->ptx, c->ptx_data, &stage->data, p->tokenizer, stage->run.seed));
+    resolve_settings(p);
+    TRY(stage_check_best(stage, evaluated, sizeof evaluated / sizeof *evaluated));
+
+    /* the run directory comes last: a typo above leaves nothing behind */
+    TRY(session_open(&p->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
+    Sizes sizes = sizes_of(p, &r);
+    TRY(plan_memory(p, &r, &sizes));
+    if (stage->cfg.dry_run) return OK;
+
+    TRY(create_networks(p, &r, &sizes));
+    TRY(create_rollouts(p, &r, sizes.rows));
     return load_networks(p, &r);
 }
 
