@@ -349,6 +349,40 @@ static Status load_networks(Dpo *d, const char *reference) {
     return session_load_network(d->session.from, "policy", &d->policy, &d->optim);
 }
 
+static Status open_prompts(Dpo *d) {
+    const DpoConfig *c = d->cfg;
+    DataConfig prompts = d->stage->data;
+    if (!c->prompts[0]) return OK;
+    prompts.max_prompt_length = prompts.max_length - c->max_new_tokens;
+    prompts.limit = prompts.eval_limit;
+    if (prompts.max_prompt_length < 1)
+        return status_fail(E_USAGE, "dpo.max_new_tokens %d leaves no room for prompts",
+                           c->max_new_tokens);
+    return dataset_open(&d->prompts, &prompts, c->prompts, ROWS_PROMPTS, d->tokenizer, NULL);
+}
+
+/* *pairs: of all sets, those held out included */
+static Status create_arrays(Dpo *d, size_t *pairs) {
+    int max_S = 2 * d->cfg->batch_size;
+    size_t max_N = (size_t)max_S * (size_t)d->stage->data.max_length,
+           batch_size = (size_t)d->cfg->batch_size, train = 0;
+    TRY(packed_create(&d->batch, max_S, max_N));
+    TRY(memory_alloc((void **)&d->first_row, (size_t)d->data.n_sets * sizeof(int), "sets"));
+    for (int i = 0; i < d->data.n_sets; i++) {
+        d->first_row[i] = (int)train;
+        train += (size_t)d->data.sets[i].n;
+    }
+    *pairs = train + (size_t)d->data.eval.n;
+    TRY(memory_alloc((void **)&d->ref, 2 * *pairs * sizeof(double), "reference log-probs"));
+    d->eval_ref = d->ref + 2 * train;
+    TRY(memory_alloc((void **)&d->rows, batch_size * sizeof *d->rows, "a step's pairs"));
+    TRY(memory_alloc((void **)&d->margin, batch_size * sizeof(float), "margins"));
+    float **arrays[] = {&d->logp, &d->entropy, &d->dlogp};
+    for (int i = 0; i < 3; i++)
+        TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
+    return OK;
+}
+
 static Status dpo_create(Dpo *d) {
     Stage *stage = d->stage;
     const DpoConfig *c = d->cfg;
@@ -358,15 +392,7 @@ static Status dpo_create(Dpo *d) {
     const char *reference = stage->cfg.reference[0] ? stage->cfg.reference : stage->cfg.model;
     TRY(model_read_config(&r, reference));
     TRY(train_data_open(&d->data, stage, ROWS_PAIRS, ROWS_PAIRS, d->tokenizer));
-    if (c->prompts[0]) {
-        DataConfig prompts = stage->data;
-        prompts.max_prompt_length = stage->data.max_length - c->max_new_tokens;
-        prompts.limit = stage->data.eval_limit;
-        if (prompts.max_prompt_length < 1)
-            return status_fail(E_USAGE, "dpo.max_new_tokens %d leaves no room for prompts",
-                               c->max_new_tokens);
-        TRY(dataset_open(&d->prompts, &prompts, c->prompts, ROWS_PROMPTS, d->tokenizer, NULL));
-    }
+    TRY(open_prompts(d));
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
     d->micro_tokens = stage_micro_tokens(c->micro_tokens, 2 * stage->data.max_length);
 
@@ -396,22 +422,8 @@ static Status dpo_create(Dpo *d) {
     TRY(network_create_frozen(&d->reference, b, &r, d->ws, reference_dtype));
     TRY(optim_create(&d->optim, &d->policy, &OPTIM_CONFIG(c)));
     TRY(create_eval(d, &m));
-    int max_S = 2 * c->batch_size;
-    size_t max_N = (size_t)max_S * (size_t)stage->data.max_length;
-    TRY(packed_create(&d->batch, max_S, max_N));
-    size_t pairs = (size_t)d->data.eval.n;
-    TRY(memory_alloc((void **)&d->first_row, (size_t)d->data.n_sets * sizeof(int), "sets"));
-    for (int i = 0; i < d->data.n_sets; i++) {
-        d->first_row[i] = (int)(pairs - (size_t)d->data.eval.n);
-        pairs += (size_t)d->data.sets[i].n;
-    }
-    TRY(memory_alloc((void **)&d->ref, 2 * pairs * sizeof(double), "reference log-probs"));
-    d->eval_ref = d->ref + 2 * (pairs - (size_t)d->data.eval.n);
-    TRY(memory_alloc((void **)&d->rows, (size_t)c->batch_size * sizeof *d->rows, "a step's pairs"));
-    TRY(memory_alloc((void **)&d->margin, (size_t)c->batch_size * sizeof(float), "margins"));
-    float **arrays[] = {&d->logp, &d->entropy, &d->dlogp};
-    for (int i = 0; i < 3; i++)
-        TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
+    size_t pairs;
+    TRY(create_arrays(d, &pairs));
     TRY(load_networks(d, reference));
     return reference_logps(d, pairs);
 }
