@@ -105,7 +105,7 @@ disturbed() {
 # ------------------------------------------------ comparing
 
 without_clock() {
-    sed -E 's/,"(wall_time|timing_s\/[^"]*|perf\/[^"]*|seconds|tokens_per_second)":[^,}]*//g' "$1"
+    sed -E 's/,"(wall_time|timing_s\/[^"]*|perf\/[^"]*|seconds|tokens_per_second|peak_memory_mib)":[^,}]*//g' "$1"
 }
 
 # The offsets of the logs in a manifest depend on how many digits a time has.
