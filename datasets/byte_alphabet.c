@@ -80,7 +80,7 @@ int utf8_char(const char *s, size_t n, int32_t *code) {
     return 1;
 }
 
-int utf8_is_space(int32_t c) {
+static int utf8_is_space(int32_t c) { /* Unicode White_Space */
     return (c >= 9 && c <= 13) || c == ' ' || c == 0x85 || c == 0xa0 || c == 0x1680 ||
            (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
            c == 0x205f || c == 0x3000;

@@ -86,7 +86,7 @@ static int count(const Node *n) {
     return k;
 }
 
-Status eval_args(Eval *e, const Node *call, Args *a) {
+static Status eval_args(Eval *e, const Node *call, Args *a) {
     int n = count(call->list), keys = count(call->list2), i = 0;
     *a = (Args){.n = n, .n_keys = keys};
     TRY(spend_memory(e, (size_t)(n + keys) * (sizeof(Value) + sizeof(char *))));

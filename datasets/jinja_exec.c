@@ -16,6 +16,8 @@ static Status exec_output(Eval *e, const Node *n) {
     return write_str(e, s);
 }
 
+static Status exec_list(Eval *e, const Node *list);
+
 /* What the statements write, as a string. */
 static Status capture(Eval *e, const Node *list, Str *out) {
     Build inner = {0}, *outer = e->out;
@@ -41,7 +43,7 @@ static Status assign_attr(Eval *e, const Node *target, Value v) {
     return dict_put(e, ns, value_str(str_of(target->attr)), v);
 }
 
-Status assign(Eval *e, const Node *target, Value v) {
+static Status assign(Eval *e, const Node *target, Value v) {
     Value list;
     e->at = target;
     if (target->type == N_NAME) return scope_set(e, e->scope, target->name, v);
@@ -170,7 +172,7 @@ static Status exec_one(Eval *e, const Node *n) {
     }
 }
 
-Status exec_list(Eval *e, const Node *list) {
+static Status exec_list(Eval *e, const Node *list) {
     TRY(enter(e));
     for (const Node *n = list; n && e->flow == FLOW_ON; n = n->next) {
         e->at = n;

@@ -244,8 +244,6 @@ Status parse_expression(Parser *p, Node **out);
 Status parse_tuple(Parser *p, int with_condition, Node **out);
 Status parse_target(Parser *p, int with_namespace, Node **out);
 Status parse_filters(Parser *p, Node **node); /* | name(...) any number of times */
-/* Statements up to the end of the template (ends NULL) or one of `ends`, on which it stays. */
-Status parse_body(Parser *p, const char *const *ends, Node **list);
 
 /* ---- evaluation ---- */
 
@@ -357,7 +355,6 @@ Status str_lines(Eval *e, Str s, int keep_ends, Value *out);
 
 /* jinja_print.c */
 Status value_text(Eval *e, Value v, Str *out); /* str(v) */
-Status put_repr(Eval *e, Build *b, Value v, int depth);
 typedef struct {
     int ascii, sort;
     const char *indent; /* NULL: on one line */
@@ -374,7 +371,6 @@ const Builtin *method_named(ValueType type, const char *name);
 
 /* jinja_eval.c */
 Status eval_node(Eval *e, const Node *n, Value *out);
-Status eval_args(Eval *e, const Node *call, Args *a);
 Status builtin_call(Eval *e, const char *what, const Builtin *b, Value self, const Args *a,
                     Value *out);
 Status scope_set(Eval *e, Scope *s, const char *name, Value v);
@@ -382,8 +378,6 @@ Scope *scope_new(Eval *e, Scope *parent);
 Status enter(Eval *e); /* one level deeper, undone by e->depth-- */
 
 /* jinja_exec.c */
-Status exec_list(Eval *e, const Node *list);
 Status macro_call(Eval *e, const Macro *m, const Args *a, Value *out);
-Status assign(Eval *e, const Node *target, Value v);
 
 #endif

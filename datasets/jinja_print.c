@@ -82,6 +82,8 @@ static Status repr_string(Eval *e, Build *b, Str s) {
     return build_bytes(e, b, &quote, 1, 0);
 }
 
+static Status put_repr(Eval *e, Build *b, Value v, int depth);
+
 static Status repr_list(Eval *e, Build *b, Value v, int depth) {
     int tuple = v.type == V_TUPLE;
     TRY(put(e, b, tuple ? "(" : "["));
@@ -103,7 +105,7 @@ static Status repr_dict(Eval *e, Build *b, Value v, int depth) {
     return put(e, b, "}");
 }
 
-Status put_repr(Eval *e, Build *b, Value v, int depth) {
+static Status put_repr(Eval *e, Build *b, Value v, int depth) {
     if (depth > JINJA_DEPTH_MAX) return too_deep(e);
     TRY(spend_work(e, 0));
     switch (v.type) {

@@ -1,6 +1,9 @@
 /* jinja_statements.c - text, {{ }} and {% %}. */
 #include "datasets/jinja_parts.h"
 
+/* Statements up to the end of the template (ends NULL) or one of `ends`, on which it stays. */
+static Status parse_body(Parser *p, const char *const *ends, Node **list);
+
 static Status block_end(Parser *p) {
     return token_expect(p, T_BLOCK_END, NULL);
 }
@@ -136,7 +139,7 @@ static int is_end(const Parser *p, const char *const *ends) {
     return 0;
 }
 
-Status parse_body(Parser *p, const char *const *ends, Node **list) {
+static Status parse_body(Parser *p, const char *const *ends, Node **list) {
     while (!token_is(p, T_EOF, NULL)) {
         Node *n = node_new(p, N_TEXT);
         if (token_is(p, T_DATA, NULL)) {

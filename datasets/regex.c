@@ -115,8 +115,10 @@ static int match(const Regex *r, RegexScratch *x, const char *s, size_t n, size_
     return match_once(r, x, s, n, at);
 }
 
-Status regex_find(const Regex *r, RegexScratch *x, const char *s, size_t n, size_t at,
-                  size_t range[2], int *found) {
+/* The first match in s[0..n), which must be valid UTF-8, at or behind `at`; *found is 0 when there
+ * is none. Anything else that keeps PCRE2 from an answer is an error, never "no match". */
+static Status find(const Regex *r, RegexScratch *x, const char *s, size_t n, size_t at,
+                   size_t range[2], int *found) {
     int rc = match(r, x, s, n, at);
     *found = rc >= 0;
     if (rc == PCRE2_ERROR_NOMATCH) return OK;
@@ -141,7 +143,7 @@ static size_t character(const RegexWalk *w) {
 Status regex_walk(RegexWalk *w, int *found) {
     size_t range[2] = {0, 0}, last = w->to;
     for (*found = 0; w->at <= w->n;) {
-        TRY(regex_find(w->regex, w->scratch, w->s, w->n, w->at, range, found));
+        TRY(find(w->regex, w->scratch, w->s, w->n, w->at, range, found));
         if (!*found) break;
         if (range[0] < range[1] || !w->matched || range[0] != last) {
             w->from = range[0];

@@ -31,11 +31,6 @@ typedef struct {
 } RegexWalk;
 Status regex_walk(RegexWalk *w, int *found);
 
-/* The first match in s[0..n), which must be valid UTF-8, at or behind `at`; *found is 0 when there
- * is none. Anything else that keeps PCRE2 from an answer is an error, never "no match". */
-Status regex_find(const Regex *r, RegexScratch *x, const char *s, size_t n, size_t at,
-                  size_t range[2], int *found);
-
 /* Appends the PCRE2 spelling of an Oniguruma pattern (UTF, UCP, MULTILINE). */
 Status regex_translate(Text *out, const char *pattern);
 

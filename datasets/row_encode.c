@@ -19,8 +19,9 @@ static Status render(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *d
     return s;
 }
 
-Status answer_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc, const char *key,
-                     Ids *out) {
+/* row["prompt"] (string or messages) and row[key], which may be empty: so may a response be. */
+static Status answer_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
+                            const char *key, Ids *out) {
     const Json *prompt = json_get(json_root(doc), "prompt"),
                *answer = json_get(json_root(doc), key);
     Arena arena = {0};
@@ -43,8 +44,10 @@ Status answer_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *d
     return s;
 }
 
-Status conversation_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
-                           int need_answer, Ids *out) {
+/* row["messages"]: a conversation that ends with the assistant's message; without need_answer also
+ * one that does not, as generation sees it. */
+static Status conversation_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
+                                  int need_answer, Ids *out) {
     Arena arena = {0};
     Example e = {0};
     RowReader in = {.arena = &arena, .doc = doc};

@@ -5,14 +5,6 @@
 
 #include "datasets/dataset.h"
 
-/* row["prompt"] (string or messages) and row[key], which may be empty: so may a response be. */
-Status answer_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc, const char *key,
-                     Ids *out);
-/* row["messages"]: a conversation that ends with the assistant's message; without need_answer also
- * one that does not, as generation sees it. */
-Status conversation_encode(const Tokenizer *t, const DataConfig *cfg, const JsonDoc *doc,
-                           int need_answer, Ids *out);
-
 /* What a row of the tools holds: prompt with completion (or response, or text); messages; prompt
  * alone unless need_answer; text, with flags of tokenizer_encode. The first of these that is there.
  */

@@ -29,7 +29,6 @@ static inline int utf8_next(const char *s, size_t n, int32_t *code) {
     *code = (uint8_t)*s;
     return *code < 0x80 ? 1 : utf8_char(s, n, code);
 }
-int utf8_is_space(int32_t code); /* Unicode White_Space */
 int utf8_is_word(int32_t code);
 /* The end of the whitespace at s[at], and the start, not below floor, of the one that ends there.
  */

@@ -104,7 +104,7 @@ Status memory_mul(size_t *out, size_t a, size_t b, const char *what) {
 }
 
 static int frozen;
-static size_t in_use, peak; /* of memory_alloc, in bytes */
+static size_t in_use; /* of memory_alloc, in bytes */
 
 Status memory_alloc(void **out, size_t bytes, const char *what) {
     CHECK(!frozen); /* all tensor memory is planned before the first step */
@@ -115,7 +115,6 @@ Status memory_alloc(void **out, size_t bytes, const char *what) {
     if (!*out) return status_fail(E_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
     memset(*out, 0, size);
     in_use += malloc_usable_size(*out);
-    if (in_use > peak) peak = in_use;
     return OK;
 }
 
@@ -126,10 +125,6 @@ void memory_release(void *p) {
 
 size_t memory_in_use(void) {
     return in_use;
-}
-
-size_t memory_peak(void) {
-    return peak;
 }
 
 /* The first number of a one-line file, or behind `key` at the start of a line; SIZE_MAX without. */

@@ -31,10 +31,8 @@ Status memory_mul(size_t *out, size_t a, size_t b, const char *what);
  * `what`. */
 Status memory_alloc(void **out, size_t bytes, const char *what);
 void memory_release(void *p);
-/* Bytes of memory_alloc now, and the most there ever were: what a memory plan is checked against.
- */
+/* Bytes of memory_alloc now: what a memory plan is checked against. */
 size_t memory_in_use(void);
-size_t memory_peak(void);
 
 /* Bytes that this process could take now: what the system has available, or what its control group
  * still allows. SIZE_MAX where neither says. */

@@ -40,7 +40,9 @@ static float yarn_frequency(const RopeScaling *r, float theta, int rotated, int 
     return inv / r->factor * slow + inv * (1.0f - slow);
 }
 
-float rope_frequency(const RopeScaling *r, float theta, int rotated, int i) {
+/* The angle per position of pair i of `rotated` channels at the base theta, in f32 as everybody who
+ * trained these models computed it. */
+static float frequency(const RopeScaling *r, float theta, int rotated, int i) {
     float turn = powf(theta, (float)(2 * i) / (float)rotated), inv = 1.0f / turn;
     switch (r->type) {
     case ROPE_LINEAR: return inv / r->factor;
@@ -78,7 +80,7 @@ void rope_fill(float *table, const ModelConfig *m, int length, int windowed) {
     int R = config_rotated(m), half = R / 2;
     for (int t = 0; t < length; t++) {
         for (int i = 0; i < half; i++) {
-            float angle = (float)t * rope_frequency(r, theta, R, i);
+            float angle = (float)t * frequency(r, theta, R, i);
             table[(size_t)t * R + i] = cosf(angle) * factor;
             table[(size_t)t * R + half + i] = sinf(angle) * factor;
         }

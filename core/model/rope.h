@@ -6,9 +6,6 @@
 #include "core/model/config.h"
 
 const char *rope_type_name(RopeType t);
-/* The angle per position of pair i of `rotated` channels at the base theta, in f32 as everybody who
- * trained these models computed it. */
-float rope_frequency(const RopeScaling *r, float theta, int rotated, int i);
 /* What cosines and sines are multiplied by where a config does not say: yarn (Peng et al. 2023)
  * and longrope (Ding et al. 2024) by the stretch of `factor`; 1 for the others. */
 float rope_attention_factor(RopeType type, double factor, int original);
