@@ -44,6 +44,13 @@ const char *scratch_write(const char *name, const void *data, size_t len) {
     return path;
 }
 
+int scratch_words(char **argv, char *text) {
+    int argc = 0;
+    for (char *word = strtok(text, " "); word; word = strtok(NULL, " "))
+        argv[argc++] = word[0] == '@' ? (char *)scratch(word + 1) : word;
+    return argc;
+}
+
 int stderr_mute(void) {
     fflush(stderr);
     int saved = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY);

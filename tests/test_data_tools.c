@@ -15,14 +15,11 @@
 #include "core/base/stream.h"
 #include "datasets/data_tools.h"
 #include "datasets/dataset.h"
+#include "tests/expect.h"
 #include "tests/scratch.h"
 
 static Arena arena;
 static JsonDoc *report;
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 static void rows(const char *name, const char *text) {
     scratch_write(name, text, strlen(text));
@@ -60,16 +57,14 @@ static int teardown(void **state) {
 /* What a verb says on standard output; its status in *s. */
 static char *said(Status (*verb)(int, char **), Status *s, const char *fmt, ...) {
     char flags[1024], *argv[32];
-    int argc = 0, saved = dup(STDOUT_FILENO);
+    int saved = dup(STDOUT_FILENO);
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(flags, sizeof flags, fmt, ap);
     va_end(ap);
-    for (char *word = strtok(flags, " "); word; word = strtok(NULL, " "))
-        argv[argc++] = word[0] == '@' ? (char *)scratch(word + 1) : word;
     fflush(stdout);
     assert_non_null(freopen(scratch("said"), "w", stdout));
-    *s = verb(argc, argv);
+    *s = verb(scratch_words(argv, flags), argv);
     fflush(stdout);
     dup2(saved, STDOUT_FILENO);
     close(saved);

@@ -12,6 +12,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "datasets/dataset.h"
+#include "tests/expect_sequence.h"
 
 static char dir[64];
 static Tokenizer *tok, *smol; /* without and with SmolLM2's chat template */
@@ -22,10 +23,6 @@ static const char smol_template[] =
     "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
     "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|im_start|>assistant\n' }}{% endif %}";
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 static const char *in_dir(const char *name) {
     static char path[4][128];
@@ -78,24 +75,6 @@ static DataConfig config(void) {
                         .completion_key = "completion"};
 }
 
-/* A sequence as text, trained stretches in [ ]. */
-static void show(Text *out, const Tokenizer *t, const Sequence *q) {
-    int open = 0;
-    for (int i = 0; i < q->n; i++) {
-        if (q->trained[i] != open) text_add(out, open ? "]" : "[");
-        open = q->trained[i];
-        expect_ok(tokenizer_decode(t, &q->ids[i], 1, 1, out));
-    }
-    if (open) text_add(out, "]");
-}
-
-static void expect_sequence(const Tokenizer *t, const Sequence *q, const char *want) {
-    Text got = {0};
-    show(&got, t, q);
-    if (strcmp(got.s ? got.s : "", want)) fail_msg("got\n%s\nexpected\n%s", got.s, want);
-    text_release(&got);
-}
-
 static void expect_row(const Tokenizer *t, const DataConfig *cfg, RowKind kind, const char *row,
                        const char *a, const char *b) {
     Dataset d;
@@ -103,8 +82,8 @@ static void expect_row(const Tokenizer *t, const DataConfig *cfg, RowKind kind, 
     Status s = dataset_open(&d, cfg, in_dir("row.jsonl"), kind, t, NULL);
     if (s != OK) fail_msg("%s\n%s", row, status_message());
     assert_int_equal(d.n, 1);
-    expect_sequence(t, &d.rows[0].a, a);
-    if (b) expect_sequence(t, &d.rows[0].b, b);
+    expect_sequence(t, &d.rows[0].a, "[]", a);
+    if (b) expect_sequence(t, &d.rows[0].b, "[]", b);
     assert_int_equal(d.rows[0].a.trained[0], 0);
     assert_string_equal(d.rows[0].source, row);
     dataset_release(&d);
@@ -334,7 +313,7 @@ static void test_long_rows_are_dropped(void **state) {
     expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
     assert_int_equal(d.n, 2);
     assert_int_equal(d.rows[0].a.n_prompt, 2);
-    expect_sequence(tok, &d.rows[0].a, "yz[ab<|eos|>]");
+    expect_sequence(tok, &d.rows[0].a, "[]", "yz[ab<|eos|>]");
     dataset_release(&d);
     cfg.limit = 1;
     expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
@@ -485,7 +464,7 @@ static void test_cache(void **state) {
         assert_string_equal(cached.rows[49].prompt, built.rows[49].prompt);
         assert_string_equal(cached.rows[49].source, built.rows[49].source);
         assert_true(isnan(cached.rows[49].margin));
-        expect_sequence(tok, &cached.rows[7].a, "c7[a<|eos|>]");
+        expect_sequence(tok, &cached.rows[7].a, "[]", "c7[a<|eos|>]");
         dataset_release(&cached);
 
         /* damaged, it is made again */

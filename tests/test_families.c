@@ -19,6 +19,7 @@
 #include "core/model/hf.h"
 #include "core/model/network.h"
 #include "core/model/safetensors.h"
+#include "tests/expect.h"
 
 static const struct {
     const char *name;
@@ -48,10 +49,6 @@ typedef struct {
     uint8_t wanted[N_MAX];
     float golden[N_MAX];
 } Model;
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 static const char *fixture(const char *name, const char *file) {
     static char path[200];

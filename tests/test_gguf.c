@@ -13,6 +13,7 @@
 #include "core/model/gguf.h"
 #include "core/model/half.h"
 #include "datasets/tokenizer.h"
+#include "tests/expect.h"
 
 static char path[64];
 
@@ -26,10 +27,6 @@ static int drop_path(void **state) {
     (void)state;
     unlink(path);
     return 0;
-}
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
 }
 
 /* ---- writing ---- */

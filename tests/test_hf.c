@@ -14,6 +14,7 @@
 #include "core/model/hf.h"
 #include "core/model/rope.h"
 #include "core/model/safetensors.h"
+#include "tests/expect.h"
 #include "tests/scratch.h"
 
 static const ModelConfig small = {.V = 61,
@@ -44,10 +45,6 @@ static const char llama[] =
     "\"bos_token_id\": 1, \"eos_token_id\": 2, \"pad_token_id\": null}";
 
 static Backend *backend;
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 static void expect_refusal(Status s, const char *part) {
     if (s != E_FORMAT) fail_msg("status %d where \"%s\" must be refused", s, part);

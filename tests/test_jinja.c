@@ -13,13 +13,10 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "datasets/template.h"
+#include "tests/expect.h"
 
 static const char FIXTURES[] = "../shared/fixtures/chat";
 static int64_t fixture_time; /* noon of 26 July 2024, local time */
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 static int setup(void **state) {
     (void)state;

@@ -21,13 +21,10 @@
 #include "core/model/hub.h"
 #include "datasets/tokenizer.h"
 #include "policy/model_tool.h"
+#include "tests/expect.h"
 #include "tests/scratch.h"
 
 static Arena arena;
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 static void expect_refused(Status s, const char *part) {
     if (s == OK || !strstr(status_message(), part))
@@ -56,17 +53,14 @@ static int teardown(void **state) {
     return 0;
 }
 
-/* Words separated by spaces; @name is a path in the scratch folder. */
+/* flags: as scratch_words takes them */
 static Status model(const char *fmt, ...) {
     char flags[1024], *argv[64];
-    int argc = 0;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(flags, sizeof flags, fmt, ap);
     va_end(ap);
-    for (char *word = strtok(flags, " "); word; word = strtok(NULL, " "))
-        argv[argc++] = word[0] == '@' ? (char *)scratch(word + 1) : word;
-    return model_main(argc, argv);
+    return model_main(scratch_words(argv, flags), argv);
 }
 
 #define SMALL                                                                                      \

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "core/base/text.h"
 #include "core/model/safetensors.h"
+#include "tests/expect.h"
 
 static char path[64];
 
@@ -23,10 +24,6 @@ static int drop_path(void **state) {
     (void)state;
     unlink(path);
     return 0;
-}
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
 }
 
 static Status open_parts(Safetensors **s, const char *header, size_t header_len,

@@ -14,10 +14,7 @@
 #include "core/base/rng.h"
 #include "core/base/stream.h"
 #include "datasets/tokenizer.h"
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
+#include "tests/expect.h"
 
 static void expect_refusal(Status s, const char *part) {
     assert_int_not_equal(s, OK);

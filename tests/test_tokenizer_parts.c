@@ -11,11 +11,8 @@
 #include "core/base/file.h"
 #include "core/base/rng.h"
 #include "datasets/tokenizer.h"
+#include "tests/expect.h"
 #include "tests/scratch.h"
-
-static void expect_ok(Status s) {
-    if (s != OK) fail_msg("status %d: %s", s, status_message());
-}
 
 /* ---- tokenizers of a few tokens ---- */
 

@@ -81,17 +81,14 @@ static int release_all(void **state) {
 
 typedef Status (*Tool)(int argc, char **argv);
 
-/* Flags separated by spaces; @name is a path in the scratch folder. */
+/* flags: as scratch_words takes them */
 static Status call(Tool tool, const char *fmt, ...) {
     char flags[1024], *argv[64];
-    int argc = 0;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(flags, sizeof flags, fmt, ap);
     va_end(ap);
-    for (char *word = strtok(flags, " "); word; word = strtok(NULL, " "))
-        argv[argc++] = word[0] == '@' ? (char *)scratch(word + 1) : word;
-    return tool(argc, argv);
+    return tool(scratch_words(argv, flags), argv);
 }
 
 static void succeed(Tool tool, const char *fmt, ...) {
