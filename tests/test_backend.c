@@ -1013,104 +1013,129 @@ static void rows_do_not_depend_on_their_number(void **state) {
     }
 }
 
-/* Sampling: frequencies follow the probabilities; top-k, top-p and min-p keep only the likeliest.
- */
-static void sampling_follows_the_distribution(void **state) {
-    (void)state;
-    enum { V = 6, DRAWS = 20000 };
-    static const float logits[V] = {0, 1, 2, -1, 0.5f, -3};
-    Backend *b = backend("auto", "f32");
-    Mat w = {.O = V, .K = V};
+/* Sampling from one row of six logits. */
+enum { SIDES = 6, DRAWS = 20000 };
+static const float die_logits[SIDES] = {0, 1, 2, -1, 0.5f, -3};
+
+typedef struct {
+    Backend *b;
+    Mat w; /* the identity: what is sampled from are the logits themselves */
     Buf h, u, ids, lp, cut, scratch;
-    float eye[V * V] = {0};
-    for (int i = 0; i < V; i++) eye[i * V + i] = 1.0f;
-    Buf *floats[] = {&w.w, &w.packed, &h, &lp, &cut, &scratch};
-    size_t counts[] = {V * V, b->packed_count(b, DT_F32, V, V), V, 1, 1, V};
+} Die;
+
+static Die die_create(void) {
+    Die d = {.b = backend("auto", "f32"), .w = {.O = SIDES, .K = SIDES}};
+    Backend *b = d.b;
+    float eye[SIDES * SIDES] = {0};
+    for (int i = 0; i < SIDES; i++) eye[i * SIDES + i] = 1.0f;
+    Buf *floats[] = {&d.w.w, &d.w.packed, &d.h, &d.lp, &d.cut, &d.scratch};
+    size_t counts[] = {SIDES * SIDES, b->packed_count(b, DT_F32, SIDES, SIDES), SIDES, 1, 1, SIDES};
     for (int i = 0; i < 6; i++)
         assert_int_equal(b->alloc(b, floats[i], DT_F32, counts[i], "test"), OK);
-    assert_int_equal(b->alloc(b, &u, DT_F64, 1, "test"), OK);
-    assert_int_equal(b->alloc(b, &ids, DT_I32, 1, "test"), OK);
-    b->upload(b, w.w, eye, V * V);
-    b->upload(b, h, logits, V);
-    b->pack(b, w);
-    for (int how = 0; how < 5; how++) {
-        SampleParams p = {.temperature = how == 3 ? 0.0f : .7f,
-                          .top_k = how == 1 ? 2 : 0,
-                          .top_p = how == 2 ? .8f : 1.0f,
-                          .min_p = how == 4 ? .2f : 0.0f,
-                          .vocab = V};
-        int counts_of[V] = {0};
-        double q[V], total = 0;
-        float mass = 0;
-        for (int v = 0; v < V; v++) total += q[v] = exp(logits[v] / .7);
-        for (int i = 0; i < (how == 3 ? 10 : DRAWS); i++) {
-            double draw = rng_uniform(9, RNG_SAMPLE, 0, (uint64_t)i);
-            int id;
-            float logp;
-            b->upload(b, u, &draw, 1);
-            b->sample(b, ids, lp, cut, h, w, u, scratch, 1, 1, p);
-            b->download(b, &id, ids, 1);
-            b->download(b, &logp, lp, 1);
-            b->download(b, &mass, cut, 1);
-            counts_of[id]++;
-            if (how != 3)
-                assert_true(fabs(logp - log(q[id] / total)) <
-                            1e-5); /* scored under the whole distribution */
+    assert_int_equal(b->alloc(b, &d.u, DT_F64, 1, "test"), OK);
+    assert_int_equal(b->alloc(b, &d.ids, DT_I32, 1, "test"), OK);
+    b->upload(b, d.w.w, eye, SIDES * SIDES);
+    b->upload(b, d.h, die_logits, SIDES);
+    b->pack(b, d.w);
+    return d;
+}
+
+static void die_release(Die *d) {
+    Buf *all[] = {&d->w.w, &d->w.packed, &d->h, &d->lp, &d->cut, &d->scratch, &d->u, &d->ids};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->b->release(d->b, all[i]);
+    backend_release(d->b);
+}
+
+/* Draw i of a sequence; its log-probability must be that of p. */
+static int die_throw(Die *d, uint64_t sequence, int i, SampleParams how, const double *p) {
+    Backend *b = d->b;
+    double draw = rng_uniform(9, RNG_SAMPLE, sequence, (uint64_t)i);
+    int id;
+    float logp;
+    b->upload(b, d->u, &draw, 1);
+    b->sample(b, d->ids, d->lp, d->cut, d->h, d->w, d->u, d->scratch, 1, 1, how);
+    b->download(b, &id, d->ids, 1);
+    b->download(b, &logp, d->lp, 1);
+    assert_in_range(id, 0, SIDES - 1);
+    if (how.temperature > 0.0f && !(fabs(logp - log(p[id])) < 1e-5))
+        fail_msg("token %d: log-probability %g instead of %g", id, logp, log(p[id]));
+    return id;
+}
+
+static void normalize(double *p) {
+    double total = 0;
+    for (int v = 0; v < SIDES; v++) total += p[v];
+    for (int v = 0; v < SIDES; v++) p[v] /= total;
+}
+
+/* Frequencies follow the probabilities; top-k, top-p and min-p keep only the likeliest, scored
+ * under the whole distribution. */
+static void sampling_follows_the_distribution(void **state) {
+    (void)state;
+    Die d = die_create();
+    double p[SIDES];
+    for (int v = 0; v < SIDES; v++) p[v] = exp(die_logits[v] / .7);
+    normalize(p);
+    enum { ALL, TOP_K, TOP_P, GREEDY, MIN_P, HOWS };
+    for (int how = 0; how < HOWS; how++) {
+        SampleParams params = {.temperature = how == GREEDY ? 0.0f : .7f,
+                               .top_k = how == TOP_K ? 2 : 0,
+                               .top_p = how == TOP_P ? .8f : 1.0f,
+                               .min_p = how == MIN_P ? .2f : 0.0f,
+                               .vocab = SIDES};
+        int seen[SIDES] = {0}, draws = how == GREEDY ? 10 : DRAWS;
+        float cut = 0;
+        for (int i = 0; i < draws; i++) {
+            seen[die_throw(&d, 0, i, params, p)]++;
+            d.b->download(d.b, &cut, d.cut, 1);
         }
-        if (how == 0) {
-            for (int v = 0; v < V; v++)
-                assert_true(fabs((double)counts_of[v] / DRAWS - q[v] / total) < 0.015);
-            assert_true(mass == 0.0f);
+        if (how == ALL) {
+            for (int v = 0; v < SIDES; v++)
+                assert_true(fabs((double)seen[v] / DRAWS - p[v]) < 0.015);
+            assert_true(cut == 0.0f);
+        } else if (how == GREEDY) {
+            assert_int_equal(seen[2], draws);
+        } else { /* all keep tokens 2 and 1 here */
+            assert_int_equal(seen[1] + seen[2], draws);
+            assert_true(fabs(cut - (1.0 - (p[1] + p[2]))) < 1e-4);
         }
-        if (how == 1 || how == 2 || how == 4) { /* all keep tokens 2 and 1 here */
-            assert_int_equal(counts_of[1] + counts_of[2], DRAWS);
-            assert_true(fabs(mass - (1.0 - (q[1] + q[2]) / total)) < 1e-4);
-        }
-        if (how == 3) assert_int_equal(counts_of[2], 10);
     }
-    /* edits: the second of two rows has token 2 banned and 1 and 3 made dearer */
-    Buf edits, starts, two_u, two_ids;
+    die_release(&d);
+}
+
+/* The second of two rows has token 2 banned and 1 and 3 made dearer. */
+static void sampling_follows_edits(void **state) {
+    (void)state;
+    Die d = die_create();
+    Backend *b = d.b;
+    Buf edits, starts;
     assert_int_equal(b->alloc(b, &edits, DT_I32, 4, "edits"), OK);
     assert_int_equal(b->alloc(b, &starts, DT_I32, 3, "starts"), OK);
-    assert_int_equal(b->alloc(b, &two_u, DT_F64, 1, "u"), OK);
-    assert_int_equal(b->alloc(b, &two_ids, DT_I32, 1, "ids"), OK);
     b->upload(b, edits, (int[]){0, ~2, 1, 3}, 4);
     b->upload(b, starts, (int[]){0, 1, 4}, 3);
-    double edited[V], total = 0;
-    for (int v = 0; v < V; v++) {
-        double z = logits[v];
+    double p[SIDES];
+    for (int v = 0; v < SIDES; v++) {
+        double z = die_logits[v];
         if (v == 1 || v == 3) z = z < 0 ? z * 1.5 : z / 1.5;
-        total += edited[v] = v == 2 ? 0 : exp(z / .7);
+        p[v] = v == 2 ? 0 : exp(z / .7);
     }
-    int seen[V] = {0};
+    normalize(p);
+    int seen[SIDES] = {0};
     for (int i = 0; i < 2000; i++) {
-        SampleParams p = {.temperature = .7f,
-                          .top_k = i % 2 ? 3 : 0,
-                          .top_p = 1.0f,
-                          .vocab = V,
-                          .penalty = 1.5f,
-                          .edits = edits,
-                          .edit_starts = buf_at(starts, 1)}; /* as the second row has it */
-        double draw = rng_uniform(9, RNG_SAMPLE, 1, (uint64_t)i);
-        int id;
-        float logp;
-        b->upload(b, two_u, &draw, 1);
-        b->sample(b, two_ids, lp, cut, h, w, two_u, scratch, 1, 1, p);
-        b->download(b, &id, two_ids, 1);
-        b->download(b, &logp, lp, 1);
-        assert_int_not_equal(id, 2);
-        assert_true(fabs(logp - log(edited[id] / total)) < 1e-5);
-        seen[id]++;
+        SampleParams params = {.temperature = .7f,
+                               .top_k = i % 2 ? 3 : 0,
+                               .top_p = 1.0f,
+                               .vocab = SIDES,
+                               .penalty = 1.5f,
+                               .edits = edits,
+                               .edit_starts = buf_at(starts, 1)}; /* as the second row has it */
+        seen[die_throw(&d, 1, i, params, p)]++;
     }
+    assert_int_equal(seen[2], 0);
     assert_true(seen[1] > 0);
     b->release(b, &edits);
     b->release(b, &starts);
-    b->release(b, &two_u);
-    b->release(b, &two_ids);
-    for (int i = 0; i < 6; i++) b->release(b, floats[i]);
-    b->release(b, &u);
-    b->release(b, &ids);
-    backend_release(b);
+    die_release(&d);
 }
 
 /* vec.h promises 2 units in the last place; here without fused multiply-adds, the least exact way.
@@ -1146,6 +1171,7 @@ int main(void) {
         cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
         cmocka_unit_test(sampling_follows_the_distribution),
+        cmocka_unit_test(sampling_follows_edits),
     };
     return cmocka_run_group_tests_name("backend", tests, NULL, NULL);
 }
