@@ -224,6 +224,7 @@ static void settings_silence_and_soften(void **state) {
     w.cfg.may_stop = 0;
     alarms_check(&w.state, &w.cfg, &w.facts, 6, &m, out, &n);
     assert_int_equal(out[0].severity, ALARM_WARN);
+    arena_release(&w.arena);
     begin(&w);
     w.cfg.enabled = 0;
     alarms_check(&w.state, &w.cfg, &w.facts, 6, &m, out, &n);
