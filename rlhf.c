@@ -480,5 +480,5 @@ int main(int argc, char **argv) {
     if (s == OK) return 0;
     log_progress_end();
     fprintf(stderr, "rlhf: %s\n", status_message());
-    return s == E_USAGE ? 2 : s == E_STOPPED ? 130 : 1;
+    return s == E_USAGE ? 2 : s == E_STOPPED ? 75 : 1;
 }
