@@ -217,9 +217,13 @@ static const char *const eval_names[ALL_NAMES] = {"eval/loss",
                                                   "eval/win_rate",
                                                   "eval/response_length"};
 
-/* Mean over tokens of |log pi - log ref| of each answer: what quantizing the reference costs, while
- * the policy still is the same model. */
-static double quantization_drift(Dpo *d) {
+static int is_own_reference(const Dpo *d) {
+    const StageConfig *c = &d->stage->cfg;
+    return !c->reference[0] || !strcmp(c->reference, c->model);
+}
+
+/* Mean over tokens of |log pi - log ref| of each answer of the step. */
+static double reference_drift(Dpo *d) {
     double drift = 0.0;
     int tokens = 0;
     for (int s = 0; s < d->batch.S; s++) {
@@ -229,29 +233,32 @@ static double quantization_drift(Dpo *d) {
     return tokens ? drift / tokens : 0.0;
 }
 
-/* Where policy and reference are the same weights, every d is exactly 0 and the loss ln 2. */
-static int is_own_reference(const Dpo *d) {
-    const StageConfig *c = &d->stage->cfg;
-    return !c->reference[0] || !strcmp(c->reference, c->model);
-}
+/* Where policy and reference are the same weights, every d is exactly 0 and the loss ln 2; on a
+ * device whose products depend on the number of rows both are rounded apart. */
+static const double DRIFT_ALLOWED = 0.05; /* nats a token: bf16 keeps three digits of a logit */
 
-static Status check_first_loss(Dpo *d, const DpoStats *stats) {
-    d->state.first_loss = stats->loss / stats->pairs;
+static Status check_first_loss(Dpo *d, const DpoStats *stats, Metrics *m) {
+    Dtype layers = d->reference.w.quantized.dtype;
+    double drift = reference_drift(d), loss = stats->loss / stats->pairs;
+    d->state.first_loss = loss;
     if (!is_own_reference(d)) {
-        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is another model",
-                 d->state.first_loss);
+        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is another model", loss);
         return OK;
     }
-    if (dtype_quantized(d->reference.w.quantized.dtype)) {
-        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is the same model in %s",
-                 d->state.first_loss, dtype_name(d->reference.w.quantized.dtype));
+    if (dtype_quantized(layers)) {
+        metrics_set(m, "reference/quantization_drift", drift);
+        log_info("step-0 loss %.6f (ln 2 = 0.693147): the reference is the same model in %s", loss,
+                 dtype_name(layers));
         return OK;
     }
-    if (fabs(d->state.first_loss - log(2.0)) <= 1e-12) return OK;
+    int exact = d->session.b->exact_decode;
+    if (exact ? fabs(loss - log(2.0)) <= 1e-12 : drift <= DRIFT_ALLOWED) return OK;
     return status_fail(
         E_NUMERIC,
-        "the loss before the first update is %.15g and not ln 2: policy and reference differ though they are the same model",
-        d->state.first_loss);
+        "the loss before the first update is %.15g and not ln 2, the mean difference "
+        "of a token's log-prob %.3g: policy and reference differ though they are the "
+        "same model",
+        loss, drift);
 }
 
 static Status dpo_step(Dpo *d, Metrics *m) {
@@ -275,11 +282,7 @@ static Status dpo_step(Dpo *d, Metrics *m) {
         pair_losses(d, &stats, first, last, cfg->batch_size);
         TRY(network_backward(&d->policy, &(TokenGrads){.logp = d->dlogp + at}));
     }
-    if (!d->state.step) {
-        TRY(check_first_loss(d, &stats));
-        if (dtype_quantized(d->reference.w.quantized.dtype) && is_own_reference(d))
-            metrics_set(m, "reference/quantization_drift", quantization_drift(d));
-    }
+    if (!d->state.step) TRY(check_first_loss(d, &stats, m));
 
     /* 3. update */
     double norm;

@@ -15,7 +15,8 @@ const Field alarm_fields[] = {
     FIELD_IN(AlarmConfig, kl_warn, FIELD_FLOAT, "3", 0, 1e9, "A1: times that, for 3 steps: warn"),
     FIELD_IN(AlarmConfig, kl_stop, FIELD_FLOAT, "10", 0, 1e9, "A1: times that: stop"),
     FIELD_IN(AlarmConfig, logp_mismatch, FIELD_FLOAT, "0.5", 0, 1e9,
-             "A3: most that sampled and trained log-probs may differ where they are not equal"),
+             "A3, A4: most that log-probs of the same weights may differ where they are not "
+             "computed alike"),
     FIELD_IN(AlarmConfig, length_correlation, FIELD_FLOAT, "0.7", 0, 1,
              "A6: most that scores may follow lengths while lengths grow"),
     FIELD_IN(AlarmConfig, truncated_max, FIELD_FLOAT, "0.2", 0, 1,
@@ -114,7 +115,8 @@ static Verdict logp_mismatch(Look *l) {
 }
 static Verdict first_kl(Look *l) {
     if (l->step != 1 || !l->facts->kl_begins_at_0) return UNKNOWN;
-    return above(l, fabs(get(l, "objective/kl")), 0.0);
+    double limit = l->facts->exact_logp ? 0.0 : l->cfg->logp_mismatch;
+    return above(l, fabs(get(l, "objective/kl")), limit);
 }
 static Verdict both_fall(Look *l) {
     double chosen = get(l, "logps/chosen"), rejected = get(l, "logps/rejected");
