@@ -14,32 +14,17 @@
 #include "policy/tools.h"
 
 typedef struct {
+    ANSWER_MEMBERS;
     const char *layout, *system;
-    int greedy, top_k, max_tokens, context;
-    float temperature, top_p, min_p, repetition_penalty;
-    int no_repeat_ngram;
-    uint64_t seed;
+    int context;
 } ChatConfig;
 
 static const Field chat_fields[] = {
     FIELD(ChatConfig, system, FIELD_STRING, "", "system message"),
     FIELD_OF(ChatConfig, layout, "auto", "auto|plain|chatml", "how messages become text"),
-    FIELD(ChatConfig, greedy, FIELD_BOOL, "false", "always take the likeliest token"),
-    FIELD_IN(ChatConfig, temperature, FIELD_FLOAT, "0.7", 0, 100, "divides the logits; 0 = greedy"),
-    FIELD_IN(ChatConfig, top_k, FIELD_INT, "0", 0, 1 << 24,
-             "sample from the k likeliest tokens, 0 = all"),
-    FIELD_IN(ChatConfig, top_p, FIELD_FLOAT, "0.95", 0.01, 1,
-             "sample from the likeliest tokens of this mass"),
-    FIELD_IN(ChatConfig, min_p, FIELD_FLOAT, "0", 0, 1,
-             "sample from tokens with this share of the likeliest one's probability, 0 = all"),
-    FIELD_IN(ChatConfig, repetition_penalty, FIELD_FLOAT, "1", 0.01, 100,
-             "divides the logits of what prompt and answer hold, 1 = off"),
-    FIELD_IN(ChatConfig, no_repeat_ngram, FIELD_INT, "0", 0, 1 << 20,
-             "no run of so many tokens comes twice, 0 = off"),
-    FIELD_IN(ChatConfig, max_tokens, FIELD_INT, "512", 1, 1 << 24, "longest answer"),
+    ANSWER_FIELDS(ChatConfig, "0.7", "0.95", "512"),
     FIELD_IN(ChatConfig, context, FIELD_INT, "0", 0, 1 << 24,
              "tokens of history and answer; 0: what the model has, up to 4096"),
-    FIELD(ChatConfig, seed, FIELD_U64, "1", "an answer is a function of it and all before it"),
 };
 
 typedef struct {
@@ -227,14 +212,8 @@ static Status open_chat(Chat *k, const ToolConfig *c) {
     k->context = k->cfg->context ? k->cfg->context : 4096;
     if (k->context > m->max_positions) k->context = m->max_positions;
     k->layout = (DataConfig){.layout = k->cfg->layout, .system = k->cfg->system};
-    k->sampling = (SamplingConfig){.max_new_tokens = k->cfg->max_tokens,
-                                   .temperature = k->cfg->greedy ? 0.0f : k->cfg->temperature,
-                                   .top_k = k->cfg->top_k,
-                                   .top_p = k->cfg->top_p,
-                                   .min_p = k->cfg->min_p,
-                                   .repetition_penalty = k->cfg->repetition_penalty,
-                                   .no_repeat_ngram = k->cfg->no_repeat_ngram,
-                                   .rows = 1};
+    k->sampling = ANSWER_SAMPLING(k->cfg);
+    k->sampling.rows = 1;
     TRY(rollout_engine_create(&k->engine, k->m.b, m, k->m.t, 1, k->context, 1, 0));
     return rollout_create(&k->rollout, 1, (size_t)k->context);
 }

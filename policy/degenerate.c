@@ -7,15 +7,23 @@
 
 enum { GRAM = 4, LEAST_TOKENS = 8, LEAST_BYTES = 64 };
 
+typedef struct {
+    int ids[GRAM];
+} Gram;
+
+static int compare_grams(const void *a, const void *b) {
+    return memcmp(a, b, sizeof(Gram)); /* any order will do: equal ones become neighbours */
+}
+
 double repetition_share(const int *ids, int n) {
     int grams = n - GRAM + 1, again = 0;
     if (n < LEAST_TOKENS) return 0.0;
-    for (int i = 1; i < grams; i++)
-        for (int j = 0; j < i; j++)
-            if (!memcmp(ids + i, ids + j, GRAM * sizeof *ids)) {
-                again++;
-                break;
-            }
+    Gram *all = malloc((size_t)grams * sizeof *all);
+    if (!all) return 0.0;
+    for (int i = 0; i < grams; i++) memcpy(all[i].ids, ids + i, sizeof(Gram));
+    qsort(all, (size_t)grams, sizeof *all, compare_grams);
+    for (int i = 1; i < grams; i++) again += !compare_grams(&all[i - 1], &all[i]);
+    free(all);
     return (double)again / grams;
 }
 

@@ -12,11 +12,9 @@
 #include "policy/tools.h"
 
 typedef struct {
+    ANSWER_MEMBERS;
     const char *prompt, *layout, *system;
-    int greedy, top_k, max_tokens, ignore_eos, samples, rows, kv_mib, logp;
-    float temperature, top_p, min_p, repetition_penalty;
-    int no_repeat_ngram;
-    uint64_t seed;
+    int ignore_eos, samples, rows, kv_mib, logp;
     StringList stop;
 } GenerateConfig;
 
@@ -26,22 +24,8 @@ static const Field generate_fields[] = {
     FIELD_OF(GenerateConfig, layout, "auto", "auto|plain|chatml",
              "how prompts and messages become text"),
     FIELD(GenerateConfig, system, FIELD_STRING, "", "system message for rows that have none"),
-    FIELD(GenerateConfig, greedy, FIELD_BOOL, "false", "always take the likeliest token"),
-    FIELD_IN(GenerateConfig, temperature, FIELD_FLOAT, "1", 0, 100,
-             "divides the logits; 0 = greedy"),
-    FIELD_IN(GenerateConfig, top_k, FIELD_INT, "0", 0, 1 << 24,
-             "sample from the k likeliest tokens, 0 = all"),
-    FIELD_IN(GenerateConfig, top_p, FIELD_FLOAT, "1", 0.01, 1,
-             "sample from the likeliest tokens of this mass"),
-    FIELD_IN(GenerateConfig, min_p, FIELD_FLOAT, "0", 0, 1,
-             "sample from tokens with this share of the likeliest one's probability, 0 = all"),
-    FIELD_IN(GenerateConfig, repetition_penalty, FIELD_FLOAT, "1", 0.01, 100,
-             "divides the logits of what prompt and answer hold, 1 = off"),
-    FIELD_IN(GenerateConfig, no_repeat_ngram, FIELD_INT, "0", 0, 1 << 20,
-             "no run of so many tokens comes twice, 0 = off"),
-    FIELD_IN(GenerateConfig, max_tokens, FIELD_INT, "128", 1, 1 << 24, "longest answer"),
+    ANSWER_FIELDS(GenerateConfig, "1", "1", "128"),
     FIELD(GenerateConfig, ignore_eos, FIELD_BOOL, "false", "go on after the end-of-sequence token"),
-    FIELD(GenerateConfig, seed, FIELD_U64, "1", "an answer is a function of it and the row"),
     FIELD(GenerateConfig, stop, FIELD_LIST, "", "texts that end an answer and are cut off"),
     FIELD_IN(GenerateConfig, samples, FIELD_INT, "1", 1, 1024,
              "answers for each row, one output row each with its number as \"sample\""),
@@ -216,16 +200,10 @@ static Status generate(Generator *g, const ToolConfig *c) {
         return status_fail(
             E_USAGE, "the answer to --prompt goes to standard output; --out needs --data FILE");
     g->layout = (DataConfig){.layout = cfg->layout, .system = cfg->system};
-    g->sampling = (SamplingConfig){.max_new_tokens = cfg->max_tokens,
-                                   .temperature = cfg->greedy ? 0.0f : cfg->temperature,
-                                   .top_k = cfg->top_k,
-                                   .top_p = cfg->top_p,
-                                   .min_p = cfg->min_p,
-                                   .rows = cfg->rows,
-                                   .ignore_eos = cfg->ignore_eos,
-                                   .repetition_penalty = cfg->repetition_penalty,
-                                   .no_repeat_ngram = cfg->no_repeat_ngram,
-                                   .stop = cfg->stop};
+    g->sampling = ANSWER_SAMPLING(cfg);
+    g->sampling.rows = cfg->rows;
+    g->sampling.ignore_eos = cfg->ignore_eos;
+    g->sampling.stop = cfg->stop;
     TRY(tool_model_open(&g->m, c, TOOL_LANGUAGE));
     if (cfg->prompt[0]) return answer_one(g);
     return rows_run(c->data, c->out, 1, g->m.net.w.cfg.max_positions - 1, generate_ids,

@@ -271,7 +271,7 @@ static void remember(AlarmState *s, const Metrics *m) {
     s->first_rejected = metrics_get(m, "logps/rejected");
 }
 
-int alarms_are_off(const AlarmConfig *cfg, const char *id, const char *name) {
+int alarm_is_off(const AlarmConfig *cfg, const char *id, const char *name) {
     for (int i = 0; i < cfg->off.n; i++)
         if (!strcmp(cfg->off.items[i], id) || !strcmp(cfg->off.items[i], name)) return 1;
     return !cfg->enabled;
@@ -290,7 +290,7 @@ void alarms_check(AlarmState *s, const AlarmConfig *cfg, const AlarmFacts *facts
         if (v == FINE) s->raised[i] = 0;
         if (s->held[i] < (r->window ? r->window : cfg->critic_steps) || s->raised[i]) continue;
         s->raised[i] = 1;
-        if (alarms_are_off(cfg, r->id, r->name)) continue;
+        if (alarm_is_off(cfg, r->id, r->name)) continue;
         out[(*n)++] = (Alarm){r->id,      r->name,    r->metric,
                               r->cause,   r->setting, cfg->may_stop ? r->severity : ALARM_WARN,
                               look.value, look.limit};

@@ -52,6 +52,7 @@ void alarms_check(AlarmState *s, const AlarmConfig *cfg, const AlarmFacts *facts
 void alarm_write(Text *t, const Alarm *a, int step, double wall_time);
 /* Of a checkpoint: leaves out what hangs on the time that steps took, so that its bytes do not. */
 void alarms_forget_clock(AlarmState *s);
-int alarms_are_off(const AlarmConfig *cfg, const char *id, const char *name);
+/* Does `alarms.off` name it, or are all off? */
+int alarm_is_off(const AlarmConfig *cfg, const char *id, const char *name);
 
 #endif
