@@ -12,7 +12,6 @@
 #include "core/model/hf.h"
 #include "core/model/packed.h"
 #include "core/run/progress.h"
-#include "reward/policy_eval.h"
 
 const Field dpo_fields[] = {
     OPTIM_FIELDS(DpoConfig, "1e-6"),
@@ -22,15 +21,9 @@ const Field dpo_fields[] = {
              "share of labels taken to be flipped (cDPO)"),
     FIELD_IN(DpoConfig, sft_coef, FIELD_FLOAT, "0", 0, 1e6,
              "weight of the chosen answer's negative log-likelihood"),
-    FIELD(DpoConfig, prompts, FIELD_STRING, "",
-          "held-out prompts to answer before and after training"),
-    FIELD_IN(DpoConfig, max_new_tokens, FIELD_INT, "64", 1, 1 << 20, "longest of those answers"),
-    FIELD_IN(DpoConfig, rows, FIELD_INT, "64", 1, 1 << 16, "answers decoded at once"),
-    FIELD_IN(DpoConfig, temperature, FIELD_FLOAT, "0.7", 0, 100, "of those answers, 0 = greedy"),
+    HELD_OUT_FIELDS(DpoConfig),
 };
 const int dpo_n_fields = sizeof dpo_fields / sizeof *dpo_fields;
-
-enum { SAMPLES = 8 }; /* held-out answers written down at each evaluation */
 
 typedef struct {
     uint64_t position, tokens, samples;
@@ -49,12 +42,10 @@ typedef struct {
     Session session;
     Tokenizer *tokenizer;
     TrainData data;
-    Dataset prompts;
+    HeldOut held;
     Workspace *ws;
     Network policy, reference;
     Optim optim;
-    RolloutEngine *engine;
-    PolicyEval eval;
     Packed batch; /* chosen, rejected, chosen, rejected, ... */
     float *logp, *entropy, *dlogp;
     float *margin;    /* [batch_size] implicit rewards, chosen minus rejected, of the last batch */
@@ -318,21 +309,6 @@ static Status evaluate_pairs(Dpo *d, DpoStats *stats) {
 
 /* ---------------------------------------------------------------- models, memory, resume */
 
-static Status create_eval(Dpo *d, const ModelConfig *m) {
-    const DpoConfig *c = d->cfg;
-    int length = d->stage->data.max_length;
-    if (!d->prompts.n) return OK;
-    SamplingConfig sampling = {.max_new_tokens = c->max_new_tokens,
-                               .temperature = c->temperature,
-                               .top_p = 1.0f,
-                               .rows = c->rows};
-    int rows = c->rows < d->prompts.n ? c->rows : d->prompts.n;
-    TRY(rollout_engine_create(&d->engine, d->session.b, m, d->tokenizer, rows, length, d->prompts.n,
-                              0));
-    return policy_eval_create(&d->eval, &d->prompts, SAMPLES, d->tokenizer, d->engine, &sampling,
-                              length, d->micro_tokens, d->stage->run.seed);
-}
-
 static Status load_networks(Dpo *d, const char *reference) {
     TRY(model_read_weights(&d->reference.w, reference, d->stage->run.seed));
     if (!d->session.from) {
@@ -343,25 +319,14 @@ static Status load_networks(Dpo *d, const char *reference) {
     size_t bytes;
     TRY(checkpoint_view(d->session.from, "state", sizeof d->state, &saved, &bytes));
     memcpy(&d->state, saved, sizeof d->state);
-    if (d->eval.baseline) {
+    if (d->held.eval.baseline) {
         TRY(checkpoint_view(d->session.from, "baseline",
-                            (size_t)policy_eval_prompts(&d->eval) * sizeof(float), &saved, &bytes));
-        memcpy(d->eval.baseline, saved, bytes);
-        d->eval.has_baseline = 1;
+                            (size_t)policy_eval_prompts(&d->held.eval) * sizeof(float), &saved,
+                            &bytes));
+        memcpy(d->held.eval.baseline, saved, bytes);
+        d->held.eval.has_baseline = 1;
     }
     return session_load_network(d->session.from, "policy", &d->policy, &d->optim);
-}
-
-static Status open_prompts(Dpo *d) {
-    const DpoConfig *c = d->cfg;
-    DataConfig prompts = d->stage->data;
-    if (!c->prompts[0]) return OK;
-    prompts.max_prompt_length = prompts.max_length - c->max_new_tokens;
-    prompts.limit = prompts.eval_limit;
-    if (prompts.max_prompt_length < 1)
-        return status_fail(E_USAGE, "dpo.max_new_tokens %d leaves no room for prompts",
-                           c->max_new_tokens);
-    return dataset_open(&d->prompts, &prompts, c->prompts, ROWS_PROMPTS, d->tokenizer, NULL);
 }
 
 /* *pairs: of all sets, those held out included */
@@ -395,16 +360,17 @@ static Status dpo_create(Dpo *d) {
     const char *reference = stage->cfg.reference[0] ? stage->cfg.reference : stage->cfg.model;
     TRY(model_read_config(&r, reference));
     TRY(train_data_open(&d->data, stage, ROWS_PAIRS, ROWS_PAIRS, d->tokenizer));
-    TRY(open_prompts(d));
+    TRY(held_out_open(&d->held, &HELD_OUT_CONFIG(c), stage, d->tokenizer));
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);
     d->micro_tokens = stage_micro_tokens(c->micro_tokens, 2 * stage->data.max_length);
 
-    TRY(stage_check_best(stage, eval_names, d->prompts.n ? ALL_NAMES : PAIR_NAMES));
+    TRY(stage_check_best(stage, eval_names, d->held.prompts.n ? ALL_NAMES : PAIR_NAMES));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = d->session.b;
     const ModelConfig *configs[] = {&m, &r};
-    WorkspacePlan plan = {.tokens = d->micro_tokens,
+    int rows = held_out_rows(&d->held, &HELD_OUT_CONFIG(c));
+    WorkspacePlan plan = {.tokens = d->micro_tokens > rows ? d->micro_tokens : rows,
                           .sequences = d->micro_tokens,
                           .train = 1,
                           .recompute = c->recompute,
@@ -414,9 +380,7 @@ static Status dpo_create(Dpo *d) {
     Dtype reference_dtype = frozen_dtype(b, stage->cfg.reference_dtype);
     plan_frozen(&memory, b, "reference", &r, reference_dtype, "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, 2, 2 * stage->data.max_length));
-    if (d->prompts.n)
-        plan_add(&memory, rollout_engine_bytes(b, &m, c->rows, stage->data.max_length, 0),
-                 "KV cache (%d rows)", c->rows);
+    held_out_plan(&memory, &d->held, &HELD_OUT_CONFIG(c), stage, b, &m);
     TRY(session_plan(&d->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
@@ -424,7 +388,8 @@ static Status dpo_create(Dpo *d) {
     TRY(network_create(&d->policy, b, &m, d->ws, 1));
     TRY(network_create_frozen(&d->reference, b, &r, d->ws, reference_dtype));
     TRY(optim_create(&d->optim, &d->policy, &OPTIM_CONFIG(c)));
-    TRY(create_eval(d, &m));
+    TRY(held_out_create(&d->held, &HELD_OUT_CONFIG(c), stage, d->tokenizer, b, &m,
+                        d->micro_tokens));
     size_t pairs;
     TRY(create_arrays(d, &pairs));
     TRY(load_networks(d, reference));
@@ -432,8 +397,7 @@ static Status dpo_create(Dpo *d) {
 }
 
 static void dpo_release(Dpo *d) {
-    policy_eval_release(&d->eval);
-    rollout_engine_release(d->engine);
+    held_out_release(&d->held);
     optim_release(&d->optim);
     network_release(&d->policy);
     network_release(&d->reference);
@@ -441,7 +405,6 @@ static void dpo_release(Dpo *d) {
     packed_release(&d->batch);
     void *owned[] = {d->logp, d->entropy, d->dlogp, d->margin, d->ref, d->first_row, d->rows};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) memory_release(owned[i]);
-    dataset_release(&d->prompts);
     train_data_close(&d->data);
     tokenizer_release(d->tokenizer);
     session_close(&d->session);
@@ -451,9 +414,9 @@ static Status dpo_save(Dpo *d) {
     CheckpointWriter *w;
     TRY(session_checkpoint(&w, &d->session, d->state.step));
     Status s = checkpoint_add(w, "state", &d->state, sizeof d->state);
-    if (s == OK && d->eval.baseline)
-        s = checkpoint_add(w, "baseline", d->eval.baseline,
-                           (size_t)policy_eval_prompts(&d->eval) * sizeof(float));
+    if (s == OK && d->held.eval.baseline)
+        s = checkpoint_add(w, "baseline", d->held.eval.baseline,
+                           (size_t)policy_eval_prompts(&d->held.eval) * sizeof(float));
     if (s == OK) s = session_save_network(w, "policy", &d->policy, &d->optim);
     if (s == OK) return checkpoint_commit(w);
     checkpoint_abort(w);
@@ -465,9 +428,10 @@ static Status dpo_save(Dpo *d) {
 /* Answers to the held-out prompts; the world's gold rule judges where the prompts are of it. run
  * NULL: nothing is written down. */
 static Status evaluate_answers(Dpo *d, Run *run, PolicyResult *r) {
-    TRY(policy_eval(r, &d->eval, &(PolicyModels){.actor = &d->policy, .reference = &d->reference},
-                    run, d->state.step));
-    if (!d->eval.has_baseline) policy_eval_keep_baseline(&d->eval);
+    TRY(policy_eval(r, &d->held.eval,
+                    &(PolicyModels){.actor = &d->policy, .reference = &d->reference}, run,
+                    d->state.step));
+    if (!d->held.eval.has_baseline) policy_eval_keep_baseline(&d->held.eval);
     return OK;
 }
 
@@ -476,7 +440,7 @@ static Status evaluate(Dpo *d, Metrics *m, PolicyResult *r) {
     TRY(evaluate_answers(d, d->session.run, r));
     if (r->has_gold) {
         metrics_set(m, "eval/gold", r->gold);
-        metrics_set(m, "eval/win_rate", policy_eval_win_rate(&d->eval));
+        metrics_set(m, "eval/win_rate", policy_eval_win_rate(&d->held.eval));
     }
     if (r->n) {
         metrics_set(m, "eval/kl", r->kl);
@@ -495,7 +459,7 @@ static Status summarize(Dpo *d, const PolicyResult *r, double rate) {
     if (r->has_gold) {
         summary_put(s, "gold_before", d->state.gold_before);
         summary_put(s, "gold_after", r->gold);
-        summary_put(s, "win_rate_vs_sft", policy_eval_win_rate(&d->eval));
+        summary_put(s, "win_rate_vs_sft", policy_eval_win_rate(&d->held.eval));
     }
     if (r->n) {
         summary_put(s, "kl_final", r->kl);

@@ -3,15 +3,13 @@
 #ifndef DPO_H
 #define DPO_H
 
-#include "datasets/stage.h"
+#include "reward/held_out.h"
 
 typedef struct {
     OPTIM_MEMBERS;
     STEP_MEMBERS;
     float beta, label_smoothing, sft_coef;
-    int max_new_tokens, rows; /* of the held-out answers */
-    float temperature;
-    const char *prompts; /* held-out prompts to answer before and after, "" none */
+    HELD_OUT_MEMBERS;
 } DpoConfig;
 extern const Field dpo_fields[];
 extern const int dpo_n_fields;

@@ -19,6 +19,7 @@ const Field sft_fields[] = {
              "noise on the embeddings (NEFTune), 0 = off"),
     FIELD_IN(SftConfig, kl_coef, FIELD_FLOAT, "0", 0, 1e6,
              "price of leaving the base, 1/2 (log pi - log ref)^2 per trained token; 0 = off"),
+    HELD_OUT_FIELDS(SftConfig),
 };
 const int sft_n_fields = sizeof sft_fields / sizeof *sft_fields;
 
@@ -35,6 +36,7 @@ typedef struct {
     Session session;
     Tokenizer *tokenizer;
     TrainData data;
+    HeldOut held;
     Workspace *ws;
     Network net, reference; /* reference: only with a KL to it */
     Optim optim;
@@ -43,6 +45,10 @@ typedef struct {
     int micro_tokens, steps;
     SftState state;
 } Sft;
+
+enum { LOSS_NAMES = 1, ALL_NAMES = 4 }; /* the others are of answers */
+static const char *const eval_names[ALL_NAMES] = {"eval/loss", "eval/gold", "eval/kl",
+                                                  "eval/response_length"};
 
 static TokenOutputs outputs(Sft *s, size_t offset) {
     return (TokenOutputs){.logp = s->logp + offset,
@@ -78,16 +84,18 @@ static Status sft_create(Sft *s) {
     TRY(stage_model_config(&m, stage, s->tokenizer));
     TRY(reference_config(&r, s, &m));
     TRY(train_data_open(&s->data, stage, ROWS_SFT, ROWS_SFT, s->tokenizer));
+    TRY(held_out_open(&s->held, &HELD_OUT_CONFIG(s->cfg), stage, s->tokenizer));
     s->steps = stage_steps(&s->data, s->cfg->batch_size, s->cfg->epochs, s->cfg->max_steps);
     s->micro_tokens = stage_micro_tokens(s->cfg->micro_tokens, stage->data.max_length);
 
-    TRY(stage_check_best(stage, (const char *[]){"eval/loss"}, 1));
+    TRY(stage_check_best(stage, eval_names, s->held.prompts.n ? ALL_NAMES : LOSS_NAMES));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = s->session.b;
     const ModelConfig *configs[] = {&m, &r};
-    int with_kl = s->cfg->kl_coef > 0.0f, n = with_kl ? 2 : 1;
-    WorkspacePlan plan = {.tokens = s->micro_tokens,
+    int with_kl = s->cfg->kl_coef > 0.0f, n = with_kl ? 2 : 1,
+        rows = held_out_rows(&s->held, &HELD_OUT_CONFIG(s->cfg));
+    WorkspacePlan plan = {.tokens = s->micro_tokens > rows ? s->micro_tokens : rows,
                           .sequences = s->micro_tokens,
                           .train = 1,
                           .recompute = s->cfg->recompute,
@@ -98,6 +106,7 @@ static Status sft_create(Sft *s) {
         plan_frozen(&memory, b, "reference", &r, frozen_dtype(b, stage->cfg.reference_dtype),
                     "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, n, stage->data.max_length));
+    held_out_plan(&memory, &s->held, &HELD_OUT_CONFIG(s->cfg), stage, b, &m);
     TRY(session_plan(&s->session, &memory, stage->verb, &stage->cfg));
     if (stage->cfg.dry_run) return OK;
 
@@ -105,6 +114,8 @@ static Status sft_create(Sft *s) {
     TRY(network_create(&s->net, b, &m, s->ws, 1));
     TRY(optim_create(&s->optim, &s->net, &OPTIM_CONFIG(s->cfg)));
     TRY(create_reference(s, &r));
+    TRY(held_out_create(&s->held, &HELD_OUT_CONFIG(s->cfg), stage, s->tokenizer, b, &m,
+                        s->micro_tokens));
     size_t max_N = (size_t)s->cfg->batch_size * (size_t)stage->data.max_length;
     TRY(packed_create(&s->batch, s->cfg->batch_size, max_N));
     float **arrays[] = {&s->dlogp,   &s->dmean, &s->logp,    &s->mean,
@@ -121,6 +132,7 @@ static Status sft_create(Sft *s) {
 }
 
 static void sft_release(Sft *s) {
+    held_out_release(&s->held);
     optim_release(&s->optim);
     network_release(&s->net);
     network_release(&s->reference);
@@ -244,8 +256,20 @@ static Status sft_save(Sft *s) {
     return status;
 }
 
+/* Answers to the held-out prompts. */
+static Status sft_answer(Sft *s, PolicyResult *r) {
+    PolicyModels models = {.actor = &s->net,
+                           .reference = s->cfg->kl_coef > 0.0f ? &s->reference : NULL};
+    return policy_eval(r, &s->held.eval, &models, s->session.run, s->state.step);
+}
+
 static Status sft_eval_step(Sft *s, Metrics *m) {
     double loss;
+    PolicyResult r;
+    TRY(sft_answer(s, &r));
+    if (r.has_gold) metrics_set(m, "eval/gold", r.gold);
+    if (r.n && s->cfg->kl_coef > 0.0f) metrics_set(m, "eval/kl", r.kl);
+    if (r.n) metrics_set(m, "eval/response_length", r.length);
     if (!s->data.eval.n) return OK;
     TRY(sft_evaluate(s, &loss));
     metrics_set(m, "eval/loss", loss);
@@ -256,9 +280,11 @@ static Status sft_loop(Sft *s) {
     Run *run = s->session.run;
     const RunConfig *cfg = &s->stage->run;
     Progress p;
-    progress_begin(&p, "sft", s->state.step, s->steps, cfg->log_every);
+    PolicyResult before;
     run_signals();
     memory_freeze();
+    if (!s->state.step) TRY(sft_answer(s, &before));
+    progress_begin(&p, "sft", s->state.step, s->steps, cfg->log_every);
     while (s->state.step < s->steps) {
         Metrics m;
         metrics_clear(&m);

@@ -2,12 +2,13 @@
 #ifndef SFT_H
 #define SFT_H
 
-#include "datasets/stage.h"
+#include "reward/held_out.h"
 
 typedef struct {
     OPTIM_MEMBERS;
     STEP_MEMBERS;
     float label_smoothing, neftune_alpha, kl_coef;
+    HELD_OUT_MEMBERS;
 } SftConfig;
 extern const Field sft_fields[];
 extern const int sft_n_fields;

@@ -47,7 +47,8 @@ arguments() {
     case $1 in
     sft) echo "sft --model init --tokenizer tok $INIT $COMMON --run.best eval/loss --max_steps 20" \
         "--data.train data/sft.jsonl --data.eval data/sft.eval.jsonl --sft.learning_rate 1e-2" \
-        "--sft.neftune_alpha 1 --sft.label_smoothing 0.1 --sft.kl_coef 0.1" ;;
+        "--sft.neftune_alpha 1 --sft.label_smoothing 0.1 --sft.kl_coef 0.1" \
+        "--sft.prompts data/prompts.eval.jsonl --sft.max_new_tokens 16" ;;
     reward) echo "reward --model base/model $COMMON --run.best eval/accuracy --max_steps 20" \
         "--data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl --reward.learning_rate 3e-3" \
         "--reward.batch_size 8" ;;

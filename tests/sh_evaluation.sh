@@ -20,6 +20,9 @@ PPO="ppo --model base/model --reward_model rm/model $COMMON --data.train data/pr
 DPO="dpo --model base/model $COMMON --data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl
     --dpo.prompts data/prompts.eval.jsonl --dpo.batch_size 8 --dpo.learning_rate 1e-3 --dpo.max_new_tokens 24
     --run.eval_every 2 --run.save_every 2"
+SFT="sft --model base/model $COMMON --data.train data/sft.jsonl --data.eval data/sft.eval.jsonl
+    --sft.prompts data/prompts.eval.jsonl --sft.batch_size 4 --sft.learning_rate 1e-3 --sft.max_new_tokens 24
+    --run.eval_every 2 --run.save_every 2"
 
 failed=0
 fail() {
@@ -83,10 +86,22 @@ rlhf $DPO --max_steps 4 --run.dir dpo
 rows dpo/samples.jsonl '"mode":"sampled"' 24
 rows dpo/metrics.jsonl '"eval/gold":.*"eval/win_rate":.*"eval/kl":' 2
 
-for run in ppo dpo; do
+# shellcheck disable=SC2086
+rlhf $SFT --max_steps 4 --run.dir sft
+rows sft/samples.jsonl '"mode":"sampled".*"gold":.*"tokens":{"text":' 24
+rows sft/samples.jsonl '"step":4,"mode":"greedy"' 8
+rows sft/metrics.jsonl '"eval/gold":.*"eval/response_length":' 2
+rows sft/report.html '"mode":"greedy"' 1
+# the answers are written down, nothing learns from them
+# shellcheck disable=SC2086
+rlhf $SFT --max_steps 4 --run.dir sft.silent --sft.prompts ""
+same_bytes "sft without prompts" sft/model/model.safetensors sft.silent/model/model.safetensors
+[ ! -s sft.silent/samples.jsonl ] || fail "sft without prompts wrote samples"
+
+for run in ppo dpo sft; do
     cp -r $run $run.again
     rm -rf $run.again/model $run.again/checkpoints/step-*4
-    [ $run = ppo ] && arguments=$PPO || arguments=$DPO
+    case $run in ppo) arguments=$PPO ;; dpo) arguments=$DPO ;; sft) arguments=$SFT ;; esac
     # shellcheck disable=SC2086
     rlhf $arguments --max_steps 4 --run.dir $run.again --resume
     same_bytes "$run resumed, samples" $run/samples.jsonl $run.again/samples.jsonl
