@@ -172,12 +172,12 @@ static void put_report(Text *t, const Dataset *d, const char *file) {
 static Status check_files(Look *k, Dataset *train, Dataset *eval) {
     Text report = {0};
     Status s = OK;
-    TRY(dataset_open(train, &k->data, k->file, k->kind, k->t, NULL));
+    TRY(dataset_open(train, &k->data, k->file, k->kind, k->t));
     print_report(train, k->file);
     text_add(&report, "{\"files\":[");
     put_report(&report, train, k->file);
     if (k->data.eval[0]) {
-        s = dataset_open(eval, &k->data, k->data.eval, k->kind, k->t, NULL);
+        s = dataset_open(eval, &k->data, k->data.eval, k->kind, k->t);
         if (s == OK) {
             dataset_overlap(eval, train, 1);
             print_report(eval, k->data.eval);
@@ -279,7 +279,7 @@ Status data_show_main(int argc, char **argv) {
     Status s =
         look_open(&k, show_fields, sizeof show_fields / sizeof *show_fields, usage, argc, argv);
     k.data.limit = k.c.rows;
-    if (s == OK) s = dataset_open(&d, &k.data, k.file, k.kind, k.t, NULL);
+    if (s == OK) s = dataset_open(&d, &k.data, k.file, k.kind, k.t);
     if (s == OK) s = show_rows(&k, &d);
     const Finding *first = first_fault(&d);
     if (s == OK && first)

@@ -394,18 +394,18 @@ static void keep_others(Text *out, const char *old, const char *path) {
     text_release(&mine);
 }
 
-static Status write_rejects(const char *rejects_path, const char *path, const Text *lines) {
+Status dataset_write_rejects(const Dataset *d, const char *path, const char *rejects_path) {
     Text out = {0};
     Arena arena = {0};
     char *old = NULL;
     size_t len;
-    if (!rejects_path || (!lines->len && !file_exists(rejects_path))) return OK;
+    if (!d->rejects[0] && !file_exists(rejects_path)) return OK;
     Status s = file_exists(rejects_path)
                    ? file_read(&arena, &old, &len, rejects_path, (size_t)1 << 31)
                    : OK;
     if (s == OK) {
         if (old) keep_others(&out, old, path);
-        if (lines->len) text_add_bytes(&out, lines->s, lines->len);
+        text_add(&out, d->rejects);
         s = file_write_atomic(rejects_path, out.s ? out.s : "", out.len);
     }
     text_release(&out);
@@ -416,7 +416,7 @@ static Status write_rejects(const char *rejects_path, const char *path, const Te
 /* ---- a data set ---- */
 
 Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind kind,
-                    const Tokenizer *t, const char *rejects_path) {
+                    const Tokenizer *t) {
     Text name = {0};
     Build b = {.d = d, .cfg = cfg, .path = path};
     *d = (Dataset){0};
@@ -427,7 +427,7 @@ Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind
         s = build(&b);
         if (s == OK && name.len) cache_store(d, &b.rejects, name.s);
     }
-    if (s == OK) s = write_rejects(rejects_path, path, &b.rejects);
+    d->rejects = arena_strndup(&d->arena, b.rejects.s ? b.rejects.s : "", b.rejects.len);
     renderer_release(&b.render);
     text_release(&b.rejects);
     text_release(&name);

@@ -91,6 +91,7 @@ typedef struct {
     int found[ROW_FAULTS], dropped_bad; /* counted, reported by dataset_report */
     Finding *findings;                  /* in the order of lines */
     int n_findings;
+    const char *rejects;               /* rows left out, as lines of JSON; "" none */
     Lengths prompt, completion, whole; /* of all good rows, those too long among them */
     RowKind kind;
     uint64_t hash; /* of the ids: part of the keys of caches */
@@ -98,10 +99,12 @@ typedef struct {
 } Dataset;
 
 /* Reads one file. Bad rows as cfg->bad_rows: stop with file:line:column, or skip up to N, counted
- * and written to rejects_path (NULL: nowhere). Over-long rows are dropped and counted, never cut.
- */
+ * and kept in `rejects`. Over-long rows are dropped and counted, never cut. */
 Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind kind,
-                    const Tokenizer *t, const char *rejects_path);
+                    const Tokenizer *t);
+/* The rows left out into a file of them, in which rows of other data files stay; nothing to write
+ * leaves no file. */
+Status dataset_write_rejects(const Dataset *d, const char *path, const char *rejects_path);
 void dataset_release(Dataset *d);
 void dataset_report(const Dataset *d,
                     const char *path); /* a line or two to the log, with one rendered sample */

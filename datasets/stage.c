@@ -90,12 +90,8 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
     if (!s->data.train.n) return status_fail(E_USAGE, "the recipe names no data.train file");
     TRY(read_weights(d, &s->data));
     d->sets = arena_alloc(&d->arena, (size_t)s->data.train.n * sizeof *d->sets);
-    char rejects[1200];
-    snprintf(rejects, sizeof rejects, "%s/rejects.jsonl", s->run.dir);
-    if (!strncmp(s->data.bad_rows, "skip", 4) && !s->cfg.dry_run) TRY(file_mkdirs(s->run.dir));
     for (int i = 0; i < s->data.train.n; i++) {
-        TRY(dataset_open(&d->sets[i], &s->data, s->data.train.items[i], kind, t,
-                         s->cfg.dry_run ? NULL : rejects));
+        TRY(dataset_open(&d->sets[i], &s->data, s->data.train.items[i], kind, t));
         d->n_sets++;
         dataset_report(&d->sets[i], s->data.train.items[i]);
         total += d->sets[i].n;
@@ -105,7 +101,7 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
     if (s->data.eval[0]) {
         DataConfig eval = s->data;
         eval.limit = s->data.eval_limit;
-        TRY(dataset_open(&d->eval, &eval, s->data.eval, eval_kind, t, NULL));
+        TRY(dataset_open(&d->eval, &eval, s->data.eval, eval_kind, t));
         dataset_overlap(&d->eval, d->sets, d->n_sets);
         dataset_report(&d->eval, s->data.eval);
     }
@@ -118,6 +114,15 @@ void train_data_close(TrainData *d) {
     data_order_release(&d->order);
     arena_release(&d->arena);
     *d = (TrainData){0};
+}
+
+Status stage_begin(const Stage *s, const TrainData *d, Run *run) {
+    char rejects[1200];
+    TRY(run_begin(run));
+    snprintf(rejects, sizeof rejects, "%s/rejects.jsonl", run_dir(run));
+    for (int i = 0; i < d->n_sets; i++)
+        TRY(dataset_write_rejects(&d->sets[i], s->data.train.items[i], rejects));
+    return OK;
 }
 
 int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps) {

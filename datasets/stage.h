@@ -37,6 +37,9 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
                        const Tokenizer *t);
 void train_data_close(TrainData *d);
 
+/* The run is known to start: run_begin, and the rows left out go to DIR/rejects.jsonl. */
+Status stage_begin(const Stage *s, const TrainData *d, Run *run);
+
 /* Steps of a run: max_steps if given, else epochs over the data, at least 1. */
 int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps);
 /* micro_tokens, or a good size for this machine: at least max_length. */

@@ -51,6 +51,7 @@ typedef struct {
     float *margin;    /* [batch_size] implicit rewards, chosen minus rejected, of the last batch */
     double *ref;      /* [rows of all sets][2] sums of log ref; NAN = not computed */
     double *eval_ref; /* [eval rows][2] */
+    size_t pairs;     /* of all sets, those held out included */
     int *first_row;   /* [n_sets] */
     const Row **rows; /* of the step */
     int micro_tokens, steps;
@@ -115,10 +116,10 @@ static Status reference_key(Dpo *d, uint64_t *key) {
     return OK;
 }
 
-static Status reference_logps(Dpo *d, size_t pairs) {
+static Status reference_logps(Dpo *d) {
     char path[1300];
     uint64_t key;
-    size_t bytes = 2 * pairs * sizeof(double);
+    size_t bytes = 2 * d->pairs * sizeof(double);
     TRY(reference_key(d, &key));
     snprintf(path, sizeof path, "%s/reference-%016llx.logps", run_dir(d->session.run),
              (unsigned long long)key);
@@ -134,7 +135,7 @@ static Status reference_logps(Dpo *d, size_t pairs) {
         file_unmap(&map);
         if (good) return OK;
     }
-    log_info("reference log-probs of %zu pairs, once", pairs);
+    log_info("reference log-probs of %zu pairs, once", d->pairs);
     for (int i = 0; i < d->data.n_sets; i++) TRY(reference_of_set(d, &d->data.sets[i]));
     TRY(reference_of_set(d, &d->data.eval));
     uint64_t hash = file_hash(d->ref, bytes, key);
@@ -329,8 +330,7 @@ static Status load_networks(Dpo *d, const char *reference) {
     return session_load_network(d->session.from, "policy", &d->policy, &d->optim);
 }
 
-/* *pairs: of all sets, those held out included */
-static Status create_arrays(Dpo *d, size_t *pairs) {
+static Status create_arrays(Dpo *d) {
     int max_S = 2 * d->cfg->batch_size;
     size_t max_N = (size_t)max_S * (size_t)d->stage->data.max_length,
            batch_size = (size_t)d->cfg->batch_size, train = 0;
@@ -340,8 +340,8 @@ static Status create_arrays(Dpo *d, size_t *pairs) {
         d->first_row[i] = (int)train;
         train += (size_t)d->data.sets[i].n;
     }
-    *pairs = train + (size_t)d->data.eval.n;
-    TRY(memory_alloc((void **)&d->ref, 2 * *pairs * sizeof(double), "reference log-probs"));
+    d->pairs = train + (size_t)d->data.eval.n;
+    TRY(memory_alloc((void **)&d->ref, 2 * d->pairs * sizeof(double), "reference log-probs"));
     d->eval_ref = d->ref + 2 * train;
     TRY(memory_alloc((void **)&d->rows, batch_size * sizeof *d->rows, "a step's pairs"));
     TRY(memory_alloc((void **)&d->margin, batch_size * sizeof(float), "margins"));
@@ -381,7 +381,7 @@ static Status dpo_create(Dpo *d) {
     plan_frozen(&memory, b, "reference", &r, reference_dtype, "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, 2, 2 * stage->data.max_length));
     held_out_plan(&memory, &d->held, &HELD_OUT_CONFIG(c), stage, b, &m);
-    TRY(session_plan(&d->session, &memory, stage->verb, &stage->cfg));
+    TRY(plan_check(&memory, d->session.b, stage->verb, stage->cfg.memory_limit));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&d->ws, b, &plan, configs, 2, NULL));
@@ -390,10 +390,8 @@ static Status dpo_create(Dpo *d) {
     TRY(optim_create(&d->optim, &d->policy, &OPTIM_CONFIG(c)));
     TRY(held_out_create(&d->held, &HELD_OUT_CONFIG(c), stage, d->tokenizer, b, &m,
                         d->micro_tokens));
-    size_t pairs;
-    TRY(create_arrays(d, &pairs));
-    TRY(load_networks(d, reference));
-    return reference_logps(d, pairs);
+    TRY(create_arrays(d));
+    return load_networks(d, reference);
 }
 
 static void dpo_release(Dpo *d) {
@@ -482,6 +480,8 @@ static Status dpo_loop(Dpo *d) {
     const RunConfig *cfg = &d->stage->run;
     Progress p;
     PolicyResult result = {0};
+    TRY(stage_begin(d->stage, &d->data, run));
+    TRY(reference_logps(d));
     run_signals();
     memory_freeze();
     if (!d->state.step) {

@@ -258,7 +258,7 @@ static Status plan_memory(Ppo *p, const Roles *r, const Sizes *z) {
     TRY(plan_activations(&memory, b, &z->workspace, z->configs, z->n, length));
     plan_add(&memory, rollout_engine_bytes(b, &r->actor, z->rows, length, c->kv_mib),
              "KV cache (%d rows)", z->rows);
-    return session_plan(&p->session, &memory, p->stage->verb, &p->stage->cfg);
+    return plan_check(&memory, p->session.b, p->stage->verb, p->stage->cfg.memory_limit);
 }
 
 static Status create_networks(Ppo *p, const Roles *r, const Sizes *z) {

@@ -8,7 +8,7 @@ Status ptx_open(Ptx *p, const char *path, const DataConfig *cfg, const Tokenizer
     DataConfig rows = *cfg;
     rows.max_prompt_length = 0; /* that one leaves room for responses, and here are none */
     if (!path[0]) return status_fail(E_USAGE, "ppo.ptx_coef needs a file ppo.ptx_data");
-    TRY(dataset_open(&p->data, &rows, path, ROWS_SFT, t, NULL));
+    TRY(dataset_open(&p->data, &rows, path, ROWS_SFT, t));
     dataset_report(&p->data, path);
     if (!p->data.n)
         return status_fail(E_USAGE, "%s has no usable row (see the counts above)", path);

@@ -124,6 +124,7 @@ static Status answer_prompts(Eval *e, PolicyRun *p, const PolicyModels *m) {
         policy_eval_keep_baseline(&p->eval);
     }
     p->eval.engine = p->engine[POLICY];
+    TRY(run_begin(e->session.run));
     TRY(policy_eval(&r, &p->eval, m, e->session.run, 0));
     if (!strcmp(s->cfg.reward_model, "gold") && !r.has_gold)
         return status_fail(E_FORMAT,
@@ -175,7 +176,7 @@ static Status open_text(Eval *e, PolicyRun *p) {
     DataConfig cfg = e->stage->data;
     cfg.max_prompt_length = 0;
     cfg.limit = cfg.eval_limit;
-    TRY(dataset_open(&p->text, &cfg, e->cfg->text, ROWS_SFT, e->tokenizer, NULL));
+    TRY(dataset_open(&p->text, &cfg, e->cfg->text, ROWS_SFT, e->tokenizer));
     dataset_report(&p->text, e->cfg->text);
     if (p->text.n) return OK;
     dataset_release(&p->text);

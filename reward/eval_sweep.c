@@ -142,7 +142,8 @@ static Status write_sweep(Eval *e, const PolicyRun *p, const Text *points, const
     text_addf(&t, "[%s]", points->s);
     json_put_key(&t, "best_of");
     text_addf(&t, "[%s]}", best->s);
-    Status s = run_evaluation(e->session.run, "sweep", t.s);
+    Status s = run_begin(e->session.run);
+    if (s == OK) s = run_evaluation(e->session.run, "sweep", t.s);
     text_release(&t);
     return s;
 }

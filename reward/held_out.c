@@ -12,7 +12,7 @@ Status held_out_open(HeldOut *h, const HeldOutConfig *cfg, const Stage *stage, c
     if (prompts.max_prompt_length < 1)
         return status_fail(E_USAGE, "%s.max_new_tokens %d leaves no room for prompts", stage->verb,
                            cfg->max_new_tokens);
-    return dataset_open(&h->prompts, &prompts, cfg->prompts, ROWS_PROMPTS, t, NULL);
+    return dataset_open(&h->prompts, &prompts, cfg->prompts, ROWS_PROMPTS, t);
 }
 
 int held_out_rows(const HeldOut *h, const HeldOutConfig *cfg) {

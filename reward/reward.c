@@ -53,7 +53,7 @@ static Status reward_create(Reward *r) {
     m.score_std = 0.0;
     TRY(train_data_open(&r->data, stage, ROWS_PAIRS, ROWS_PAIRS, r->tokenizer));
     if (r->cfg->parts[0])
-        TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer, NULL));
+        TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer));
     r->steps = stage_steps(&r->data, r->cfg->batch_size, r->cfg->epochs, r->cfg->max_steps);
     r->micro_tokens = stage_micro_tokens(r->cfg->micro_tokens, 2 * stage->data.max_length);
 
@@ -71,7 +71,7 @@ static Status reward_create(Reward *r) {
     Plan memory = {0};
     plan_network(&memory, b, "reward model", &m, OPTIM_PLAN(r->cfg));
     TRY(plan_activations(&memory, b, &plan, &config, 1, 2 * stage->data.max_length));
-    TRY(session_plan(&r->session, &memory, stage->verb, &stage->cfg));
+    TRY(plan_check(&memory, r->session.b, stage->verb, stage->cfg.memory_limit));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&r->ws, b, &plan, &config, 1, NULL));
@@ -230,6 +230,7 @@ static Status reward_loop(Reward *r) {
     Run *run = r->session.run;
     const RunConfig *cfg = &r->stage->run;
     Progress p;
+    TRY(stage_begin(r->stage, &r->data, run));
     progress_begin(&p, "reward", r->state.step, r->steps, cfg->log_every);
     run_signals();
     memory_freeze();

@@ -27,7 +27,7 @@ Status eval_open_data(Eval *e, RowKind kind) {
     DataConfig cfg = e->stage->data;
     if (!cfg.eval[0]) return status_fail(E_USAGE, "rlhf eval needs --data.eval FILE");
     cfg.limit = cfg.eval_limit;
-    TRY(dataset_open(&e->data, &cfg, cfg.eval, kind, e->tokenizer, NULL));
+    TRY(dataset_open(&e->data, &cfg, cfg.eval, kind, e->tokenizer));
     dataset_report(&e->data, cfg.eval);
     if (!e->data.n) return status_fail(E_USAGE, "%s has no usable row", cfg.eval);
     return OK;
@@ -45,7 +45,7 @@ Status eval_open_workspace(Eval *e, Plan *memory, const ModelConfig *const *conf
         .tokens = most, .sequences = most, .max_length = e->stage->data.max_length};
     const StageConfig *c = &e->stage->cfg;
     TRY(plan_activations(memory, e->session.b, &plan, configs, n, plan.max_length));
-    TRY(session_plan(&e->session, memory, e->stage->verb, c));
+    TRY(plan_check(memory, e->session.b, e->stage->verb, e->stage->cfg.memory_limit));
     if (c->dry_run) return OK;
     return workspace_create(&e->ws, e->session.b, &plan, configs, n, NULL);
 }
@@ -74,6 +74,7 @@ static Status score_pairs(Eval *e, PairEval *p, const ModelConfig *m) {
     RewardEval result;
     TRY(reward_evaluate(&result, &p->net, &e->data, &p->batch, p->score, e->micro_tokens,
                         p->pairs));
+    TRY(run_begin(e->session.run));
     TRY(reward_report(e->session.run, &result, &e->data, p->pairs, e->stage->cfg.model,
                       e->stage->data.eval));
     summary_put(e->stage, "pairs", result.pairs);

@@ -107,7 +107,7 @@ static Status sft_create(Sft *s) {
                     "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, n, stage->data.max_length));
     held_out_plan(&memory, &s->held, &HELD_OUT_CONFIG(s->cfg), stage, b, &m);
-    TRY(session_plan(&s->session, &memory, stage->verb, &stage->cfg));
+    TRY(plan_check(&memory, s->session.b, stage->verb, stage->cfg.memory_limit));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&s->ws, b, &plan, configs, n, NULL));
@@ -281,6 +281,7 @@ static Status sft_loop(Sft *s) {
     const RunConfig *cfg = &s->stage->run;
     Progress p;
     PolicyResult before;
+    TRY(stage_begin(s->stage, &s->data, run));
     run_signals();
     memory_freeze();
     if (!s->state.step) TRY(sft_answer(s, &before));

@@ -271,6 +271,22 @@ for trainer in sft reward dpo ppo; do
     [ "$(ls -A small.$trainer.used)" = mine ] || fail "$trainer: a refused plan left or took: $(ls -A small.$trainer.used)"
     # shellcheck disable=SC2086
     rlhf $arguments $change --memory_limit $limit --run.dir small.$trainer
+    # what is refused replaces nothing: too little memory, no such model, a broken file of weights
+    (cd small.$trainer && find . -type f ! -name .lock -exec cksum {} + | sort) > before
+    mkdir -p broken && cp base/model/* broken && head -c 1000 base/model/model.safetensors > broken/model.safetensors
+    for refused in "--memory_limit $limit --$trainer.micro_tokens 2048" "--model nowhere" "--model broken --tokenizer tok"; do
+        # shellcheck disable=SC2086
+        "$RLHF" $arguments $refused --run.dir small.$trainer --run.overwrite > log 2>&1 && fail "$trainer began with $refused"
+        (cd small.$trainer && find . -type f ! -name .lock -exec cksum {} + | sort) | diff before - ||
+            fail "$trainer with $refused changed the run that it was to replace"
+    done
+done
+# rows that were left out are kept, of a run that replaces another, too
+(cat data/sft.jsonl && echo '{"prompt":1}') > bad.jsonl
+for overwrite in "" --run.overwrite; do
+    # shellcheck disable=SC2086
+    rlhf $SFT --data.train bad.jsonl --data.bad_rows skip:1 --max_steps 1 --run.dir skipped $overwrite
+    [ "$(wc -l < skipped/rejects.jsonl)" -eq 1 ] || fail "rejects.jsonl: $(cat skipped/rejects.jsonl)"
 done
 
 # ------------------------------------------------ what is frozen

@@ -160,8 +160,7 @@ static void each_fault_is_found_and_stops_a_run(void **state) {
         Tokenizer *t;
         Dataset d;
         expect_ok(tokenizer_open_dir(&t, scratch("")));
-        assert_int_equal(dataset_open(&d, &cfg, scratch("bad.jsonl"), bad[i].kind, t, NULL),
-                         E_FORMAT);
+        assert_int_equal(dataset_open(&d, &cfg, scratch("bad.jsonl"), bad[i].kind, t), E_FORMAT);
         assert_string_equal(status_message(), json_str(json_get(finding, "reason")));
         tokenizer_release(t);
     }

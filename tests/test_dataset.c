@@ -79,7 +79,7 @@ static void expect_row(const Tokenizer *t, const DataConfig *cfg, RowKind kind, 
                        const char *a, const char *b) {
     Dataset d;
     write_file("row.jsonl", row);
-    Status s = dataset_open(&d, cfg, in_dir("row.jsonl"), kind, t, NULL);
+    Status s = dataset_open(&d, cfg, in_dir("row.jsonl"), kind, t);
     if (s != OK) fail_msg("%s\n%s", row, status_message());
     assert_int_equal(d.n, 1);
     expect_sequence(t, &d.rows[0].a, "[]", a);
@@ -172,7 +172,7 @@ static void test_users_cannot_write_special_tokens(void **state) {
     int im_end = tokenizer_id(tok, "<|im_end|>"), found = 0;
     write_file("row.jsonl",
                MESSAGES(USER("hi<|im_end|>\\n<|im_start|>system") "," ASSISTANT("<|im_end|>yo")));
-    expect_ok(dataset_open(&d, &cfg, in_dir("row.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d, &cfg, in_dir("row.jsonl"), ROWS_SFT, tok));
     for (int i = 0; i < d.rows[0].a.n; i++) found += d.rows[0].a.ids[i] == im_end;
     assert_int_equal(found, 2); /* one for each turn, put in by the layout */
     dataset_release(&d);
@@ -239,7 +239,7 @@ static void test_bad_rows_stop_with_their_line(void **state) {
         Dataset d;
         text_addf(&file, "%s\n%s\n", good[bad[i].kind], bad[i].row);
         write_file("bad.jsonl", file.s);
-        Status s = dataset_open(&d, &cfg, in_dir("bad.jsonl"), bad[i].kind, tok, NULL);
+        Status s = dataset_open(&d, &cfg, in_dir("bad.jsonl"), bad[i].kind, tok);
         if (s != E_FORMAT) fail_msg("%s gives status %d", bad[i].row, s);
         if (!strstr(status_message(), bad[i].part) || !strstr(status_message(), "bad.jsonl:2"))
             fail_msg("%s: \"%s\" does not name \"%s\" and line 2", bad[i].row, status_message(),
@@ -261,8 +261,8 @@ static void test_bad_rows_are_skipped_and_kept(void **state) {
         "{\"prompt\":\"q\",\"completion\":\"b\",\"subset\":\"s\",\"margin\":0.5}\n{\"prompt\":\"q\",\"completion\":\"a\"}");
     cfg.bad_rows = "skip:2";
     for (int i = 0; i < 2; i++) { /* twice: the file of rejects does not grow */
-        expect_ok(
-            dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok, in_dir("rejects.jsonl")));
+        expect_ok(dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok));
+        expect_ok(dataset_write_rejects(&d, in_dir("some.jsonl"), in_dir("rejects.jsonl")));
         assert_int_equal(d.n, 3);
         assert_int_equal(d.dropped_bad, 2);
         assert_int_equal(d.found[REMARK_DUPLICATE], 1);
@@ -282,10 +282,10 @@ static void test_bad_rows_are_skipped_and_kept(void **state) {
     arena_release(&arena);
 
     cfg.bad_rows = "skip:1";
-    assert_int_equal(dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok, NULL), E_FORMAT);
+    assert_int_equal(dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok), E_FORMAT);
     assert_non_null(strstr(status_message(), "more than the 1 bad rows"));
     cfg.bad_rows = "skip:x";
-    assert_int_equal(dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok, NULL), E_USAGE);
+    assert_int_equal(dataset_open(&d, &cfg, in_dir("some.jsonl"), ROWS_SFT, tok), E_USAGE);
 }
 
 static void test_long_rows_are_dropped(void **state) {
@@ -296,27 +296,27 @@ static void test_long_rows_are_dropped(void **state) {
         "long.jsonl",
         "{\"prompt\":\"xyz\",\"completion\":\"ab\"}\n{\"prompt\":\"q\",\"completion\":\"a\"}\n");
     cfg.max_length = 5;
-    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok));
     assert_int_equal(d.n, 1);
     assert_int_equal(d.found[REMARK_LONG], 1);
     dataset_release(&d);
     cfg.max_length = 6; /* the end counts */
-    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok));
     assert_int_equal(d.n, 2);
     assert_int_equal(d.whole.max, 6);
     dataset_release(&d);
     cfg.max_prompt_length = 2;
-    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok));
     assert_int_equal(d.found[REMARK_LONG], 1);
     dataset_release(&d);
     cfg.truncate_prompt = "left";
-    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok));
     assert_int_equal(d.n, 2);
     assert_int_equal(d.rows[0].a.n_prompt, 2);
     expect_sequence(tok, &d.rows[0].a, "[]", "yz[ab<|eos|>]");
     dataset_release(&d);
     cfg.limit = 1;
-    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d, &cfg, in_dir("long.jsonl"), ROWS_SFT, tok));
     assert_int_equal(d.n, 1);
     dataset_release(&d);
 }
@@ -385,8 +385,8 @@ static void test_order(void **state) {
     DataOrder o, again;
     make_rows("x.jsonl", N, 'x');
     make_rows("y.jsonl", M, 'y');
-    expect_ok(dataset_open(&d[0], &cfg, in_dir("x.jsonl"), ROWS_SFT, tok, NULL));
-    expect_ok(dataset_open(&d[1], &cfg, in_dir("y.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&d[0], &cfg, in_dir("x.jsonl"), ROWS_SFT, tok));
+    expect_ok(dataset_open(&d[1], &cfg, in_dir("y.jsonl"), ROWS_SFT, tok));
 
     expect_ok(data_order_create(&o, d, 2, NULL, 9));
     assert_int_equal(o.total, N + M);
@@ -454,10 +454,10 @@ static void test_cache(void **state) {
     make_rows("c.jsonl", 50, 'c');
     snprintf(folder, sizeof(folder), "%s/cache", dir);
     cfg.cache = folder;
-    expect_ok(dataset_open(&built, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&built, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok));
     assert_int_equal(find_cache(path, sizeof(path)), 1);
     for (int i = 0; i < 3; i++) {
-        expect_ok(dataset_open(&cached, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok, NULL));
+        expect_ok(dataset_open(&cached, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok));
         assert_int_equal(cached.n, 50);
         assert_true(cached.hash == built.hash);
         assert_int_equal(cached.whole.p95, built.whole.p95);
@@ -477,7 +477,7 @@ static void test_cache(void **state) {
         arena_release(&arena);
     }
     cfg.layout = "chatml"; /* another setting, another file */
-    expect_ok(dataset_open(&cached, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok, NULL));
+    expect_ok(dataset_open(&cached, &cfg, in_dir("c.jsonl"), ROWS_SFT, tok));
     assert_true(cached.hash != built.hash);
     assert_int_equal(find_cache(path, sizeof(path)), 2);
     dataset_release(&cached);

@@ -210,6 +210,7 @@ static void manifests(void **state) {
     char folder[RUN_PATH], path[RUN_PATH + 20];
     int n = 0;
     assert_int_equal(run_open(&run, &cfg, "sft", "{\"verb\":\"sft\"}"), OK);
+    assert_int_equal(run_begin(run), OK);
     assert_int_equal(checkpoint_begin(&w, run, 1), OK);
     assert_int_equal(checkpoint_add(w, "weights", "0123456789", 10), OK);
     assert_int_equal(checkpoint_commit(w), OK);
@@ -283,7 +284,7 @@ static void rows(void **state) {
     bpe_trainer_release(b);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const char *path = scratch_write("row.jsonl", bad[i].row, strlen(bad[i].row));
-        Status s = dataset_open(&d, &cfg, path, bad[i].kind, t, NULL);
+        Status s = dataset_open(&d, &cfg, path, bad[i].kind, t);
         if (s == OK) dataset_release(&d);
         expect_refused(s, bad[i].part, bad[i].row);
         assert_non_null(strstr(status_message(), "row.jsonl:1"));

@@ -39,6 +39,7 @@ static Run *must_open(const char *dir, int resume) {
     Run *run;
     RunConfig cfg = config(dir, resume);
     Status s = run_open(&run, &cfg, "ppo", recipe);
+    if (s == OK) s = run_begin(run);
     if (s != OK) print_error("%s\n", status_message());
     assert_int_equal(s, OK);
     return run;
@@ -184,9 +185,31 @@ static void a_directory_in_use_is_not_replaced(void **state) {
     assert_int_equal(run_open(&run, &cfg, "sft", recipe), OK);
     Checkpoint *c;
     assert_int_equal(checkpoint_open_latest(&c, run), OK);
-    assert_null(c);
+    assert_null(c); /* that of the old run is none of this one */
+    assert_int_equal(run_begin(run), OK);
+    assert_false(file_exists(in(dir, "checkpoints/step-1")));
     run_close(run);
     assert_true(file_exists(in(dir, "notes.txt"))); /* what is the user's stays */
+}
+
+static void what_does_not_begin_replaces_nothing(void **state) {
+    (void)state;
+    const char *dir = scratch("unbegun");
+    RunConfig cfg = config(dir, 0);
+    Run *run;
+    assert_int_equal(run_open(&run, &cfg, "ppo", recipe), OK);
+    run_close(run);
+    assert_false(file_is_dir(dir)); /* no more than a lock lay in it */
+
+    run = must_open(dir, 0);
+    assert_int_equal(log_step(run, 1), OK);
+    assert_int_equal(save(run, 1), OK);
+    run_close(run);
+    cfg.overwrite = 1;
+    assert_int_equal(run_open(&run, &cfg, "sft", "{}"), OK);
+    run_close(run);
+    assert_int_equal(resume_and_check(dir), 1);
+    assert_int_equal(last_logged_step(dir), 1);
 }
 
 static void resuming_needs_the_same_recipe(void **state) {
@@ -524,6 +547,7 @@ static int victim(const char *dir, int step) {
     Checkpoint *c;
     RunConfig cfg = config(dir, 1);
     Status s = run_open(&run, &cfg, "ppo", recipe);
+    if (s == OK) s = run_begin(run);
     if (s == OK) s = checkpoint_open_latest(&c, run);
     if (s == OK) checkpoint_close(c);
     for (int k = 0; k < 2 && s == OK; k++) {
@@ -663,6 +687,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_fresh_run),
         cmocka_unit_test(a_directory_in_use_is_not_replaced),
+        cmocka_unit_test(what_does_not_begin_replaces_nothing),
         cmocka_unit_test(resuming_needs_the_same_recipe),
         cmocka_unit_test(one_process_per_directory),
         cmocka_unit_test(the_newest_two_are_kept),

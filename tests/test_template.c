@@ -91,7 +91,7 @@ static void expect_row(const char *template, const DataConfig *cfg, RowKind kind
     Tokenizer *t = with_template(template);
     Dataset d;
     write_file("row.jsonl", row);
-    Status s = dataset_open(&d, cfg, scratch("row.jsonl"), kind, t, NULL);
+    Status s = dataset_open(&d, cfg, scratch("row.jsonl"), kind, t);
     if (s != OK) fail_msg("%s\n%s", row, status_message());
     assert_int_equal(d.n, 1);
     expect_sequence(t, &d.rows[0].a, "{}", a);
@@ -161,9 +161,9 @@ static void test_template_and_layout_agree(void **state) {
         DataConfig cfg = config();
         Dataset d[2];
         write_file("row.jsonl", rows[i]);
-        expect_ok(dataset_open(&d[0], &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL));
+        expect_ok(dataset_open(&d[0], &cfg, scratch("row.jsonl"), ROWS_SFT, t));
         cfg.layout = "chatml";
-        expect_ok(dataset_open(&d[1], &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL));
+        expect_ok(dataset_open(&d[1], &cfg, scratch("row.jsonl"), ROWS_SFT, t));
         const Sequence *a = &d[0].rows[0].a, *b = &d[1].rows[0].a;
         assert_int_equal(a->n, b->n);
         assert_int_equal(a->n_prompt, b->n_prompt);
@@ -195,7 +195,7 @@ static void test_refused_rows(void **state) {
         DataConfig cfg = config();
         Dataset d;
         write_file("row.jsonl", bad[i].row);
-        Status s = dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL);
+        Status s = dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_SFT, t);
         if (s == OK) dataset_release(&d);
         if (s != bad[i].status || !strstr(status_message(), bad[i].part))
             fail_msg("%s: status %d, \"%s\" does not say \"%s\"", bad[i].row, s, status_message(),
@@ -215,7 +215,7 @@ static void test_endless_conversations(void **state) {
     for (int i = 0; i < 5000; i++) text_add(&row, "," TALK);
     text_add(&row, "]}");
     write_file("row.jsonl", row.s);
-    assert_int_equal(dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_SFT, t, NULL), E_FORMAT);
+    assert_int_equal(dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_SFT, t), E_FORMAT);
     assert_non_null(strstr(status_message(), "too long to find"));
     text_release(&row);
     tokenizer_release(t);
@@ -297,7 +297,7 @@ static void expect_family_row(const Tokenizer *t, RowKind kind, const char *row,
     DataConfig cfg = config();
     Dataset d;
     write_file("row.jsonl", row);
-    expect_ok(dataset_open(&d, &cfg, scratch("row.jsonl"), kind, t, NULL));
+    expect_ok(dataset_open(&d, &cfg, scratch("row.jsonl"), kind, t));
     expect_sequence(t, &d.rows[0].a, "{}", a);
     if (b) expect_sequence(t, &d.rows[0].b, "{}", b);
     dataset_release(&d);
@@ -335,7 +335,7 @@ static void test_families(void **state) {
     DataConfig cfg = config();
     Dataset d;
     write_file("row.jsonl", MESSAGES("{\"role\":\"tool\",\"content\":\"3\"}"));
-    assert_int_equal(dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_PROMPTS, t, NULL), E_FORMAT);
+    assert_int_equal(dataset_open(&d, &cfg, scratch("row.jsonl"), ROWS_PROMPTS, t), E_FORMAT);
     assert_non_null(strstr(status_message(), "row.jsonl:1: no role tool"));
     tokenizer_release(t);
 }

@@ -118,12 +118,6 @@ Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, co
     return status;
 }
 
-Status session_plan(Session *s, const Plan *plan, const char *verb, const StageConfig *cfg) {
-    Status status = plan_check(plan, s->b, verb, cfg->memory_limit);
-    if (status != OK && !s->from) run_discard(s->run);
-    return status;
-}
-
 void session_close(Session *s) {
     checkpoint_close(s->from);
     run_close(s->run);

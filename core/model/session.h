@@ -51,15 +51,12 @@ typedef struct {
     Checkpoint *from; /* NULL: start from the beginning */
 } Session;
 
-/* Opens (locks) the run directory, finds the checkpoint to resume from, makes the backend with the
- * kernels and the storage type the checkpoint was made with. E_USAGE when this machine lacks them,
- * unless cfg->allow_kernel_change. */
+/* Opens (locks) the run directory (a new run begins with run_begin), finds the checkpoint to resume
+ * from, makes the backend with the kernels and the storage type the checkpoint was made with.
+ * E_USAGE when this machine lacks them, unless cfg->allow_kernel_change. */
 Status session_open(Session *s, const StageConfig *cfg, const RunConfig *run, const char *verb,
                     const char *recipe);
 void session_close(Session *s);
-/* plan_check; a run that is refused leaves no directory behind. */
-Status session_plan(Session *s, const Plan *plan, const char *verb, const StageConfig *cfg);
-
 /* NAME.weights, NAME.m, NAME.v; optim NULL for a network without one. */
 Status session_save_network(CheckpointWriter *w, const char *name, const Network *net,
                             const Optim *optim);

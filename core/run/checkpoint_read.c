@@ -184,6 +184,7 @@ static Status cut_logs(const Run *run, const Checkpoint *c) {
 
 Status checkpoint_open_latest(Checkpoint **c, Run *run) {
     *c = NULL;
+    if (!run->begun) return OK; /* what lies there is of another run */
     StepDir *dirs = malloc(STEP_DIRS_MAX * sizeof *dirs);
     if (!dirs) return status_fail(E_MEMORY, "no memory to list checkpoints");
     int n = 0;

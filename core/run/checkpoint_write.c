@@ -42,6 +42,7 @@ static Status io_fail(const char *verb, const char *path) {
 /* --- files --- */
 
 Status checkpoint_begin(CheckpointWriter **out, Run *run, int step) {
+    CHECK(run->begun);
     CHECK(step >= 0);
     *out = NULL;
     CheckpointWriter *w = calloc(1, sizeof *w);

@@ -68,6 +68,7 @@ static Status take_lock(Run *run) {
         if (errno == EWOULDBLOCK) return lock_held(run);
         return status_fail(E_IO, "cannot lock %s: %s", path, strerror(errno));
     }
+    run->locked = 1;
     int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
     /* the number only serves the other process's message, the lock is what counts */
     if (ftruncate(run->lock, 0) != 0 || pwrite(run->lock, pid, (size_t)n, 0) != n)
@@ -141,30 +142,6 @@ static Status write_marker(const Run *run, const char *members) {
     return s;
 }
 
-/* recipe.json goes last: it is what marks the directory as holding a run. */
-static Status begin_fresh(const Run *run, const char *recipe) {
-    char path[RUN_PATH];
-    TRY(remove_old(run));
-    run_path(path, run, "checkpoints");
-    TRY(file_mkdirs(path));
-    TRY(write_marker(run, "\"finished\":false"));
-    run_path(path, run, "recipe.json");
-    return file_write_atomic(path, recipe, strlen(recipe));
-}
-
-static Status prepare(Run *run, const RunConfig *cfg, const char *recipe) {
-    if (cfg->resume && cfg->overwrite)
-        return status_fail(E_USAGE, "resume and overwrite exclude each other");
-    if (!holds_run(run)) return begin_fresh(run, recipe);
-    if (cfg->resume) return check_same_run(run, recipe);
-    if (cfg->overwrite) return begin_fresh(run, recipe);
-    return status_fail(
-        E_USAGE,
-        "%s holds a run already: give --resume to continue it, --overwrite to replace "
-        "it, or another --run.dir",
-        run->dir);
-}
-
 /* --- opening --- */
 
 static Status open_log(int *fd, const Run *run, const char *name) {
@@ -174,19 +151,45 @@ static Status open_log(int *fd, const Run *run, const char *name) {
     return *fd >= 0 ? OK : status_fail(E_IO, "cannot open %s: %s", path, strerror(errno));
 }
 
-static Status open_all(Run *run, const RunConfig *cfg, const char *recipe) {
+static Status open_logs(Run *run) {
     char path[RUN_PATH];
-    TRY(file_mkdirs(run->dir));
-    TRY(take_lock(run));
-    TRY(prepare(run, cfg, recipe));
     run_path(path, run, "checkpoints");
     TRY(file_mkdirs(path));
     TRY(checkpoint_clean(run));
     TRY(open_log(&run->metrics, run, "metrics.jsonl"));
     TRY(open_log(&run->samples, run, "samples.jsonl"));
     TRY(open_log(&run->alarms, run, "alarms.jsonl"));
-    if (cfg->dump_rollouts) TRY(open_log(&run->rollouts, run, "rollouts.jsonl"));
-    return file_fsync_dir(run->dir);
+    if (run->dump_rollouts) TRY(open_log(&run->rollouts, run, "rollouts.jsonl"));
+    TRY(file_fsync_dir(run->dir));
+    run->begun = 1;
+    return OK;
+}
+
+/* recipe.json goes last: it is what marks the directory as holding a run. */
+Status run_begin(Run *run) {
+    char path[RUN_PATH];
+    if (run->begun) return OK;
+    TRY(remove_old(run));
+    TRY(write_marker(run, "\"finished\":false"));
+    run_path(path, run, "recipe.json");
+    TRY(file_write_atomic(path, run->recipe, strlen(run->recipe)));
+    return open_logs(run);
+}
+
+static Status open_dir(Run *run, const RunConfig *cfg) {
+    TRY(file_mkdirs(run->dir));
+    TRY(take_lock(run));
+    if (cfg->resume && cfg->overwrite)
+        return status_fail(E_USAGE, "resume and overwrite exclude each other");
+    if (!holds_run(run) || cfg->overwrite) return OK;
+    if (!cfg->resume)
+        return status_fail(
+            E_USAGE,
+            "%s holds a run already: give --resume to continue it, --overwrite to replace "
+            "it, or another --run.dir",
+            run->dir);
+    TRY(check_same_run(run, run->recipe));
+    return open_logs(run);
 }
 
 Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *resolved_recipe) {
@@ -196,17 +199,21 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     run->lock = run->metrics = run->samples = run->alarms = run->rollouts = run->events = -1;
     run->alarm_cfg = cfg->alarms;
     run->tensorboard = cfg->tensorboard;
+    run->dump_rollouts = cfg->dump_rollouts;
+    run->recipe = strdup(resolved_recipe);
     run->resumed = cfg->resume;
     run->last_step = run->saved_step = -1;
     run->keep = cfg->keep > 2 ? cfg->keep : 2;
     snprintf(run->verb, sizeof run->verb, "%s", verb);
     Status s;
-    if (!cfg->dir || !cfg->dir[0])
+    if (!run->recipe)
+        s = status_fail(E_MEMORY, "no memory to open the run directory %s", cfg->dir);
+    else if (!cfg->dir || !cfg->dir[0])
         s = status_fail(E_USAGE, "no run directory was given: set --run.dir");
     else if ((size_t)snprintf(run->dir, sizeof run->dir, "%s", cfg->dir) >= sizeof run->dir)
         s = status_fail(E_USAGE, "the path of the run directory is too long: %.100s...", cfg->dir);
     else
-        s = open_all(run, cfg, resolved_recipe);
+        s = open_dir(run, cfg);
     if (s == OK)
         *out = run;
     else
@@ -214,28 +221,24 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     return s;
 }
 
-/* What this run made; the directory goes only when nothing of the user's lies in it. */
-static void remove_own(const Run *run) {
+/* The directory goes only when nothing else lies in it. */
+static void remove_lock(const Run *run) {
     char lock[RUN_PATH];
     run_path(lock, run, ".lock");
-    if (remove_old(run) != OK) log_warn("%s", status_message());
     unlink(lock);
     rmdir(run->dir);
 }
 
-void run_discard(Run *run) {
-    if (run) run->discard = run->saved_step < 0;
-}
-
 void run_close(Run *run) {
     if (!run) return;
-    if (run->discard) remove_own(run);
+    if (run->locked && !run->begun && !holds_run(run)) remove_lock(run);
     if (run->metrics >= 0) close(run->metrics);
     if (run->samples >= 0) close(run->samples);
     if (run->alarms >= 0) close(run->alarms);
     if (run->rollouts >= 0) close(run->rollouts);
     if (run->events >= 0) close(run->events);
     if (run->lock >= 0) close(run->lock);
+    free(run->recipe);
     free(run);
 }
 
@@ -259,6 +262,7 @@ static int append(int fd, const char *data, size_t n) {
 }
 
 static void append_row(Run *run, int fd, const char *name, Text *row) {
+    CHECK(run->begun);
     text_add(row, "\n");
     int err = append(fd, row->s, row->len);
     if (err && run->rows_lost++ % 100 == 0)
@@ -296,6 +300,7 @@ static double wall_clock(void) {
 
 /* Records, made by the caller, into the process's event file. */
 static void log_events(Run *run, double now, int step, Text *records) {
+    CHECK(run->begun);
     if (run->events < 0 && run->tensorboard) open_events(run, now, step);
     if (run->events >= 0 && records->len) append(run->events, records->s, records->len);
     text_release(records);
@@ -388,6 +393,7 @@ Status run_sample(Run *run, const char *json) {
 Status run_evaluation(Run *run, const char *name, const char *json) {
     char path[RUN_PATH];
     Text t = {0};
+    CHECK(run->begun);
     run_path(path, run, "evals");
     TRY(file_mkdirs(path));
     int n = snprintf(path, sizeof path, "%s/evals/%s.json", run->dir, name);

@@ -31,15 +31,16 @@ extern const int run_n_fields;
 
 typedef struct Run Run;
 
-/* Creates or locks the directory and writes recipe.json (the text given). E_USAGE when the
- * directory holds a run already and neither resume nor overwrite is set, or another process holds
- * it. On resume the stored recipe must equal the given one, apart from the run section; a
- * difference is refused by name. */
+/* Creates and locks the directory. E_USAGE when it holds a run already and neither resume nor
+ * overwrite is set, or another process holds it. On resume the stored recipe must equal the given
+ * one, apart from the run section; a difference is refused by name. A run that is not resumed
+ * writes nothing, and leaves what lies there alone, until run_begin. */
 Status run_open(Run **run, const RunConfig *cfg, const char *verb, const char *resolved_recipe);
-void run_close(Run *run); /* NULL is fine */
-/* A run that was opened and will not begin: run_close removes what run_open made and leaves what
- * else lies in the directory, unless there is a checkpoint in it. */
-void run_discard(Run *run);
+/* The run is known to start: what the directory holds of an older one goes, recipe.json (the text
+ * given) and the logs come. Nothing where a run is resumed. */
+Status run_begin(Run *run);
+/* Of a run that has not begun a directory made for it goes, too. NULL is fine. */
+void run_close(Run *run);
 const char *run_dir(const Run *run);
 
 /* What alarms are to know of this run; before its first row. */

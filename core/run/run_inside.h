@@ -9,7 +9,8 @@ enum { RUN_PATH = 1400 };
 struct Run {
     char dir[1024], verb[32];
     int keep, lock;
-    int metrics, samples, alarms, rollouts; /* descriptors opened for appending; -1: not wanted */
+    int metrics, samples, alarms, rollouts; /* descriptors opened for appending; -1: not opened */
+    int dump_rollouts;
     AlarmConfig alarm_cfg;
     AlarmFacts facts;
     AlarmState alarm_state;
@@ -20,7 +21,8 @@ struct Run {
     int last_step;  /* of the last metrics row; -1 none */
     int saved_step; /* of the newest complete checkpoint; -1 none known */
     int rows_lost;  /* log rows that could not be written */
-    int discard;    /* the run never began: its directory goes when it closes */
+    int locked, begun;
+    char *recipe; /* of a run that is to begin */
 };
 
 /* Into the log and alarms.jsonl; one of severity stop asks for a stop. */

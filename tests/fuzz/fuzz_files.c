@@ -77,7 +77,7 @@ static Run *open_run(void) {
     RunConfig cfg = {.dir = fuzz_path("run"), .best = "", .overwrite = 1};
     Run *run;
     CheckpointWriter *w;
-    CHECK(run_open(&run, &cfg, "sft", "{\"verb\":\"sft\"}") == OK);
+    CHECK(run_open(&run, &cfg, "sft", "{\"verb\":\"sft\"}") == OK && run_begin(run) == OK);
     CHECK(checkpoint_begin(&w, run, 1) == OK);
     CHECK(checkpoint_add(w, "weights", "0123456789", 10) == OK);
     CHECK(checkpoint_commit(w) == OK);

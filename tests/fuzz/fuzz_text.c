@@ -35,7 +35,7 @@ void fuzz_jsonl(const uint8_t *data, size_t size) {
     RowKind kind = (RowKind)(data[0] % 4 % 3);
     Dataset d;
     const char *path = fuzz_file("rows.jsonl", data + 1, size - 1);
-    if (dataset_open(&d, &cfg, path, kind, byte_tokenizer(), NULL) != OK) return;
+    if (dataset_open(&d, &cfg, path, kind, byte_tokenizer()) != OK) return;
     for (int i = 0; i < d.n; i++) {
         const Sequence *q = &d.rows[i].a;
         CHECK(q->n >= q->n_prompt && q->n_prompt >= 1 && q->n <= cfg.max_length);
