@@ -331,6 +331,7 @@ static Status read_line(Build *b, const char *line, size_t len, int number) {
     arena_clear(&b->scratch);
     b->fault = FAULT_JSON;
     b->cut = 0;
+    b->d->n_read++;
     Status s = json_parse(&doc, b->path, number, line, len, JSON_STRICT);
     if (s == OK) s = build_row(b, doc, &row, &outcome, &seam);
     if (s == E_FORMAT)

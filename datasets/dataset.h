@@ -87,7 +87,7 @@ typedef struct { /* tokens */
 
 typedef struct {
     Row *rows;
-    int n;
+    int n, n_read;                      /* usable; those left out among them */
     int found[ROW_FAULTS], dropped_bad; /* counted, reported by dataset_report */
     Finding *findings;                  /* in the order of lines */
     int n_findings;

@@ -11,7 +11,7 @@
 #include "datasets/dataset_parts.h"
 
 enum { CACHE_VERSION = 3 };
-static const char magic[8] = "RLHFROWS";
+static const char magic[8] = "RLHFROW2";
 static const size_t CACHE_MAX = (size_t)8 << 30;
 
 static uint64_t hash_text(const char *s, uint64_t h) {
@@ -87,7 +87,7 @@ static void put_findings(Text *t, const Dataset *d) {
 
 static void put_all(Text *t, const Dataset *d, const Text *rejects) {
     text_add_bytes(t, magic, sizeof(magic));
-    const int numbers[] = {d->n, d->dropped_bad, (int)d->kind};
+    const int numbers[] = {d->n, d->dropped_bad, (int)d->kind, d->n_read};
     const Lengths lengths[] = {d->prompt, d->completion, d->whole};
     put_bytes(t, numbers, sizeof(numbers));
     put_bytes(t, lengths, sizeof(lengths));
@@ -198,7 +198,7 @@ static void take_findings(Reader *r, Dataset *d) {
 
 static int read_all(Dataset *d, Text *rejects, const char *plain, size_t len) {
     uint64_t check = 0;
-    int numbers[3];
+    int numbers[4];
     Lengths lengths[3];
     char head[8];
     if (len < sizeof(head) + sizeof(check)) return 0;
@@ -214,6 +214,7 @@ static int read_all(Dataset *d, Text *rejects, const char *plain, size_t len) {
     d->n = numbers[0];
     d->dropped_bad = numbers[1];
     d->kind = (RowKind)numbers[2];
+    d->n_read = numbers[3];
     d->prompt = lengths[0], d->completion = lengths[1], d->whole = lengths[2];
     take_findings(&r, d);
     d->hash = (uint64_t)take_int(&r);

@@ -116,12 +116,17 @@ void train_data_close(TrainData *d) {
     *d = (TrainData){0};
 }
 
-Status stage_begin(const Stage *s, const TrainData *d, Run *run) {
+Status stage_begin(const Stage *s, const TrainData *d, const Session *session) {
     char rejects[1200];
+    Run *run = session->run;
     TRY(run_begin(run));
     snprintf(rejects, sizeof rejects, "%s/rejects.jsonl", run_dir(run));
-    for (int i = 0; i < d->n_sets; i++)
-        TRY(dataset_write_rejects(&d->sets[i], s->data.train.items[i], rejects));
+    for (int i = 0; i < d->n_sets; i++) {
+        const char *path = s->data.train.items[i];
+        TRY(dataset_write_rejects(&d->sets[i], path, rejects));
+        if (!session->from) dataset_alarms(&d->sets[i], path, &s->run.alarms, run);
+    }
+    if (!session->from) dataset_alarms(&d->eval, s->data.eval, &s->run.alarms, run);
     return OK;
 }
 

@@ -37,8 +37,12 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
                        const Tokenizer *t);
 void train_data_close(TrainData *d);
 
-/* The run is known to start: run_begin, and the rows left out go to DIR/rejects.jsonl. */
-Status stage_begin(const Stage *s, const TrainData *d, Run *run);
+/* Raises A15 for what too much of a file is: too long, bad, doubled, trained on, or longer where it
+ * was chosen (data_alarms.c). */
+void dataset_alarms(const Dataset *d, const char *path, const AlarmConfig *cfg, Run *run);
+/* The run is known to start: run_begin, the rows left out go to DIR/rejects.jsonl, and what the
+ * data are remarked for is raised (not again by a resume). */
+Status stage_begin(const Stage *s, const TrainData *d, const Session *session);
 
 /* Steps of a run: max_steps if given, else epochs over the data, at least 1. */
 int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps);

@@ -480,7 +480,7 @@ static Status dpo_loop(Dpo *d) {
     const RunConfig *cfg = &d->stage->run;
     Progress p;
     PolicyResult result = {0};
-    TRY(stage_begin(d->stage, &d->data, run));
+    TRY(stage_begin(d->stage, &d->data, &d->session));
     TRY(reference_logps(d));
     run_signals();
     memory_freeze();

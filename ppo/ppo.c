@@ -401,7 +401,7 @@ static Status ppo_loop(Ppo *p) {
     const RunConfig *cfg = &p->stage->run;
     Progress progress;
     PolicyResult result = {0};
-    TRY(stage_begin(p->stage, &p->data, run));
+    TRY(stage_begin(p->stage, &p->data, &p->session));
     progress_begin(&progress, "ppo", p->state.step, p->steps, cfg->log_every);
     run_signals();
     run_facts(run,

@@ -230,7 +230,7 @@ static Status reward_loop(Reward *r) {
     Run *run = r->session.run;
     const RunConfig *cfg = &r->stage->run;
     Progress p;
-    TRY(stage_begin(r->stage, &r->data, run));
+    TRY(stage_begin(r->stage, &r->data, &r->session));
     progress_begin(&p, "reward", r->state.step, r->steps, cfg->log_every);
     run_signals();
     memory_freeze();

@@ -281,7 +281,7 @@ static Status sft_loop(Sft *s) {
     const RunConfig *cfg = &s->stage->run;
     Progress p;
     PolicyResult before;
-    TRY(stage_begin(s->stage, &s->data, run));
+    TRY(stage_begin(s->stage, &s->data, &s->session));
     run_signals();
     memory_freeze();
     if (!s->state.step) TRY(sft_answer(s, &before));

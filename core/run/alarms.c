@@ -31,6 +31,10 @@ const Field alarm_fields[] = {
              "A11: most responses that repeat themselves"),
     FIELD_IN(AlarmConfig, duplicates_max, FIELD_FLOAT, "0.05", 0, 1,
              "A11: most responses that equal another prompt's"),
+    FIELD_IN(AlarmConfig, data_remarks, FIELD_FLOAT, "0.05", 0, 1,
+             "A15: most rows of a file that may be of a kind: too long, bad, doubled, ..."),
+    FIELD_IN(AlarmConfig, length_bias, FIELD_FLOAT, "0.7", 0.5, 1,
+             "A15: most pairs whose chosen answer may be the longer one, or the shorter"),
     FIELD_IN(AlarmConfig, step_time, FIELD_FLOAT, "2", 1, 1e9,
              "A16: times the usual that a step may take"),
 };

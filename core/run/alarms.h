@@ -14,7 +14,8 @@ typedef struct {
     int enabled, may_stop;
     StringList off; /* ids ("A9") or names that stay silent */
     float kl_nats, kl_warn, kl_stop, entropy_share, ratio_max, clipfrac_max, repetition_max,
-        duplicates_max, truncated_max, length_correlation, logp_mismatch, step_time;
+        duplicates_max, truncated_max, length_correlation, logp_mismatch, data_remarks, length_bias,
+        step_time;
     int critic_steps;
 } AlarmConfig;
 extern const Field alarm_fields[];

@@ -244,9 +244,9 @@ static void watch_disk(const CheckpointWriter *w) {
                .limit = ROOM_FOR * (double)w->all};
     if (run->disk_raised || statvfs(run->dir, &disk) != 0) return;
     a.value = (double)disk.f_bavail * (double)disk.f_frsize;
-    if (a.value >= a.limit || alarm_is_off(&run->alarm_cfg, a.id, a.name)) return;
+    if (a.value >= a.limit) return;
     run->disk_raised = 1;
-    run_raise(run, &a, w->step);
+    run_alarm(run, &a, w->step);
 }
 
 Status checkpoint_commit(CheckpointWriter *w) {

@@ -326,8 +326,10 @@ void run_facts(Run *run, const AlarmFacts *facts) {
     run->facts = *facts;
 }
 
-void run_raise(Run *run, const Alarm *a, int step) {
+/* One of severity stop asks for a stop. */
+void run_alarm(Run *run, const Alarm *a, int step) {
     Text row = {0};
+    if (alarm_is_off(&run->alarm_cfg, a->id, a->name)) return;
     alarm_write(&row, a, step, wall_clock());
     append_row(run, run->alarms, "alarms.jsonl", &row);
     log_warn("%s %s at step %d: %s is %.4g, the limit %.4g: %s (%s)", a->id, a->name, step,
@@ -342,7 +344,7 @@ static void watch(Run *run, int step, const Metrics *m) {
     Alarm raised[ALARM_RULES_MAX];
     int n;
     alarms_check(&run->alarm_state, &run->alarm_cfg, &run->facts, step, m, raised, &n);
-    for (int i = 0; i < n; i++) run_raise(run, &raised[i], step);
+    for (int i = 0; i < n; i++) run_alarm(run, &raised[i], step);
 }
 
 Status run_save_alarms(CheckpointWriter *w, const Run *run) {

@@ -45,6 +45,8 @@ const char *run_dir(const Run *run);
 
 /* What alarms are to know of this run; before its first row. */
 void run_facts(Run *run, const AlarmFacts *facts);
+/* An alarm of the caller's, unless `alarms.off` names it: to the log and alarms.jsonl. */
+void run_alarm(Run *run, const Alarm *a, int step);
 /* Appends one metrics row {"step","wall_time","tokens","samples", ...}. A row that cannot be
  * written (disk full) is a warning, never half a line, and the run goes on. Alarms that the row
  * raises go to the log and alarms.jsonl; one that stops is a request to stop. */

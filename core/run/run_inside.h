@@ -25,9 +25,6 @@ struct Run {
     char *recipe; /* of a run that is to begin */
 };
 
-/* Into the log and alarms.jsonl; one of severity stop asks for a stop. */
-void run_raise(Run *run, const Alarm *a, int step);
-
 /* dir/name; the folder's own length was checked when the run was opened. */
 void run_path(char out[RUN_PATH], const Run *run, const char *name);
 

@@ -39,7 +39,7 @@ function alarmList(runs) {
   for (const run of runs) {
     const seen = new Map();
     for (const alarm of run.alarms) {
-      const key = alarm.id + alarm.name + alarm.severity;
+      const key = [alarm.id, alarm.name, alarm.severity, alarm.cause].join(' ');
       if (seen.has(key)) seen.get(key).count++;
       else seen.set(key, { alarm, count: 1 });
     }
