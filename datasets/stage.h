@@ -20,6 +20,13 @@ typedef struct {
 Status stage_tokenizer(Tokenizer **t, const Stage *s);
 /* Config of s->cfg.model (or init); checks it against the tokenizer, takes over its special ids. */
 Status stage_model_config(ModelConfig *m, const Stage *s, const Tokenizer *t);
+/* E_FORMAT where `path`, another model of the run, has a tokenizer or chat template of its own that
+ * differs from the run's: it would be fed tokens that mean something else to it. A directory
+ * without a tokenizer says nothing; templates count where data.layout uses them. */
+Status stage_check_role(const Stage *s, const Tokenizer *run, const char *role, const char *path);
+/* In what a role's tokenizer differs from the run's, as a part of a sentence; empty: in nothing
+ * that matters to ids of the run's. */
+Status tokenizers_differ(Text *out, const Tokenizer *run, const Tokenizer *role, int templates);
 /* Weights of s->cfg.model, or initial ones from the seed. */
 Status stage_model_weights(Weights *w, const Stage *s);
 

@@ -359,6 +359,7 @@ static Status dpo_create(Dpo *d) {
     TRY(stage_model_config(&m, stage, d->tokenizer));
     const char *reference = stage->cfg.reference[0] ? stage->cfg.reference : stage->cfg.model;
     TRY(model_read_config(&r, reference));
+    TRY(stage_check_role(stage, d->tokenizer, "reference", reference));
     TRY(train_data_open(&d->data, stage, ROWS_PAIRS, ROWS_PAIRS, d->tokenizer));
     TRY(held_out_open(&d->held, &HELD_OUT_CONFIG(c), stage, d->tokenizer));
     d->steps = stage_steps(&d->data, c->batch_size, c->epochs, c->max_steps);

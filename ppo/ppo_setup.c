@@ -304,6 +304,10 @@ Status ppo_create(Ppo *p) {
     TRY(stage_tokenizer(&p->tokenizer, stage));
     TRY(read_roles(p, &r));
     TRY(check_vocabularies(&r, p->tokenizer));
+    TRY(stage_check_role(stage, p->tokenizer, "reference", r.reference_path));
+    TRY(stage_check_role(stage, p->tokenizer, "critic", c->critic));
+    if (!r.gold)
+        TRY(stage_check_role(stage, p->tokenizer, "reward model", stage->cfg.reward_model));
     TRY(train_data_open(&p->data, stage, ROWS_PROMPTS, ROWS_PROMPTS, p->tokenizer));
     if (c->ptx_coef > 0.0f)
         TRY(ptx_open(&p->ptx, c->ptx_data, &stage->data, p->tokenizer, stage->run.seed));

@@ -22,6 +22,7 @@ static Status read_roles(Eval *e, PolicyRun *p, const ModelConfig *policy) {
             p->config[i] = *policy;
         else
             TRY(model_read_config(&p->config[i], path[i]));
+        TRY(stage_check_role(e->stage, e->tokenizer, role_names[i], path[i]));
         const ModelConfig *m = &p->config[i];
         if (i == JUDGE && m->scores != 1)
             return status_fail(E_FORMAT, "%s has no head for one score: it is not a reward model",

@@ -1,4 +1,6 @@
-/* judge.h - who scores responses: a reward model, or the embedded world's gold rule. */
+/* judge.h - who scores responses: a reward model, which is fed the policy's own token ids and so
+ * must have been taught the same ones (stage_check_role), or the embedded world's gold rule, which
+ * reads their text. */
 #ifndef JUDGE_H
 #define JUDGE_H
 

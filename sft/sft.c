@@ -62,6 +62,7 @@ static Status reference_config(ModelConfig *r, const Sft *s, const ModelConfig *
     const char *path = s->stage->cfg.reference;
     *r = *model;
     if (!path[0] || s->cfg->kl_coef == 0.0f) return OK;
+    TRY(stage_check_role(s->stage, s->tokenizer, "reference", path));
     TRY(model_read_config(r, path));
     if (r->V >= tokenizer_vocab_size(s->tokenizer)) return OK;
     return status_fail(E_FORMAT, "the reference embeds %d tokens, the tokenizer has %d", r->V,

@@ -289,6 +289,36 @@ for overwrite in "" --run.overwrite; do
     [ "$(wc -l < skipped/rejects.jsonl)" -eq 1 ] || fail "rejects.jsonl: $(cat skipped/rejects.jsonl)"
 done
 
+# ------------------------------------------------ the roles of a run read the same
+
+# the same models with a tokenizer of the same size, but other tokens in it
+rlhf data train-tokenizer --data data/pairs.jsonl --vocab-size 400 --out tok.other
+cp -r rm/model other.rm && cp -r base/model other.base && cp tok.other/* other.rm && cp tok.other/* other.base
+# refused ROLE ARGUMENTS...: and its directory is not there afterwards
+refused() {
+    role=$1
+    shift
+    "$RLHF" "$@" --run.dir other > log 2>&1 && fail "another tokenizer was taken for the $role"
+    grep -q "^rlhf: A4: the policy (base/model) and the $role (other\.[a-z]*) do not read the same: token [0-9]* is " log ||
+        fail "$role: $(tail -n 1 log)"
+    [ ! -e other ] || fail "$role: a refused run left a directory"
+}
+# shellcheck disable=SC2086
+{
+    refused "reward model" $PPO --reward_model other.rm
+    refused critic $PPO --ppo.critic other.rm
+    refused reference $PPO --reference other.base
+    refused reference $DPO --reference other.base
+    refused reference $SFT --reference other.base
+    EVAL="eval --model base/model $COMMON --data.eval data/prompts.eval.jsonl --eval.max_new_tokens 8"
+    refused baseline $EVAL --eval.baseline other.base
+    refused "reward model" $EVAL --reward_model other.rm
+    # the gold rule reads text: it needs no tokenizer; a reward model on pairs reads with its own
+    rlhf $PPO --model other.base --reward_model gold --max_steps 1 --run.dir other.gold
+    rlhf eval --model other.rm $COMMON --data.eval data/pairs.eval.jsonl --run.dir other.pairs
+    rlhf $PPO --reward_model other.rm --max_steps 1 --alarms.off A4 --run.dir other.asked
+}
+
 # ------------------------------------------------ what is frozen
 
 hash_models > hashes.after
