@@ -203,6 +203,7 @@ static Status reward_eval_step(Reward *r, Metrics *m) {
     metrics_set(m, "eval/accuracy", reward_accuracy(&e));
     metrics_set(m, "eval/mean_reward", e.mean);
     metrics_set(m, "eval/longer_wins", reward_longer_wins(&e));
+    reward_eval_release(&e);
     return stage_keep_best(r->stage, m, &r->state.best, &r->net.w, r->tokenizer, r->session.run);
 }
 
@@ -211,16 +212,19 @@ static Status reward_finish(Reward *r) {
     RewardEval e = {0};
     if (r->data.eval.n) {
         TRY(evaluate(r, &e, &r->data.eval, r->pairs));
-        TRY(reward_report(r->session.run, &e, &r->data.eval, r->pairs, "model",
-                          r->stage->data.eval));
+        Status s = reward_report(r->session.run, &e, &r->data.eval, r->pairs, "model",
+                                 r->stage->data.eval);
         reward_eval_summary(r->stage, &e);
         r->net.w.cfg.score_mean = e.mean;
         r->net.w.cfg.score_std = e.std;
+        reward_eval_release(&e);
+        TRY(s);
     }
     if (r->parts.n) {
         TRY(evaluate(r, &e, &r->parts, NULL));
         json_put_key(&r->stage->summary, "accuracy_by_part");
         reward_put_subsets(&r->stage->summary, &e);
+        reward_eval_release(&e);
     }
     summary_put(r->stage, "steps", r->state.step);
     return stage_write_model(&r->net.w, r->tokenizer, run_dir(r->session.run), "model");

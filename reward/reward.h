@@ -27,20 +27,21 @@ double reward_loss(double chosen, double rejected, double margin, double center,
 
 /* --- evaluation over preference rows --- */
 typedef struct {
-    char name[40];
+    const char *name; /* the data set's */
     int pairs, right, ties;
 } SubsetAccuracy;
-enum { SUBSETS_MAX = 64 };
 typedef struct {
     int pairs, right, ties, longer_right, longer_pairs, gold_right, gold_pairs;
     double loss, mean, std, min, max; /* of all scores */
-    SubsetAccuracy subset[SUBSETS_MAX];
-    int n_subsets;
+    SubsetAccuracy *subset;           /* in the order of their first rows */
+    int n_subsets, room;
 } RewardEval;
 /* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. pairs [n][2]
- * (NULL: not wanted) gets the scores of chosen and rejected. E_NUMERIC when one is no number. */
+ * (NULL: not wanted) gets the scores of chosen and rejected. E_NUMERIC when one is no number. To be
+ * released when it is OK. */
 Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score,
                        int micro_tokens, float *pairs);
+void reward_eval_release(RewardEval *e);
 /* {"subset": accuracy, ...} */
 void reward_put_subsets(Text *t, const RewardEval *e);
 /* accuracy and what to compare it with, loss, ties and subsets into the stage's summary. */

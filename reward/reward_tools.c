@@ -74,15 +74,17 @@ static Status score_pairs(Eval *e, PairEval *p, const ModelConfig *m) {
     RewardEval result;
     TRY(reward_evaluate(&result, &p->net, &e->data, &p->batch, p->score, e->micro_tokens,
                         p->pairs));
-    TRY(run_begin(e->session.run));
-    TRY(reward_report(e->session.run, &result, &e->data, p->pairs, e->stage->cfg.model,
-                      e->stage->data.eval));
+    Status s = run_begin(e->session.run);
+    if (s == OK)
+        s = reward_report(e->session.run, &result, &e->data, p->pairs, e->stage->cfg.model,
+                          e->stage->data.eval);
     summary_put(e->stage, "pairs", result.pairs);
     reward_eval_summary(e->stage, &result);
     summary_put(e->stage, "mean", result.mean);
     summary_put(e->stage, "std", result.std);
     log_info("accuracy %.4f over %d pairs", reward_accuracy(&result), result.pairs);
-    return OK;
+    reward_eval_release(&result);
+    return s;
 }
 
 static Status evaluate_pairs(Eval *e, ModelConfig *m) {

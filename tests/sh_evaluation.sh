@@ -144,6 +144,17 @@ without_names eval.rm/evals/reward.json > have
 same_bytes "the evaluation of a run and of its model" want have
 grep -q '"reliability"' eval.rm/report.html || fail "the report does not have the evaluation"
 
+# any number of subsets, and their names whole
+i=0
+while [ $i -lt 100 ]; do
+    echo '{"prompt":"q","chosen":"many","rejected":"few","subset":"a subset with a name that goes on for long: '$((i % 70))'"}'
+    i=$((i + 1))
+done > subsets.jsonl
+# shellcheck disable=SC2086
+rlhf eval --model rm/model $COMMON --data.eval subsets.jsonl --run.dir eval.subsets
+[ "$(grep -o '{"subset":"a subset[^}]*: [0-9]*","n":[12],"accuracy":[01]}' eval.subsets/evals/reward.json | sort -u | wc -l)" -eq 70 ] ||
+    fail "not all of 70 subsets are reported"
+
 # ------------------------------------------------ a policy on prompts and text
 
 # value FILE NAME: of the first such key
