@@ -57,7 +57,9 @@ static Status run_dpo(Stage *s, const TrainerConfig *c) {
     return dpo_run(s, &c->dpo);
 }
 static Status run_eval(Stage *s, const TrainerConfig *c) {
-    return eval_run(s, &c->eval);
+    TRY(eval_run(s, &c->eval));
+    if (c->eval.sweep[0] && !s->cfg.dry_run) report_at_end(c->eval.sweep);
+    return OK;
 }
 
 static const Trainer trainers[] = {

@@ -128,7 +128,7 @@ static Status best_of_n(Eval *e, PolicyRun *p, const PolicyModels *m, Text *best
     return OK;
 }
 
-/* ------------------------------------------------ evals/sweep.json */
+/* ------------------------------------------------ evals/sweep.json, of both runs */
 
 static Status write_sweep(Eval *e, const PolicyRun *p, const Text *points, const Text *best) {
     Text t = {0};
@@ -144,6 +144,8 @@ static Status write_sweep(Eval *e, const PolicyRun *p, const Text *points, const
     text_addf(&t, "[%s]}", best->s);
     Status s = run_begin(e->session.run);
     if (s == OK) s = run_evaluation(e->session.run, "sweep", t.s);
+    if (s == OK && run_evaluation_of(e->cfg->sweep, "sweep", t.s) != OK) /* somebody else's, say */
+        log_warn("the report of %s goes without the sweep: %s", e->cfg->sweep, status_message());
     text_release(&t);
     return s;
 }

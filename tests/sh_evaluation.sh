@@ -186,10 +186,13 @@ same_bytes "an evaluation done twice" eval.dpo/evals/policy.json eval.again/eval
 # ------------------------------------------------ the checkpoints of a run
 
 for run in ppo.again dpo; do
-    ls -lR $run > before
+    list() { find $run -type f ! -name report.html ! -path '*/evals/*' -exec cksum {} + | sort; }
+    list > before
     # shellcheck disable=SC2086
     rlhf eval --eval.sweep $run $ANSWER --run.dir sweep
-    ls -lR $run | cmp -s - before || fail "the sweep changed $run"
+    list | cmp -s - before || fail "the sweep changed $run"
+    same_bytes "the sweep in $run" sweep/evals/sweep.json $run/evals/sweep.json
+    grep -q '"kind":"sweep"' $run/report.html || fail "the report of $run does not have its sweep"
     rows sweep/evals/sweep.json '{"kind":"sweep",.*"points":\[{"step":0,"kl":0,.*{"step":2,.*{"step":4,.*"best_of":\[{"n":1,"kl":0,.*{"n":16,' 1
     sed 's/.*{"step":4,"kl":\([^,]*\),"score":.*"gold":\([^,]*\),"length":[^,]*}\].*/\1 \2/' sweep/evals/sweep.json > have
     tail -n 1 $run/metrics.jsonl > last

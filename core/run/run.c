@@ -392,18 +392,24 @@ Status run_sample(Run *run, const char *json) {
     return OK;
 }
 
-Status run_evaluation(Run *run, const char *name, const char *json) {
+Status run_evaluation_of(const char *run_dir, const char *name, const char *json) {
     char path[RUN_PATH];
     Text t = {0};
-    CHECK(run->begun);
-    run_path(path, run, "evals");
+    int n = snprintf(path, sizeof path, "%s/evals", run_dir);
+    if (n < 0 || n + (int)strlen(name) + 8 > RUN_PATH)
+        return status_fail(E_USAGE, "the path of the run directory is too long: %.100s...",
+                           run_dir);
     TRY(file_mkdirs(path));
-    int n = snprintf(path, sizeof path, "%s/evals/%s.json", run->dir, name);
-    CHECK(n > 0 && n < RUN_PATH);
+    snprintf(path + n, sizeof path - (size_t)n, "/%s.json", name);
     text_addf(&t, "%s\n", json);
     Status s = file_write_atomic(path, t.s, t.len);
     text_release(&t);
     return s;
+}
+
+Status run_evaluation(Run *run, const char *name, const char *json) {
+    CHECK(run->begun);
+    return run_evaluation_of(run->dir, name, json);
 }
 
 Status run_rollout(Run *run, const char *json) {

@@ -55,6 +55,8 @@ Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metr
 Status run_sample(Run *run, const char *json);
 /* Writes evals/NAME.json, a JSON object; an older one of that name is replaced. */
 Status run_evaluation(Run *run, const char *name, const char *json);
+/* The same for another run, which the evaluation was of; what else lies in its directory stays. */
+Status run_evaluation_of(const char *run_dir, const char *name, const char *json);
 /* A row to rollouts.jsonl, nothing with run.dump_rollouts off. */
 Status run_rollout(Run *run, const char *json);
 
