@@ -75,7 +75,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/bench_*.c))
 FUZZ_TARGETS := $(filter-out %/libfuzzer.c,$(wildcard tests/fuzz/*.c))
 TEST_SUPPORT := $(filter-out tests/test_%.c,$(wildcard tests/*.c))
 
-.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test fuzz fuzz-replay page-test \
+.PHONY: all deps test check asan bench install help clean quickstart smollm2 format crash-test clean-run-test fuzz fuzz-replay page-test \
         gpu-check gpu-bundle gpu-registers tests-built test-reference profile always
 all: config.mk $(BUILD)/rlhf
 
@@ -182,6 +182,8 @@ fuzz-replay: $(BUILD)/tests/test_fuzz ## the inputs that once broke something
 	@$(BUILD)/tests/test_fuzz
 crash-test: all  ## kill -9 at random times in every trainer, resume, compare (N=20)
 	@BUILD=$(BUILD) sh tests/crash.sh $(or $(N),20)
+clean-run-test: all ## N=4 seeds of real runs without a fault, 1300 steps each: no alarm may be raised
+	@BUILD=$(BUILD) sh tests/clean_runs.sh $(or $(N),4)
 install: all     ## PREFIX=/usr/local
 	install -D -m 755 $(BUILD)/rlhf $(DESTDIR)$(PREFIX)/bin/rlhf
 format:

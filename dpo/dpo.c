@@ -439,6 +439,7 @@ static Status evaluate(Dpo *d, Metrics *m, PolicyResult *r) {
     TRY(evaluate_answers(d, d->session.run, r));
     if (r->has_gold) {
         metrics_set(m, "eval/gold", r->gold);
+        metrics_set(m, "eval/gold_stderr", r->gold_stderr);
         metrics_set(m, "eval/win_rate", policy_eval_win_rate(&d->held.eval));
     }
     if (r->n) {

@@ -361,6 +361,7 @@ static Status evaluate(Ppo *p, Metrics *m, PolicyResult *r) {
     if (!r->n) return OK;
     metrics_set(m, "eval/scores", r->score);
     if (r->has_gold) metrics_set(m, "eval/gold", r->gold);
+    if (r->has_gold) metrics_set(m, "eval/gold_stderr", r->gold_stderr);
     metrics_set(m, "eval/kl", r->kl);
     metrics_set(m, "eval/win_rate", policy_eval_win_rate(&p->eval));
     metrics_set(m, "eval/response_length", r->length);

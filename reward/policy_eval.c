@@ -1,6 +1,7 @@
 /* policy_eval.c - see policy_eval.h. */
 #include "reward/policy_eval.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -97,6 +98,9 @@ static void sum_up(PolicyResult *out, const PolicyEval *e, const PolicyModels *m
     double *means[] = {&out->gold, &out->score, &out->kl, &out->length, &out->eos_rate};
     for (size_t i = 0; i < sizeof means / sizeof *means; i++)
         *means[i] /= out->n; /* of sums: counts stay exact */
+    for (int s = 0; e->has_gold && s < out->n; s++)
+        out->gold_stderr += (a->gold[s] - out->gold) * (a->gold[s] - out->gold);
+    out->gold_stderr = out->n > 1 ? sqrt(out->gold_stderr / (out->n - 1) / out->n) : 0.0;
 }
 
 static Status write_answers(PolicyEval *e, const PolicyModels *m, Run *run, int step) {

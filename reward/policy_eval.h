@@ -11,6 +11,7 @@ typedef struct {
     int n;              /* prompts */
     int has_gold;       /* the prompts are of the embedded world */
     double score, gold; /* means */
+    double gold_stderr; /* of that mean: deviation over prompts / sqrt(n) */
     double kl;          /* mean over sequences of sum log pi - log ref */
     double length, eos_rate;
 } PolicyResult;

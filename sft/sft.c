@@ -269,6 +269,7 @@ static Status sft_eval_step(Sft *s, Metrics *m) {
     PolicyResult r;
     TRY(sft_answer(s, &r));
     if (r.has_gold) metrics_set(m, "eval/gold", r.gold);
+    if (r.has_gold) metrics_set(m, "eval/gold_stderr", r.gold_stderr);
     if (r.n && s->cfg->kl_coef > 0.0f) metrics_set(m, "eval/kl", r.kl);
     if (r.n) metrics_set(m, "eval/response_length", r.length);
     if (!s->data.eval.n) return OK;

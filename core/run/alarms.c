@@ -51,14 +51,25 @@ static double series_back(const AlarmSeries *s, int back) { /* 0: the newest */
     return s->last[(s->n - 1 - back) % ALARM_WINDOW];
 }
 
-/* Means of the newer and of the older half of a full window. */
-static int halves(const AlarmSeries *s, double *older, double *newer) {
-    *older = *newer = 0.0;
+/* Means of the newer and of the older half of a full window, and the standard error of their
+ * difference, told by how neighbours differ: a rise does not hide itself (von Neumann 1941). */
+typedef struct {
+    double older, newer, noise;
+} Halves;
+static int halves(const AlarmSeries *s, Halves *h) {
+    enum { HALF = ALARM_WINDOW / 2 };
+    double squares = 0.0;
+    *h = (Halves){0};
     if (s->n < ALARM_WINDOW) return 0;
-    for (int i = 0; i < ALARM_WINDOW / 2; i++) {
-        *newer += series_back(s, i) / (ALARM_WINDOW / 2);
-        *older += series_back(s, i + ALARM_WINDOW / 2) / (ALARM_WINDOW / 2);
+    for (int i = 0; i < HALF; i++) {
+        h->newer += series_back(s, i) / HALF;
+        h->older += series_back(s, i + HALF) / HALF;
     }
+    for (int i = 0; i + 1 < ALARM_WINDOW; i++) {
+        double d = series_back(s, i) - series_back(s, i + 1);
+        squares += d * d / 2.0 / (ALARM_WINDOW - 1);
+    }
+    h->noise = sqrt(squares * 2.0 / HALF);
     return 1;
 }
 
@@ -129,25 +140,30 @@ static Verdict both_fall(Look *l) {
     return rejected < l->s->first_rejected - 10.0 && get(l, "rewards/margins") > 0.0;
 }
 static Verdict score_by_length(Look *l) {
-    double older, newer;
+    Halves h;
     Verdict v = above(l, get(l, "objective/score_length_corr"), l->cfg->length_correlation);
     if (v != HOLDS) return v;
-    return halves(&l->s->length, &older, &newer) ? newer > 1.1 * older : UNKNOWN;
+    return halves(&l->s->length, &h) ? h.newer > 1.1 * h.older : UNKNOWN;
 }
+/* Of a step's few responses some are always cut: the share and its rise are of ten steps, and the
+ * rise is more than their spread explains. */
 static Verdict truncated(Look *l) {
-    double older, newer;
-    Verdict v = above(l, get(l, "rollout/truncated_rate"), l->cfg->truncated_max);
-    if (v != HOLDS) return v;
-    return halves(&l->s->truncated, &older, &newer) ? newer > older + 0.02 : UNKNOWN;
+    Halves h;
+    if (isnan(get(l, "rollout/truncated_rate")) || !halves(&l->s->truncated, &h)) return UNKNOWN;
+    Verdict v = above(l, h.newer, l->cfg->truncated_max);
+    return v == HOLDS ? h.newer - h.older > fmax(0.02, 4.0 * h.noise) : v;
 }
-/* The judge is pleased, the second one is not. */
+/* The judge likes today's answers better than those that the second judge liked best, and that one
+ * likes them less by more than the choice of prompts explains. */
 static Verdict gold_falls(Look *l) {
     const AlarmSeries *score = &l->s->score, *gold = &l->s->gold;
-    if (isnan(get(l, "eval/gold")) || score->n < 3 || gold->n < 3) return UNKNOWN;
-    int up = series_back(score, 0) > series_back(score, 1) &&
-             series_back(score, 1) > series_back(score, 2);
-    Verdict v = below(l, series_back(gold, 0), series_back(gold, 1));
-    return v == HOLDS ? up && series_back(gold, 1) < series_back(gold, 2) : v;
+    int n = gold->n < ALARM_WINDOW ? gold->n : ALARM_WINDOW, best = 0;
+    if (isnan(get(l, "eval/gold")) || score->n != gold->n) return UNKNOWN;
+    for (int i = 1; i < n; i++)
+        if (series_back(gold, i) > series_back(gold, best)) best = i;
+    Verdict v =
+        below(l, series_back(gold, 0), series_back(gold, best) - 5.0 * get(l, "eval/gold_stderr"));
+    return v == HOLDS ? series_back(score, 0) > series_back(score, best) : v;
 }
 static Verdict only_longer(Look *l) {
     double longer = get(l, "eval/longer_wins"), accuracy = get(l, "eval/accuracy");
@@ -225,9 +241,9 @@ static const Rule rules[] = {
     {"A6", "score-by-length", "objective/score_length_corr", ALARM_WARN, 3, score_by_length,
      "longer answers get higher scores, and answers grow: the judge is being exploited",
      "reward_model"},
-    {"A6", "truncated", "rollout/truncated_rate", ALARM_WARN, 3, truncated,
+    {"A6", "truncated", "rollout/truncated_rate", ALARM_WARN, 5, truncated,
      "more and more answers do not end", "ppo.missing_eos_penalty"},
-    {"A6", "gold-falls", "eval/gold", ALARM_WARN, 1, gold_falls,
+    {"A6", "gold-falls", "eval/gold", ALARM_WARN, 2, gold_falls,
      "the learned score rises while the true one falls: over-optimization", "ppo.kl_coef"},
     {"A7", "no-better-than-length", "eval/accuracy", ALARM_WARN, 2, only_longer,
      "on held-out pairs the reward model is no better than preferring the longer answer",

@@ -63,7 +63,7 @@ const GROUPS = [
 ];
 
 /* Counters that are axes, and sums of others that are drawn already. */
-const NOT_DRAWN = new Set(['step', 'wall_time', 'tokens', 'samples', 'num_tokens', 'epoch', 'timing_s/step', 'optimizer_steps']);
+const NOT_DRAWN = new Set(['step', 'wall_time', 'tokens', 'samples', 'num_tokens', 'epoch', 'timing_s/step', 'optimizer_steps', 'eval/gold_stderr']);
 
 function curvesOf(runs) {
   const there = new Set(runs.flatMap(run => Object.keys(run.columns).filter(name => has(run, name))));
