@@ -193,6 +193,10 @@ static void rows_of_other_trainers(void **state) {
     } falls[] = {{1.1, 50}, {0.15, 110}};
     for (int k = 0; k < 2; k++) {
         begin(&w);
+        metrics_clear(&m); /* before the first step, which is not remembered */
+        metrics_set(&m, "eval/scores", 1.0);
+        metrics_set(&m, "eval/gold", 9.0);
+        look(&w, 0, &m, "gold-falls");
         for (int i = 0; i < 12; i++) {
             metrics_clear(&m);
             metrics_set(&m, "eval/scores", 1.0 + i);

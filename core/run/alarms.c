@@ -158,7 +158,7 @@ static Verdict truncated(Look *l) {
 static Verdict gold_falls(Look *l) {
     const AlarmSeries *score = &l->s->score, *gold = &l->s->gold;
     int n = gold->n < ALARM_WINDOW ? gold->n : ALARM_WINDOW, best = 0;
-    if (isnan(get(l, "eval/gold")) || score->n != gold->n) return UNKNOWN;
+    if (isnan(get(l, "eval/gold")) || !n || score->n != gold->n) return UNKNOWN;
     for (int i = 1; i < n; i++)
         if (series_back(gold, i) > series_back(gold, best)) best = i;
     Verdict v =
