@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/model/hf.h"
+#include "datasets/world.h"
 #include "ppo/ppo_inside.h"
 
 const Field ppo_fields[] = {
@@ -122,6 +123,15 @@ static Status check_vocabularies(const Roles *r, const Tokenizer *t) {
             return status_fail(E_FORMAT, "the %s embeds %d tokens, the tokenizer has %d",
                                roles[i].name, roles[i].m->V, tokenizer_vocab_size(t));
     }
+    return OK;
+}
+
+/* The gold rule knows its world's prompts alone. */
+static Status check_gold(const Ppo *p) {
+    Gold g;
+    for (int i = 0; i < p->data.n_sets; i++)
+        for (int row = 0; row < p->data.sets[i].n; row++)
+            TRY(world_gold(&g, p->data.sets[i].rows[row].prompt, "", 1));
     return OK;
 }
 
@@ -309,6 +319,7 @@ Status ppo_create(Ppo *p) {
     if (!r.gold)
         TRY(stage_check_role(stage, p->tokenizer, "reward model", stage->cfg.reward_model));
     TRY(train_data_open(&p->data, stage, ROWS_PROMPTS, ROWS_PROMPTS, p->tokenizer));
+    if (r.gold) TRY(check_gold(p));
     if (c->ptx_coef > 0.0f)
         TRY(ptx_open(&p->ptx, c->ptx_data, &stage->data, p->tokenizer, stage->run.seed));
     resolve_settings(p);

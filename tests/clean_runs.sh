@@ -58,7 +58,7 @@ while [ "$seed" -le "$SEEDS" ]; do
     cd ..
     seed=$((seed + 1))
 done
-steps=$(cat seed*/*/metrics.jsonl | wc -l)
+steps=$(cat seed*/*/metrics.jsonl | grep -vc "\"step\":0,")
 cat seed*/*/alarms.jsonl | sed 's/.*"id":"\([^"]*\)","name":"\([^"]*\)".*/\1 \2/' > raised
 slow=$(grep -c 'A16 slow-step' raised)
 alarms=$(($(wc -l < raised) - slow))

@@ -315,6 +315,10 @@ refused() {
     refused "reward model" $EVAL --reward_model other.rm
     # the gold rule reads text: it needs no tokenizer; a reward model on pairs reads with its own
     rlhf $PPO --model other.base --reward_model gold --max_steps 1 --run.dir other.gold
+    # but only prompts of its world, which is found out before anything is written
+    echo '{"prompt":"What is the capital of Peru?"}' > foreign.jsonl
+    "$RLHF" $PPO --reward_model gold --data.train foreign.jsonl --run.dir foreign > log 2>&1 && fail "gold judged a foreign prompt"
+    [ ! -e foreign ] || fail "gold was refused and left a directory: $(tail -n 1 log)"
     rlhf eval --model other.rm $COMMON --data.eval data/pairs.eval.jsonl --run.dir other.pairs
     rlhf $PPO --reward_model other.rm --max_steps 1 --alarms.off A4 --run.dir other.asked
 }
