@@ -7,31 +7,23 @@
 #include <string.h>
 
 #include "core/backend/cpu/act.h"
+#include "core/backend/cpu/small_product.h"
 #include "core/base/threads.h"
 
 enum { B = KV_PAGE, BV = B / VW, HS_MAX = 256 };
 enum {
     HEADS = 8,
-    ROWS = 128
-}; /* query heads, and rows of them, that meet a block of keys in turn:
-      their sums stay in f32 until the last block */
+    ROWS = 128, /* query heads, and rows of them, that meet a block of keys in turn: their sums stay
+                 * in f32 until the last block */
+    GROUP = 16  /* rows that meet a block together, so that what they share is loaded once */
+};
 enum { IN_F32 = sizeof(act) == sizeof(float) };
-
-/* n activations at p as f32: where they are, or widened into `room` */
-static const float *as_f32(float *room, const act *p, int n) {
-    if (IN_F32) return (const float *)(const void *)p;
-    for (int i = 0; i < n; i += VW) vstore_upto(room + i, aload_upto(p + i, n - i), n - i);
-    return room;
-}
-
-typedef struct { /* rows of f32 */
-    const float *at;
-    size_t stride;
-} RowsF32;
 
 static RowsF32 rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
     if (IN_F32) return (RowsF32){(const float *)(const void *)p, stride};
-    for (int r = 0; r < rows; r++) as_f32(room + r * n, p + r * stride, n);
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < n; i += VW)
+            vstore_upto(room + r * n + i, aload_upto(p + r * stride + i, n - i), n - i);
     return (RowsF32){room, (size_t)n};
 }
 
@@ -40,23 +32,16 @@ static void store_row(act *to, const float *from, float scale, int n) {
         astore_upto(to + i, vload_upto(from + i, n - i, 0.0f) * vset1(scale), n - i);
 }
 
-/* s[j] = scale * q . k_j for the block's keys; kT is [HS][B] */
-static inline __attribute__((always_inline)) void scores(vf s[BV], const float *q, const float *kT,
-                                                         int HS, float scale) {
-    for (int v = 0; v < BV; v++) s[v] = (vf){0};
-    for (int d = 0; d < HS; d++) {
-        vf x = vset1(q[d]);
-        for (int v = 0; v < BV; v++) s[v] = vfma(x, vload(kT + d * B + v * VW), s[v]);
-    }
-    for (int v = 0; v < BV; v++) s[v] = s[v] * vset1(scale);
+/* s[r][j] = x_r . y_j for a block's j; yT is [HS][B] */
+static void dots(float s[][B], RowsF32 x, const float *yT, int rows, int HS) {
+    small_product(s[0], B, FROM_ZERO, NULL, (Factors){x.at, x.stride, 1}, (RowsF32){yT, B}, rows,
+                  HS, B);
 }
 
-/* tanh of each score by softcap; the scores become softcap times that */
-static inline void bend(vf tanhs[BV], vf s[BV], float softcap) {
-    for (int v = 0; v < BV; v++) {
-        tanhs[v] = vtanh(s[v] * vset1(1.0f / softcap));
-        s[v] = tanhs[v] * vset1(softcap);
-    }
+/* a bent score (Gemma Team 2024): softcap times the tanh of its share of it */
+static inline vf bent(vf s, vf *tanhs, float softcap) {
+    *tanhs = vtanh(s * vset1(1.0f / softcap));
+    return *tanhs * vset1(softcap);
 }
 
 typedef struct { /* keys of a block that a query sees: [first, end), none where first >= end */
@@ -78,49 +63,59 @@ static int first_block(int t, int window) {
     return window && t >= window ? (t - window + 1) / B * B : 0;
 }
 
-/* One query meets the keys of one block that it sees: o, m, l are its running output, maximum and
- * sum. */
-static void meet_block(float *o, float *m, float *l, const float *q, const float *kT, RowsF32 v,
-                       Seen seen, const AttentionShape *a) {
-    int HS = a->HS;
-    vf s[BV], tanhs[BV];
-    float p[B];
-    scores(s, q, kT, HS, a->scale);
-    if (a->softcap > 0.0f) bend(tanhs, s, a->softcap);
-    for (int i = 0; i < BV; i++) vstore(p + i * VW, s[i]);
-    for (int j = 0; j < seen.first; j++) p[j] = -INFINITY;
-    for (int j = seen.end; j < B; j++) p[j] = -INFINITY;
-    vf top = vload(p);
-    for (int i = 1; i < BV; i++) top = vmax(top, vload(p + i * VW));
-    float m_new = vhmax(top);
-    if (*m > m_new) m_new = *m;
-    float keep = sexp(*m - m_new);
-    vf sum = {0};
-    for (int i = 0; i < BV; i++) {
-        vf e = vexp(vload(p + i * VW) - vset1(m_new));
-        vstore(p + i * VW, e);
-        sum = sum + e;
+/* keys of the block that any of them sees */
+static Seen seen_by_any(const Seen *seen, int rows) {
+    Seen any = seen[0];
+    for (int r = 1; r < rows; r++) {
+        if (seen[r].first < any.first) any.first = seen[r].first;
+        if (seen[r].end > any.end) any.end = seen[r].end;
     }
-    *l = sfma(*l, keep, vsum(sum));
-    *m = m_new;
-    int d = 0;
-    for (; d + 4 * VW <= HS; d += 4 * VW) {
-        vf acc[4];
-        for (int i = 0; i < 4; i++) acc[i] = vload(o + d + i * VW) * vset1(keep);
-        for (int j = seen.first; j < seen.end; j++) {
-            vf w = vset1(p[j]);
-            for (int i = 0; i < 4; i++)
-                acc[i] = vfma(w, vload(v.at + j * v.stride + d + i * VW), acc[i]);
-        }
-        for (int i = 0; i < 4; i++) vstore(o + d + i * VW, acc[i]);
+    return any;
+}
+
+static void hide(float x[B], Seen seen, float with) {
+    for (int j = 0; j < seen.first; j++) x[j] = with;
+    for (int j = seen.end; j < B; j++) x[j] = with;
+}
+
+/* One row's products q . k become exp(s - m), the maximum m and the sum l of what came before taken
+ * along; returns m's fall, whose exponential the row's output and sum shrink by. */
+static float weigh(float p[B], float *m, Seen seen, const AttentionShape *a) {
+    vf ignored, top = vset1(-INFINITY);
+    for (int i = 0; i < B; i += VW) {
+        vf s = vload(p + i) * vset1(a->scale);
+        vstore(p + i, a->softcap > 0.0f ? bent(s, &ignored, a->softcap) : s);
     }
-    for (; d < HS; d += VW) {
-        int left = HS - d;
-        vf acc = vload_upto(o + d, left, 0.0f) * vset1(keep);
-        for (int j = seen.first; j < seen.end; j++)
-            acc = vfma(vset1(p[j]), vload_upto(v.at + j * v.stride + d, left, 0.0f), acc);
-        vstore_upto(o + d, acc, left);
+    hide(p, seen, -INFINITY);
+    for (int i = 0; i < B; i += VW) top = vmax(top, vload(p + i));
+    float before = *m, now = vhmax(top);
+    if (before > now) now = before;
+    *m = now;
+    if (now == -INFINITY) now = before = 0.0f; /* nothing seen yet */
+    for (int i = 0; i < B; i += VW) vstore(p + i, vexp(vload(p + i) - vset1(now)));
+    return before - now;
+}
+
+/* Rows of queries meet the keys of one block: o, m, l are their running outputs, maxima and sums. A
+ * key that a row does not see has weight 0, which changes no bit of its sums. */
+static void meet_block(float *o, float *m, float *l, RowsF32 q, const float *kT, RowsF32 v,
+                       const Seen *seen, int rows, const AttentionShape *a) {
+    float p[GROUP][B], keep[GROUP];
+    Seen any = seen_by_any(seen, rows);
+    dots(p, q, kT, rows, a->HS);
+    for (int r = 0; r < rows; r++) keep[r] = weigh(p[r], m + r, seen[r], a);
+    for (int r = 0; r < GROUP; r += VW) {
+        int n = smaller(rows - r, VW);
+        if (n > 0) vstore_upto(keep + r, vexp(vload_upto(keep + r, n, 0.0f)), n);
     }
+    for (int r = 0; r < rows; r++) {
+        vf sum = {0};
+        for (int i = 0; i < B; i += VW) sum = sum + vload(p[r] + i);
+        l[r] = sfma(l[r], keep[r], vsum(sum));
+    }
+    small_product(o, (size_t)a->HS, FROM_SCALED, keep, (Factors){p[0] + any.first, B, 1},
+                  (RowsF32){v.at + any.first * v.stride, v.stride}, rows, any.end - any.first,
+                  a->HS);
 }
 
 /* x[count][HS] with a row stride -> xT[HS][B]; keys that are not there are 0 */
@@ -166,7 +161,8 @@ static Item item_of(const Attention *a, int item) {
 /* Queries t0..t1 of heads h0..h1 meet all their keys. */
 static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int t0, int t1) {
     int HS = a->of.HS, queries = t1 - t0, rows = (h1 - h0) * queries;
-    float o[ROWS * HS_MAX], m[ROWS], l[ROWS], kT[HS_MAX * B], room[B * HS_MAX], q_room[HS_MAX];
+    float o[ROWS * HS_MAX], m[ROWS], l[ROWS], kT[HS_MAX * B], room[B * HS_MAX];
+    float q_room[GROUP * HS_MAX];
     memset(o, 0, (size_t)rows * HS * sizeof *o);
     for (int r = 0; r < rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
     for (int j0 = first_block(t0, a->of.window); j0 < t1; j0 += B) {
@@ -174,12 +170,14 @@ static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int 
         transpose_block(kT, i->k + j0 * i->stride, i->stride, keys, HS);
         RowsF32 v = rows_f32(room, i->v + j0 * i->stride, i->stride, keys, HS);
         for (int h = h0; h < h1; h++) {
-            for (int t = t0 > j0 ? t0 : j0; t < t1; t++) {
+            for (int t = t0 > j0 ? t0 : j0, n; t < t1; t += n) {
                 int r = (h - h0) * queries + t - t0;
-                Seen seen = seen_by(t, j0, a->of.window);
-                if (seen.first >= seen.end) continue;
-                const float *q = as_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, HS);
-                meet_block(o + r * HS, m + r, l + r, q, kT, v, seen, &a->of);
+                Seen seen[GROUP];
+                n = smaller(t1 - t, GROUP);
+                for (int u = 0; u < n; u++) seen[u] = seen_by(t + u, j0, a->of.window);
+                RowsF32 q =
+                    rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
+                meet_block(o + r * HS, m + r, l + r, q, kT, v, seen, n, &a->of);
             }
         }
     }
@@ -197,7 +195,7 @@ static void forward_item(void *ctx, int item, int thread) {
     const Attention *a = ctx;
     Item i = item_of(a, item);
     for (int h = i.h0; h < i.h1; h += HEADS) {
-        int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h);
+        int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h) / GROUP * GROUP;
         for (int t = 0; t < i.T; t += queries)
             forward_tile(a, &i, h, h1, t, smaller(t + queries, i.T));
     }
@@ -222,44 +220,50 @@ static inline float dot_row(const act *x, const act *y, int n) {
     return vsum(s);
 }
 
-enum {
-    GROUP = 4
-}; /* queries that meet a block together, so that its gradients are loaded once for all */
+/* What n queries from t on give a block of keys and values, and take of it. */
+typedef struct {
+    RowsF32 q, dout;
+    float p[GROUP][B], ds[GROUP][B];
+    float q_room[GROUP * HS_MAX], dout_room[GROUP * HS_MAX];
+} Meeting;
 
-/* One query against one block: p = exp(s - lse), ds = p (dp - D) scale, dp_j = do . v_j; 0 where it
- * is not seen. A bent score's slope is 1 - tanh^2. */
-static void block_weights(float p[B], float ds[B], const float *q, const float *dout,
-                          const float *kT, const float *vT, float lse, float D, Seen seen,
-                          const AttentionShape *a) {
-    vf s[BV], dp[BV], tanhs[BV];
-    scores(s, q, kT, a->HS, a->scale);
-    scores(dp, dout, vT, a->HS, 1.0f);
-    if (a->softcap > 0.0f) bend(tanhs, s, a->softcap);
-    for (int i = 0; i < BV; i++) {
-        vf e = vexp(s[i] - vset1(lse)), d = e * (dp[i] - vset1(D)) * vset1(a->scale);
-        if (a->softcap > 0.0f) d = d * (vset1(1.0f) - tanhs[i] * tanhs[i]);
-        vstore(p + i * VW, e);
-        vstore(ds + i * VW, d);
+/* p = exp(s - lse) and ds = p (dp - D) scale with dp_j = do . v_j and D = do . o; 0 where a key is
+ * not seen. A bent score's slope is 1 - tanh^2. */
+static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int t, int n, int j0,
+                       const float *kT, const float *vT) {
+    int HS = a->of.HS;
+    size_t at = (size_t)(i->start + t) * i->out_stride + (size_t)h * HS;
+    x->q = rows_f32(x->q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
+    x->dout = rows_f32(x->dout_room, a->dout + at, i->out_stride, n, HS);
+    dots(x->p, x->q, kT, n, HS);
+    dots(x->ds, x->dout, vT, n, HS);
+    for (int u = 0; u < n; u++, at += i->out_stride) {
+        vf lse = vset1(a->saved_lse[(size_t)(i->start + t + u) * a->of.NH + h]);
+        vf D = vset1(dot_row(a->dout + at, a->saved_out + at, HS));
+        Seen seen = seen_by(t + u, j0, a->of.window);
+        float *p = x->p[u], *ds = x->ds[u];
+        for (int j = 0; j < B; j += VW) {
+            vf tanhs, s = vload(p + j) * vset1(a->of.scale);
+            if (a->of.softcap > 0.0f) s = bent(s, &tanhs, a->of.softcap);
+            vf e = vexp(s - lse), d = e * (vload(ds + j) - D) * vset1(a->of.scale);
+            if (a->of.softcap > 0.0f) d = d * (vset1(1.0f) - tanhs * tanhs);
+            vstore(p + j, e);
+            vstore(ds + j, d);
+        }
+        hide(p, seen, 0.0f);
+        hide(ds, seen, 0.0f);
     }
-    for (int j = 0; j < seen.first; j++) p[j] = ds[j] = 0.0f;
-    for (int j = seen.end; j < B; j++) p[j] = ds[j] = 0.0f;
 }
 
-/* y[n] += sum over u of a[u * a_stride] x[u * x_stride][n], u ascending in one chain per element */
-static void add_weighted(float *y, const float *a, size_t a_stride, const float *x, size_t x_stride,
-                         int u_count, int n) {
-    for (int d = 0; d < n; d += VW) {
-        vf acc = vload_upto(y + d, n - d, 0.0f);
-        for (int u = 0; u < u_count; u++)
-            acc = vfma(vset1(a[u * a_stride]), vload_upto(x + u * x_stride + d, n - d, 0.0f), acc);
-        vstore_upto(y + d, acc, n - d);
-    }
+/* dq[n][HS] += ds k */
+static void add_keys(float *dq, size_t stride, const Meeting *x, RowsF32 k, int n, int keys,
+                     int HS) {
+    small_product(dq, stride, FROM_Y, NULL, (Factors){x->ds[0], B, 1}, k, n, keys, HS);
 }
 
-/* dq[HS] += what the keys that are seen give */
-static void add_keys(float *dq, const float ds[B], RowsF32 k, Seen seen, int HS) {
-    add_weighted(dq, ds + seen.first, 1, k.at + seen.first * k.stride, k.stride,
-                 seen.end - seen.first, HS);
+/* dy[keys][HS] += w' x: dk from ds and q, dv from p and dout */
+static void add_queries(float *dy, float w[][B], RowsF32 x, int n, int keys, int HS) {
+    small_product(dy, (size_t)HS, FROM_Y, NULL, (Factors){w[0], 1, B}, x, keys, n, HS);
 }
 
 /* gradients of one block of keys and values, and in f32 of the queries, whose chains rest in dqkv
@@ -268,36 +272,21 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
     int HS = a->of.HS, keys = smaller(i->T - j0, B);
     int end = a->of.window ? smaller(i->T, j0 + B - 1 + a->of.window) : i->T;
     size_t block = j0 * i->stride;
-    float kT[HS_MAX * B], vT[HS_MAX * B], dk[B * HS_MAX], dv[B * HS_MAX];
-    float k_room[B * HS_MAX], q_room[GROUP * HS_MAX], d_room[GROUP * HS_MAX];
+    float kT[HS_MAX * B], vT[HS_MAX * B], dk[B * HS_MAX], dv[B * HS_MAX], k_room[B * HS_MAX];
+    Meeting x;
     memset(dk, 0, (size_t)keys * HS * sizeof *dk);
     memset(dv, 0, (size_t)keys * HS * sizeof *dv);
     transpose_block(kT, i->k + block, i->stride, keys, HS);
     transpose_block(vT, i->v + block, i->stride, keys, HS);
     RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
     for (int h = i->h0; h < i->h1; h++) {
-        for (int t = j0; t < end; t += GROUP) {
-            float p[GROUP][B], ds[GROUP][B];
-            int queries = smaller(end - t, GROUP);
-            const act *dout_t = a->dout + (i->start + t) * i->out_stride + (size_t)h * HS;
-            RowsF32 q =
-                rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, queries, HS);
-            RowsF32 d = rows_f32(d_room, dout_t, i->out_stride, queries, HS);
-            for (int u = 0; u < queries; u++) {
-                size_t row = (size_t)(i->start + t + u);
-                float D = dot_row(dout_t + u * i->out_stride,
-                                  a->saved_out + row * i->out_stride + (size_t)h * HS, HS);
-                Seen seen = seen_by(t + u, j0, a->of.window);
-                block_weights(p[u], ds[u], q.at + u * q.stride, d.at + u * d.stride, kT, vT,
-                              a->saved_lse[row * a->of.NH + h], D, seen, &a->of);
-                if (IN_F32)
-                    add_keys((float *)(void *)(a->dqkv + row * i->stride + (size_t)h * HS), ds[u],
-                             k, seen, HS);
-            }
-            for (int j = 0; j < keys; j++) {
-                add_weighted(dk + j * HS, &ds[0][j], B, q.at, q.stride, queries, HS);
-                add_weighted(dv + j * HS, &p[0][j], B, d.at, d.stride, queries, HS);
-            }
+        for (int t = j0, n; t < end; t += n) {
+            n = smaller(end - t, GROUP);
+            meet_again(&x, a, i, h, t, n, j0, kT, vT);
+            act *dq = a->dqkv + (size_t)(i->start + t) * i->stride + (size_t)h * HS;
+            if (IN_F32) add_keys((float *)(void *)dq, i->stride, &x, k, n, keys, HS);
+            add_queries(dk, x.ds, x.q, n, keys, HS);
+            add_queries(dv, x.p, x.dout, n, keys, HS);
         }
     }
     for (int j = 0; j < keys; j++) {
@@ -310,14 +299,9 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
 /* gradients of queries t0..t1 of heads h0..h1, in one f32 chain each */
 static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int t0, int t1) {
     int HS = a->of.HS, queries = t1 - t0, rows = (h1 - h0) * queries;
-    float dq[ROWS * HS_MAX], D[ROWS], p[B], ds[B], kT[HS_MAX * B], vT[HS_MAX * B];
-    float k_room[B * HS_MAX], q_room[HS_MAX], d_room[HS_MAX];
+    float dq[ROWS * HS_MAX], kT[HS_MAX * B], vT[HS_MAX * B], k_room[B * HS_MAX];
+    Meeting x;
     memset(dq, 0, (size_t)rows * HS * sizeof *dq);
-    for (int r = 0; r < rows; r++) {
-        size_t at =
-            (size_t)(i->start + t0 + r % queries) * i->out_stride + (size_t)(h0 + r / queries) * HS;
-        D[r] = dot_row(a->dout + at, a->saved_out + at, HS);
-    }
     for (int j0 = first_block(t0, a->of.window); j0 < t1; j0 += B) {
         int keys = smaller(i->T - j0, B);
         size_t block = j0 * i->stride;
@@ -325,15 +309,10 @@ static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int
         transpose_block(vT, i->v + block, i->stride, keys, HS);
         RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
         for (int h = h0; h < h1; h++) {
-            for (int t = t0 > j0 ? t0 : j0; t < t1; t++) {
-                int r = (h - h0) * queries + t - t0;
-                Seen seen = seen_by(t, j0, a->of.window);
-                if (seen.first >= seen.end) continue;
-                size_t row = (size_t)(i->start + t), at = row * i->out_stride + (size_t)h * HS;
-                const float *q = as_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, HS);
-                block_weights(p, ds, q, as_f32(d_room, a->dout + at, HS), kT, vT,
-                              a->saved_lse[row * a->of.NH + h], D[r], seen, &a->of);
-                add_keys(dq + r * HS, ds, k, seen, HS);
+            for (int t = t0 > j0 ? t0 : j0, n; t < t1; t += n) {
+                n = smaller(t1 - t, GROUP);
+                meet_again(&x, a, i, h, t, n, j0, kT, vT);
+                add_keys(dq + ((h - h0) * queries + t - t0) * HS, (size_t)HS, &x, k, n, keys, HS);
             }
         }
     }
@@ -353,7 +332,7 @@ static void backward_item(void *ctx, int item, int thread) {
                (size_t)(i.h1 - i.h0) * a->of.HS * sizeof(act));
     for (int j = 0; j < i.T; j += B) backward_block(a, &i, j);
     for (int h = i.h0; !IN_F32 && h < i.h1; h += HEADS) {
-        int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h);
+        int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h) / GROUP * GROUP;
         for (int t = 0; t < i.T; t += queries)
             backward_tile(a, &i, h, h1, t, smaller(t + queries, i.T));
     }
@@ -412,19 +391,21 @@ static void kv_write(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, i
 
 static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
     int HS = d->of.HS, T = d->positions[n] + 1;
-    const act *q = d->qkv + (size_t)n * (d->of.NH + 2 * d->of.NKV) * HS;
+    int rows = h1 - h0;
     float o[HEADS * HS_MAX], m[HEADS], l[HEADS];
-    float k_room[HS_MAX * B], v_room[B * HS_MAX], q_room[HS_MAX];
-    memset(o, 0, (size_t)(h1 - h0) * HS * sizeof *o);
-    for (int i = 0; i < h1 - h0; i++) m[i] = -INFINITY, l[i] = 0.0f;
+    float k_room[HS_MAX * B], v_room[B * HS_MAX], q_room[HEADS * HS_MAX];
+    RowsF32 q =
+        rows_f32(q_room, d->qkv + (size_t)n * (d->of.NH + 2 * d->of.NKV) * HS + (size_t)h0 * HS,
+                 (size_t)HS, rows, HS);
+    memset(o, 0, (size_t)rows * HS * sizeof *o);
+    for (int i = 0; i < rows; i++) m[i] = -INFINITY, l[i] = 0.0f;
     for (int j0 = first_block(T - 1, d->of.window); j0 < T; j0 += B) {
         size_t at = page_at(d, n, j0 / B, kvh);
-        Seen seen = seen_by(T - 1, j0, d->of.window);
-        const float *kT = as_f32(k_room, acts(d->kv.keys) + at, HS * B);
-        RowsF32 v = {as_f32(v_room, acts(d->kv.values) + at, seen.end * HS), (size_t)HS};
-        for (int h = h0; h < h1; h++)
-            meet_block(o + (h - h0) * HS, m + h - h0, l + h - h0,
-                       as_f32(q_room, q + (size_t)h * HS, HS), kT, v, seen, &d->of);
+        Seen seen[HEADS];
+        for (int i = 0; i < rows; i++) seen[i] = seen_by(T - 1, j0, d->of.window);
+        RowsF32 kT = rows_f32(k_room, acts(d->kv.keys) + at, B, HS, B);
+        RowsF32 v = rows_f32(v_room, acts(d->kv.values) + at, (size_t)HS, seen[0].end, HS);
+        meet_block(o, m, l, q, kT.at, v, seen, rows, &d->of);
     }
     for (int h = h0; h < h1; h++)
         store_row(d->out + ((size_t)n * d->of.NH + h) * HS, o + (h - h0) * HS, 1.0f / l[h - h0],

@@ -8,6 +8,7 @@
  * In bf16 operands are widened: A and blocks of B when they are packed, packed weights in the
  * innermost loop. */
 #include "core/backend/cpu/product.h"
+#include "core/backend/cpu/step.h"
 
 #include <string.h>
 
@@ -26,11 +27,6 @@ enum {
     FEW = 8 /* rows read side by side when packing: rows are multiples of pages apart often enough,
              * and more of them than a cache has ways push each other out */
 };
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* NR columns of a panel at k. A packed panel in bf16 holds column j and column VW + j in the lower
  * and upper half of word j, so that widening is a shift and a mask. */
