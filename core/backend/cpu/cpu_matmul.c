@@ -22,7 +22,8 @@ enum {
     ROWS = 504,
     PANELS = 256 / NR, /* a packed block: KC x 256 floats, half of a small L2 */
     BLOCK = ROWS * KC, /* floats of a packed block of A */
-    KC_PACKED = 2048,  /* packed bf16 weights: most products are one block of k */
+    KC_PACKED = 2048,  /* packed weights: most products are one block of k */
+    NEAR = 64 << 10,   /* floats of A that stay near while panels pass them */
     PATCH = 1024 * KC, /* floats of C that rest between blocks of k, in bf16 */
     FEW = 8 /* rows read side by side when packing: rows are multiples of pages apart often enough,
              * and more of them than a cache has ways push each other out */
@@ -55,11 +56,17 @@ static inline __attribute__((always_inline)) void c_store(Out c, size_t at, vf v
         vstore((float *)c.at + at, v);
 }
 
+typedef struct { /* what a tile asks memory for on its way: `step` bytes further at each k */
+    const char *at;
+    int step;
+} Ahead;
+static const Ahead NOTHING = {NULL, 0};
+
 /* c[m][NR] (+)= a[kc][m]' b[kc][NR], or with `direct` a's rows as they lie, lda apart; m is a
  * constant in each call, so everything stays in registers */
 static inline __attribute__((always_inline)) void tile(int m, int kc, const float *a, int direct,
                                                        size_t lda, const void *b, int narrow, Out c,
-                                                       int add) {
+                                                       int add, Ahead ahead) {
     vf acc[MR][2];
     UNROLL for (int i = 0; i < m; i++) {
         acc[i][0] = add ? vload((float *)c.at + i * c.ld) : (vf){0};
@@ -67,6 +74,7 @@ static inline __attribute__((always_inline)) void tile(int m, int kc, const floa
     }
     for (int k = 0; k < kc; k++) {
         vf w[2];
+        if (ahead.at) __builtin_prefetch(ahead.at + k * ahead.step, 0, 2);
         b_load(w, b, (size_t)k, narrow);
         UNROLL for (int i = 0; i < m; i++) {
             vf x = vset1(direct ? a[i * lda + (size_t)k] : a[(size_t)k * m + i]);
@@ -81,10 +89,11 @@ static inline __attribute__((always_inline)) void tile(int m, int kc, const floa
 }
 
 #define TILE_CASE(m)                                                                               \
-    case m: tile(m, kc, a, direct, lda, b, narrow, c, add); break
+    case m: tile(m, kc, a, direct, lda, b, narrow, c, add, ahead); break
 static inline __attribute__((always_inline)) void tile_switch(int m, int kc, const float *a,
                                                               int direct, size_t lda, const void *b,
-                                                              int narrow, Out c, int add) {
+                                                              int narrow, Out c, int add,
+                                                              Ahead ahead) {
     switch (m) {
         TILE_CASE(1);
         TILE_CASE(2);
@@ -108,30 +117,45 @@ static inline __attribute__((always_inline)) void tile_switch(int m, int kc, con
 /* one copy of the tiles for each way that occurs */
 static void tile_plain(int m, int kc, const float *a, const void *b, Out c, int add) {
     c.half = 0;
-    tile_switch(m, kc, a, 0, 0, b, 0, c, add);
+    tile_switch(m, kc, a, 0, 0, b, 0, c, add, NOTHING);
 }
 static void tile_direct(int m, int kc, const float *a, size_t lda, const void *b, Out c, int add) {
     c.half = 0;
-    tile_switch(m, kc, a, 1, lda, b, 0, c, add);
+    tile_switch(m, kc, a, 1, lda, b, 0, c, add, NOTHING);
 }
-static void tile_narrow_f32(int m, int kc, const float *a, const void *b, Out c, int add) {
+static void tile_plain_ahead(int m, int kc, const float *a, const void *b, Out c, int add,
+                             Ahead ahead) {
     c.half = 0;
-    tile_switch(m, kc, a, 0, 0, b, 1, c, add);
+    tile_switch(m, kc, a, 0, 0, b, 0, c, add, ahead);
 }
-static void tile_narrow_bf16(int m, int kc, const float *a, const void *b, Out c) {
+static void tile_direct_ahead(int m, int kc, const float *a, size_t lda, const void *b, Out c,
+                              int add, Ahead ahead) {
+    c.half = 0;
+    tile_switch(m, kc, a, 1, lda, b, 0, c, add, ahead);
+}
+static void tile_narrow_f32(int m, int kc, const float *a, const void *b, Out c, int add,
+                            Ahead ahead) {
+    c.half = 0;
+    tile_switch(m, kc, a, 0, 0, b, 1, c, add, ahead);
+}
+static void tile_narrow_bf16(int m, int kc, const float *a, const void *b, Out c, Ahead ahead) {
     c.half = 1;
-    tile_switch(m, kc, a, 0, 0, b, 1, c, 0);
+    tile_switch(m, kc, a, 0, 0, b, 1, c, 0, ahead);
 }
 static void tile_rows(int m, int kc, const float *a, size_t lda, const void *b, int narrow, Out c,
-                      int add) {
-    if (lda)
+                      int add, Ahead ahead) {
+    if (IN_BF16 && narrow && c.half)
+        tile_narrow_bf16(m, kc, a, b, c, ahead);
+    else if (IN_BF16 && narrow)
+        tile_narrow_f32(m, kc, a, b, c, add, ahead);
+    else if (lda && ahead.at)
+        tile_direct_ahead(m, kc, a, lda, b, c, add, ahead);
+    else if (lda)
         tile_direct(m, kc, a, lda, b, c, add);
-    else if (!IN_BF16 || !narrow)
-        tile_plain(m, kc, a, b, c, add);
-    else if (c.half)
-        tile_narrow_bf16(m, kc, a, b, c);
+    else if (ahead.at)
+        tile_plain_ahead(m, kc, a, b, c, add, ahead);
     else
-        tile_narrow_f32(m, kc, a, b, c, add);
+        tile_plain(m, kc, a, b, c, add);
 }
 
 static void store_upto(Out c, size_t at, const float *from, int n) {
@@ -149,12 +173,12 @@ static void store_upto(Out c, size_t at, const float *from, int n) {
 
 /* the last panel may be narrower than NR: through a small tile of its own */
 static void tile_edge(int m, int n, int kc, const float *a, size_t lda, const void *b, int narrow,
-                      Out c, int add) {
+                      Out c, int add, Ahead ahead) {
     float t[MR * NR];
     const float *old = c.at;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++) t[i * NR + j] = add && j < n ? old[i * c.ld + j] : 0.0f;
-    tile_rows(m, kc, a, lda, b, narrow, (Out){t, NR, 0}, add);
+    tile_rows(m, kc, a, lda, b, narrow, (Out){t, NR, 0}, add, ahead);
     for (int i = 0; i < m; i++) store_upto(c, i * c.ld, t + i * NR, n);
 }
 
@@ -284,57 +308,92 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
                      kc - k < FEW ? kc - k : FEW);
 }
 
-static void block(const Product *p, Out c0, int m0, int m1, int panel0, int panel1, int k0, int kc,
-                  int add) {
-    int narrow = IN_BF16 && p->packed;
+typedef struct { /* rows m0..m1 by panels of columns, over kc of k from k0 on */
+    int m0, m1, panel0, panel1, k0, kc;
+    int add;
+} Block;
+
+/* What is read of the panel behind b, by tiles of which each reads b once: a share each. */
+static inline Ahead share_ahead(const char *next, int kc, size_t row_bytes, int tile, int tiles) {
+    int step = ceil_div((int)row_bytes, tiles);
+    return (Ahead){next + (size_t)tile * kc * step, step};
+}
+
+static void block(const Product *p, const Block *x, Out c0, const char *next) {
+    int narrow = IN_BF16 && p->packed, kc = x->kc;
     const char *b0 = (const char *)b_block();
-    size_t panel_bytes = (size_t)kc * NR * sizeof(float);
+    size_t panel_bytes = (size_t)kc * NR * sizeof(float), row_bytes = NR * sizeof(act);
     if (p->packed) {
-        panel_bytes = (size_t)p->K * NR * sizeof(act);
-        b0 = (const char *)(p->packed + ((size_t)panel0 * p->K + (size_t)k0) * NR);
+        panel_bytes = (size_t)p->K * row_bytes;
+        b0 = (const char *)(p->packed + ((size_t)x->panel0 * p->K + (size_t)x->k0) * NR);
     }
     size_t lda = reads_direct(p) ? p->a_row : 0;
-    const float *a = lda ? f32(p->A) + (size_t)m0 * lda + k0 : a_block();
+    const float *a = lda ? f32(p->A) + (size_t)x->m0 * lda + x->k0 : a_block();
     size_t element = c0.half ? 2 : 4;
-    for (int m = m0, rows; m < m1; m += rows) {
-        rows = tile_height(m1 - m);
-        for (int panel = panel0; panel < panel1; panel++) {
+    int tile = 0, tiles = ceil_div(x->m1 - x->m0, MR);
+    for (int m = x->m0, rows; m < x->m1; m += rows, tile++) {
+        rows = tile_height(x->m1 - m);
+        for (int panel = x->panel0; panel < x->panel1; panel++) {
             int n = p->N - panel * NR;
-            const char *b = b0 + (size_t)(panel - panel0) * panel_bytes;
-            Out c = {(char *)c0.at + ((m - m0) * c0.ld + (size_t)(panel - panel0) * NR) * element,
+            const char *b = b0 + (size_t)(panel - x->panel0) * panel_bytes;
+            Out c = {(char *)c0.at +
+                         ((m - x->m0) * c0.ld + (size_t)(panel - x->panel0) * NR) * element,
                      c0.ld, c0.half};
-            if (rows == 1 && panel + 4 <= panel1 && n >= 4 * NR) {
-                row_of_panels(kc, a, b, panel_bytes, narrow, c, add);
+            Ahead ahead = next ? share_ahead(next, kc, row_bytes, tile, tiles) : NOTHING;
+            if (rows == 1 && panel + 4 <= x->panel1 && n >= 4 * NR) {
+                row_of_panels(kc, a, b, panel_bytes, narrow, c, x->add);
                 panel += 3;
             } else if (n >= NR) {
-                tile_rows(rows, kc, a, lda, b, narrow, c, add);
+                tile_rows(rows, kc, a, lda, b, narrow, c, x->add, ahead);
             } else {
-                tile_edge(rows, n, kc, a, lda, b, narrow, c, add);
+                tile_edge(rows, n, kc, a, lda, b, narrow, c, x->add, ahead);
             }
         }
         a += lda ? rows * lda : (size_t)rows * (size_t)kc;
     }
 }
 
+/* Panels that lie in the cache together while rows pass them; or, where A stays near and weights
+ * come from memory, one, which all rows meet while the next is on its way. */
+static int panels_together(const Product *p, int rows, int kc) {
+    if (!p->packed || (size_t)rows * kc > NEAR) return PANELS;
+    return rows == 1 ? 4 : 1;
+}
+
+/* of k, over which chains run in registers */
+static int longest_block(const Product *p, int rows) {
+    if (!p->packed || IN_BF16) return p->kc;
+    int near = NEAR / rows;
+    return near < KC ? KC : near < KC_PACKED ? near : KC_PACKED;
+}
+
 static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
-    int m0, m1, first, last, patched = in_patch(p);
-    product_part(p, item, &m0, &m1, &first, &last);
-    for (int k0 = 0; k0 < p->K; k0 += p->kc) {
-        int kc = p->K - k0 < p->kc ? p->K - k0 : p->kc;
-        if (!reads_direct(p)) pack_a(p, m0, m1, k0, kc);
-        for (int panel = first; panel < last; panel += PANELS) {
-            int end = panel + PANELS < last ? panel + PANELS : last;
-            Out c = {buf_at(p->C, (size_t)m0 * p->ldc + (size_t)panel * NR).ptr, (size_t)p->ldc,
-                     IN_BF16 && p->C.dtype == DT_BF16};
+    int first, last, patched = in_patch(p);
+    Block x;
+    product_part(p, item, &x.m0, &x.m1, &first, &last);
+    int longest = longest_block(p, x.m1 - x.m0);
+    for (x.k0 = 0; x.k0 < p->K; x.k0 += longest) {
+        x.kc = p->K - x.k0 < longest ? p->K - x.k0 : longest;
+        x.add = p->add || x.k0 > 0;
+        int step = panels_together(p, x.m1 - x.m0, x.kc);
+        if (!reads_direct(p)) pack_a(p, x.m0, x.m1, x.k0, x.kc);
+        for (x.panel0 = first; x.panel0 < last; x.panel0 = x.panel1) {
+            x.panel1 = x.panel0 + step < last ? x.panel0 + step : last;
+            Out c = {buf_at(p->C, (size_t)x.m0 * p->ldc + (size_t)x.panel0 * NR).ptr,
+                     (size_t)p->ldc, IN_BF16 && p->C.dtype == DT_BF16};
             if (patched)
-                c = (Out){patch() + (size_t)(panel - first) * NR, (size_t)(last - first) * NR, 0};
-            if (!p->packed) pack_panels(p, panel, end, k0, kc);
-            block(p, c, m0, m1, panel, end, k0, kc, p->add || k0 > 0);
+                c = (Out){patch() + (size_t)(x.panel0 - first) * NR, (size_t)(last - first) * NR,
+                          0};
+            if (!p->packed) pack_panels(p, x.panel0, x.panel1, x.k0, x.kc);
+            const act *next = step == 1 && x.panel1 < last
+                                  ? p->packed + ((size_t)x.panel1 * p->K + (size_t)x.k0) * NR
+                                  : NULL;
+            block(p, &x, c, (const char *)next);
         }
     }
-    finish_item(p, patch(), m0, m1, first, last);
+    finish_item(p, patch(), x.m0, x.m1, first, last);
 }
 
 static void product_sizes(Product *p) {

@@ -94,8 +94,8 @@ static inline void product_part(const Product *p, int item, int *m0, int *m1, in
 }
 
 /* Splits C into about `want` items, rows by multiples of mr and columns by whole panels. Each item
- * packs its own rows of A, and its own columns of B where they are not packed already: of all
- * splits the one that packs least. */
+ * reads, and packs where they are not packed already, its own rows of A and columns of B: of all
+ * splits the one that reads least. */
 static void split(Product *p, int want) {
     int panels = ceil_div(p->N, p->nr), tiles = ceil_div(p->M, p->mr),
         least = ceil_div(p->M, most_rows(p));
@@ -103,10 +103,10 @@ static void split(Product *p, int want) {
     for (int rows = least; rows <= least + want; rows++) {
         int row_step = ceil_div(tiles, rows) * p->mr, row_items = ceil_div(p->M, row_step);
         int columns = ceil_div(want, row_items) < panels ? ceil_div(want, row_items) : panels;
-        double packing = (double)p->M * columns + (p->packed ? 0.0 : (double)p->N * row_items);
-        if (row_items * columns < want) packing *= 2; /* idle threads cost more than packing */
-        if (packing >= best) continue;
-        best = packing;
+        double reading = (double)p->M * columns + (double)p->N * row_items;
+        if (row_items * columns < want) reading *= 2; /* idle threads cost more */
+        if (reading >= best) continue;
+        best = reading;
         p->row_step = row_step;
         p->row_items = row_items;
         p->panel_step = ceil_div(panels, columns);
