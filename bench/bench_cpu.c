@@ -1,6 +1,5 @@
-/* bench_cpu.c - products, training, decoding and one PPO-shaped forward on the CPU, each beside a
- * limit measured in the same run. Medians of alternating runs; on a shared machine compare ratios,
- * not times.
+/* bench_cpu.c - operations and whole models on the CPU, each beside a limit measured in the same
+ * run. Medians of alternating runs; on a shared machine compare ratios, not times.
  *
  * bench_cpu [--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] [--big] [--no-peers]
  * [--json FILE]: --big adds the 135 M shape; FILE gets a line of JSON for every row. */
@@ -53,84 +52,43 @@ static void spin_item(void *ctx, int item, int thread) {
     *(volatile float *)ctx = lanes == 16 ? spin16() : lanes == 8 ? spin8() : spin4();
 }
 
-static double peak_gflops(void) {
+static double peak_flops(void) {
     double best = 0.0;
     float sink;
     for (int r = 0; r < RUNS; r++) {
         double t = clock_seconds();
         threads_run(threads_count(), spin_item, &sink);
-        double rate =
-            2.0 * 12 * lanes * (double)SPINS * threads_count() / (clock_seconds() - t) / 1e9;
+        double rate = 2.0 * 12 * lanes * (double)SPINS * threads_count() / (clock_seconds() - t);
         if (rate > best) best = rate;
     }
     return best;
 }
 
-/* --- products --- */
-
-static double time_product(Backend *b, int kind, Buf x, Buf y, Mat w, Buf dw, int N) {
-    double t[RUNS];
-    double flops = 2.0 * N * w.O * w.K;
-    int repeats = (int)(2e9 / flops) + 1;
-    for (int r = 0; r < RUNS; r++) {
-        double began = clock_seconds();
-        for (int i = 0; i < repeats; i++) {
-            if (kind == 0) b->matmul_forward(b, y, x, w, N);
-            if (kind == 1) b->matmul_backward_input(b, x, y, w, N);
-            if (kind == 2) b->matmul_backward_weight(b, dw, y, x, N, w.O, w.K);
-        }
-        t[r] = (clock_seconds() - began) / repeats;
+/* bytes per second that all threads read together from memory: by vectors as wide as the peak's, of
+ * memory that was written, for what never was is one page of zeros */
+static volatile float read_sink;
+#define READ(name, attributes, type)                                                               \
+    attributes static void name(const char *from) {                                                \
+        const type *x = (const type *)(const void *)from;                                          \
+        type a = {0}, b = a, c = a, d = a;                                                         \
+        for (size_t i = 0; i < READ_PIECE / sizeof(type); i += 4)                                  \
+            a += x[i], b += x[i + 1], c += x[i + 2], d += x[i + 3];                                \
+        a += b + c + d;                                                                            \
+        read_sink = a[0];                                                                          \
     }
-    return flops / median(t, RUNS) / 1e9;
-}
+READ(read4, , four)
+#if defined(__x86_64__)
+READ(read8, __attribute__((target("avx2"))), __m256)
+READ(read16, __attribute__((target("avx512f"))), __m512)
+#else
+#define read8  read4
+#define read16 read4
+#endif
 
-static void bench_products(const Bench *bench) {
-    Backend *b = bench->b;
-    static const struct {
-        const char *name;
-        int O, K;
-    } shapes[] = {{"tiny qkv", 256, 128},   {"tiny gate+up", 768, 128}, {"tiny down", 128, 384},
-                  {"tiny head", 1024, 128}, {"135m qkv", 960, 576},     {"135m gate+up", 3072, 576},
-                  {"135m down", 576, 1536}};
-    static const int rows[] = {1, 8, 32, 256, 1024};
-    static const char *const kinds[] = {"matmul", "matmul_dx", "matmul_dw"};
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        int O = shapes[s].O, K = shapes[s].K, M = 1024;
-        size_t n = (size_t)O * (size_t)K;
-        Mat w = {.O = O, .K = K};
-        Buf x, y, dw;
-        MUST(b->alloc(b, &w.w, DT_F32, n, "w"));
-        MUST(b->alloc(b, &w.packed, b->dtype, b->packed_count(b, DT_F32, O, K), "w"));
-        MUST(b->alloc(b, &x, b->dtype, (size_t)M * (size_t)K, "x"));
-        MUST(b->alloc(b, &y, b->dtype, (size_t)M * (size_t)O, "y"));
-        MUST(b->alloc(b, &dw, DT_F32, n, "dw"));
-        bench_fill(b, w.w, n, 1);
-        bench_fill(b, x, (size_t)M * (size_t)K, 2);
-        b->pack(b, w);
-        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-            double peak = peak_gflops(), rate = time_product(b, 0, x, y, w, dw, rows[r]);
-            bench_row(bench, kinds[0], shapes[s].name, rows[r], rate, "GFLOP/s", peak);
-        }
-        for (int kind = 1; kind < 3; kind++) {
-            bench_fill(b, y, (size_t)M * (size_t)O, 3);
-            double peak = peak_gflops(), rate = time_product(b, kind, x, y, w, dw, M);
-            bench_row(bench, kinds[kind], shapes[s].name, M, rate, "GFLOP/s", peak);
-        }
-        Buf *all[] = {&w.w, &w.packed, &x, &y, &dw};
-        for (int i = 0; i < 5; i++) b->release(b, all[i]);
-    }
-}
-
-/* bytes per second that all threads read together from memory */
 static void read_item(void *ctx, int item, int thread) {
     (void)thread;
-    const four *x = (const four *)ctx + (size_t)item * READ_PIECE / sizeof(four);
-    four a = {0}, b = a, c = a, d = a;
-    for (size_t i = 0; i < READ_PIECE / sizeof(four); i += 4)
-        a += x[i], b += x[i + 1], c += x[i + 2], d += x[i + 3];
-    a += b + c + d;
-    volatile float sink = a[0];
-    (void)sink;
+    const char *from = (const char *)ctx + (size_t)item * READ_PIECE;
+    lanes == 16 ? read16(from) : lanes == 8 ? read8(from) : read4(from);
 }
 
 static double read_bandwidth(void) {
@@ -138,6 +96,7 @@ static double read_bandwidth(void) {
     void *memory = NULL;
     double best = 0.0;
     MUST(memory_alloc(&memory, (size_t)PIECES * READ_PIECE, "a bandwidth test"));
+    memset(memory, 1, (size_t)PIECES * READ_PIECE);
     for (int r = 0; r < RUNS; r++) {
         double t = clock_seconds();
         threads_run(PIECES, read_item, memory);
@@ -148,9 +107,41 @@ static double read_bandwidth(void) {
     return best;
 }
 
+/* --- what is measured --- */
+
+static void operations(Bench *bench, const char *name, const ModelConfig *m, int S, int T) {
+    static const int rows[] = {1, 8, 32, 256, 1024};
+    if (bench_wanted(bench, "matmul")) bench_products(bench, name, m, rows, 5);
+    if (bench_wanted(bench, "attention")) bench_attention(bench, S, T, m->NH, m->NKV, m->HS);
+    if (bench_wanted(bench, "head")) bench_head(bench, name, m, S * T / 2);
+    if (bench_wanted(bench, "stream")) bench_streams(bench, name, m, S * T, (size_t)1 << 25);
+}
+
+static void whole_models(Bench *bench, const char *name, const ModelConfig *m, int is_big) {
+    static const int batches[] = {1, 8, 32};
+    if (bench_wanted(bench, "train"))
+        bench_train(bench, name, m, is_big ? 4 : 32, is_big ? 256 : 64);
+    if (bench_wanted(bench, "dpo")) bench_dpo(bench, name, m, is_big ? 2 : 16, is_big ? 256 : 64);
+    if (bench_wanted(bench, "decode"))
+        for (int i = 0; i < 3; i++) bench_decode(bench, name, m, batches[i], 32, 64);
+    if (bench_wanted(bench, "batching"))
+        bench_batching(bench, name, m, is_big ? 16 : 32, is_big ? 64 : 256, 32, 256);
+    if (bench_wanted(bench, "sharing")) bench_sharing(bench, name, m, is_big ? 16 : 32, 256, 64);
+    if (bench_wanted(bench, "ppo"))
+        bench_ppo(bench, name, m, is_big ? 8 : 64, is_big ? 64 : 32, is_big ? 64 : 48, 2048);
+}
+
+static int usage(const char *word) {
+    fprintf(stderr,
+            "bench_cpu: what is \"%s\"? [--only NAME] [--threads N] [--kernels K] "
+            "[--dtype f32|bf16] [--big] [--no-peers] [--json FILE]\n",
+            word);
+    return 2;
+}
+
 int main(int argc, char **argv) {
     const char *kernels = "auto", *dtype = "f32", *json = NULL;
-    Bench bench = {.only = "", .peers = 1};
+    Bench bench = {.only = "", .peers = 1, .unit = 1e9, .rate_unit = "GFLOP/s"};
     int threads = 0, big = 0;
     for (int i = 1; i < argc; i++) {
         const char **text = !strcmp(argv[i], "--only")      ? &bench.only
@@ -166,6 +157,8 @@ int main(int argc, char **argv) {
             big = 1;
         else if (!strcmp(argv[i], "--no-peers"))
             bench.peers = 0;
+        else
+            return usage(argv[i]);
     }
     MUST(threads_start(threads));
     MUST(backend_create(&bench.b, "cpu", kernels, dtype));
@@ -173,37 +166,15 @@ int main(int argc, char **argv) {
             : !strcmp(bench.b->kernels, "avx2")                                         ? 8
                                                                                         : 4;
     if (json && !(bench.json = fopen(json, "a"))) perror(json);
-    bench.flops = peak_gflops() * 1e9;
+    bench.peak = peak_flops;
+    bench_refresh(&bench);
     bench.bandwidth = read_bandwidth();
     printf("kernels %s, %d threads; limits: f32 %.0f GFLOP/s, memory read %.1f GB/s\n",
            bench.b->kernels, threads_count(), bench.flops / 1e9, bench.bandwidth / 1e9);
-    if (bench_wanted(&bench, "matmul")) bench_products(&bench);
-    if (bench_wanted(&bench, "train")) {
-        bench_train(&bench, "tiny", &bench_tiny, 32, 64);
-        if (big) bench_train(&bench, "135m", &bench_135m, 4, 256);
-    }
-    if (bench_wanted(&bench, "dpo")) {
-        bench_dpo(&bench, "tiny", &bench_tiny, 16, 64);
-        if (big) bench_dpo(&bench, "135m", &bench_135m, 2, 256);
-    }
-    if (bench_wanted(&bench, "decode")) {
-        static const int batches[] = {1, 8, 32};
-        for (int i = 0; i < 3; i++) bench_decode(&bench, "tiny", &bench_tiny, batches[i], 32, 64);
-        for (int i = 0; big && i < 3; i++)
-            bench_decode(&bench, "135m", &bench_135m, batches[i], 32, 64);
-    }
-    if (bench_wanted(&bench, "batching")) {
-        bench_batching(&bench, "tiny", &bench_tiny, 32, 256, 32, 256);
-        if (big) bench_batching(&bench, "135m", &bench_135m, 16, 64, 32, 256);
-    }
-    if (bench_wanted(&bench, "sharing")) {
-        bench_sharing(&bench, "tiny", &bench_tiny, 32, 256, 64);
-        if (big) bench_sharing(&bench, "135m", &bench_135m, 16, 256, 64);
-    }
-    if (bench_wanted(&bench, "ppo")) {
-        bench_ppo(&bench, "tiny", &bench_tiny, 64, 32, 48, 2048);
-        if (big) bench_ppo(&bench, "135m", &bench_135m, 8, 64, 64, 2048);
-    }
+    operations(&bench, "tiny", &bench_tiny, 32, 64);
+    operations(&bench, "135m", &bench_135m, 4, 256);
+    whole_models(&bench, "tiny", &bench_tiny, 0);
+    if (big) whole_models(&bench, "135m", &bench_135m, 1);
     backend_release(bench.b);
     if (bench.json) fclose(bench.json);
     threads_stop();

@@ -59,7 +59,7 @@ double model_flops(const ModelConfig *m, int T) {
     return m->L * layer + 2.0 * m->C * m->V;
 }
 
-void bench_train(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int T) {
+void bench_train(Bench *bench, const char *name, const ModelConfig *cfg, int S, int T) {
     Backend *b = bench->b;
     Workspace *ws;
     Network net;
@@ -98,6 +98,7 @@ void bench_train(const Bench *bench, const char *name, const ModelConfig *cfg, i
         t[r] = clock_seconds() - began;
     }
     double rate = N / median(t + 1, RUNS);
+    bench_refresh(bench);
     double floor = bench->flops / (3.0 * model_flops(cfg, T));
     bench_beside(bench, "train", name, S * T, rate, "tok/s", floor,
                  bench_peer(bench, "train", name, 0));
@@ -108,7 +109,7 @@ void bench_train(const Bench *bench, const char *name, const ModelConfig *cfg, i
     workspace_release(ws);
 }
 
-void bench_dpo(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int T) {
+void bench_dpo(Bench *bench, const char *name, const ModelConfig *cfg, int S, int T) {
     Backend *b = bench->b;
     Workspace *ws;
     Network policy, reference;
@@ -152,6 +153,7 @@ void bench_dpo(const Bench *bench, const char *name, const ModelConfig *cfg, int
         MUST(optim_step(&optim, 1e-6f, &norm));
         t[r] = clock_seconds() - began;
     }
+    bench_refresh(bench);
     bench_row(bench, "dpo", name, N, N / median(t + 1, RUNS), "tok/s",
               bench->flops / (4.0 * model_flops(cfg, T)));
     free(ids), free(wanted), free(g), free(logp);
@@ -189,7 +191,7 @@ static double ppo_floor(const Bench *bench, const ModelConfig *m, int S, int P, 
     return R * decode_seconds(bench, m, S, P + R / 2) + flops / bench->flops;
 }
 
-void bench_decode(const Bench *bench, const char *name, const ModelConfig *cfg, int M, int prompt,
+void bench_decode(Bench *bench, const char *name, const ModelConfig *cfg, int M, int prompt,
                   int steps) {
     Backend *b = bench->b;
     Workspace *ws;
@@ -227,6 +229,7 @@ void bench_decode(const Bench *bench, const char *name, const ModelConfig *cfg, 
         t[r] = clock_seconds() - began;
     }
     double rate = M * steps / median(t, RUNS);
+    bench_refresh(bench);
     bench_beside(bench, "decode", name, M, rate, "tok/s",
                  decode_floor(bench, cfg, M, prompt, steps), bench_peer(bench, "decode", name, M));
     free(ids), free(starts), free(rows), free(positions), free(drawn), free(u), free(logp),
@@ -254,7 +257,7 @@ static void ppo_memory(const Bench *bench, const char *name, const ModelConfig *
 
 /* One PPO step's work with four models, phase by phase: S answers of R tokens to prompts of P, four
  * passes. */
-void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int S, int P, int R,
+void bench_ppo(Bench *bench, const char *name, const ModelConfig *cfg, int S, int P, int R,
                int micro_tokens) {
     Backend *b = bench->b;
     enum { PASSES = 4 };
@@ -323,6 +326,7 @@ void bench_ppo(const Bench *bench, const char *name, const ModelConfig *cfg, int
         t[3] = clock_seconds();
         for (int i = 0; i < 3; i++) best[i] = fmin(best[i], t[i + 1] - t[i]);
     }
+    bench_refresh(bench);
     static const char *const phases[] = {"ppo_rollout", "ppo_scoring", "ppo_improving"};
     for (int i = 0; i < 3; i++) bench_row(bench, phases[i], name, S, best[i], "s", 0);
     bench_beside(bench, "ppo_step", name, S, best[0] + best[1] + best[2], "s",

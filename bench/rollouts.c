@@ -80,8 +80,8 @@ static int draw_length(int request, int R) {
     return n < R ? n : R;
 }
 
-void bench_batching(const Bench *bench, const char *name, const ModelConfig *cfg, int rows,
-                    int requests, int P, int R) {
+void bench_batching(Bench *bench, const char *name, const ModelConfig *cfg, int rows, int requests,
+                    int P, int R) {
     enum { TIMES = 3 };
     Engine e;
     double together[TIMES], in_batches[TIMES], tokens = 0.0;
@@ -107,8 +107,7 @@ void bench_batching(const Bench *bench, const char *name, const ModelConfig *cfg
     engine_release(&e);
 }
 
-void bench_sharing(const Bench *bench, const char *name, const ModelConfig *cfg, int rows, int P,
-                   int R) {
+void bench_sharing(Bench *bench, const char *name, const ModelConfig *cfg, int rows, int P, int R) {
     enum { TIMES = 3, SAMPLES = 8 };
     Engine e;
     double shared[TIMES], apart[TIMES], tokens = (double)rows * R;
