@@ -26,6 +26,11 @@ typedef struct {
 static const Sizes real = {"1b", &bench_1b, 8, 2048, 4096, (size_t)1 << 28, 8192};
 static const Sizes small = {"tiny", &bench_tiny, 4, 64, 64, (size_t)1 << 16, 128};
 
+static void attention(Bench *bench, const Sizes *z, int HS) {
+    int NH = z->m->C / HS;
+    bench_attention(bench, z->S, z->T, NH, NH >= 4 ? NH / 4 : NH, HS);
+}
+
 static void whole_models(Bench *bench, int is_small) {
     const ModelConfig *m = is_small ? &bench_tiny : &bench_1b;
     const char *name = is_small ? "tiny" : "1b";
@@ -82,8 +87,8 @@ int main(int argc, char **argv) {
     int tokens = z->S * z->T;
     if (bench_wanted(&bench, "matmul")) bench_products(&bench, z->name, z->m, &tokens, 1);
     if (bench_wanted(&bench, "attention")) {
-        bench_attention(&bench, z->S, z->T, z->m->C / 64, z->m->C / 256, 64);
-        bench_attention(&bench, z->S, z->T, z->m->C / 128, z->m->C / 512, 128);
+        attention(&bench, z, is_small ? 16 : 64);
+        attention(&bench, z, is_small ? 32 : 128);
     }
     if (bench_wanted(&bench, "head")) bench_head(&bench, z->name, z->m, z->R);
     if (bench_wanted(&bench, "stream")) bench_streams(&bench, z->name, z->m, tokens, z->flat);
