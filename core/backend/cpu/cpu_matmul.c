@@ -22,7 +22,8 @@ enum {
     ROWS = 504,
     PANELS = 256 / NR, /* a packed block: KC x 256 floats, half of a small L2 */
     BLOCK = ROWS * KC, /* floats of a packed block of A */
-    KC_PACKED = 2048,  /* packed weights: most products are one block of k */
+    KC_LONG = 768,     /* with packed weights, which are not copied block by block */
+    KC_PACKED = 2048,  /* packed bf16 weights: most products are one block of k */
     NEAR = 64 << 10,   /* floats of A that stay near while panels pass them */
     PATCH = 1024 * KC, /* floats of C that rest between blocks of k, in bf16 */
     FEW = 8 /* rows read side by side when packing: rows are multiples of pages apart often enough,
@@ -319,52 +320,56 @@ static inline Ahead share_ahead(const char *next, int kc, size_t row_bytes, int 
     return (Ahead){next + (size_t)tile * kc * step, step};
 }
 
-static void block(const Product *p, const Block *x, Out c0, const char *next) {
-    int narrow = IN_BF16 && p->packed, kc = x->kc;
-    const char *b0 = (const char *)b_block();
-    size_t panel_bytes = (size_t)kc * NR * sizeof(float), row_bytes = NR * sizeof(act);
-    if (p->packed) {
-        panel_bytes = (size_t)p->K * row_bytes;
-        b0 = (const char *)(p->packed + ((size_t)x->panel0 * p->K + (size_t)x->k0) * NR);
-    }
-    size_t lda = reads_direct(p) ? p->a_row : 0;
-    const float *a = lda ? f32(p->A) + (size_t)x->m0 * lda + x->k0 : a_block();
-    size_t element = c0.half ? 2 : 4;
-    int tile = 0, tiles = ceil_div(x->m1 - x->m0, MR);
-    for (int m = x->m0, rows; m < x->m1; m += rows, tile++) {
-        rows = tile_height(x->m1 - m);
-        for (int panel = x->panel0; panel < x->panel1; panel++) {
-            int n = p->N - panel * NR;
-            const char *b = b0 + (size_t)(panel - x->panel0) * panel_bytes;
-            Out c = {(char *)c0.at +
-                         ((m - x->m0) * c0.ld + (size_t)(panel - x->panel0) * NR) * element,
-                     c0.ld, c0.half};
-            Ahead ahead = next ? share_ahead(next, kc, row_bytes, tile, tiles) : NOTHING;
-            if (rows == 1 && panel + 4 <= x->panel1 && n >= 4 * NR) {
-                row_of_panels(kc, a, b, panel_bytes, narrow, c, x->add);
-                panel += 3;
-            } else if (n >= NR) {
-                tile_rows(rows, kc, a, lda, b, narrow, c, x->add, ahead);
-            } else {
-                tile_edge(rows, n, kc, a, lda, b, narrow, c, x->add, ahead);
-            }
+/* Rows m0..m1 meet the block's panels; a, b, c are of row m0 and the first panel. */
+static void meet_panels(const Product *p, const Block *x, const float *a, size_t lda, const char *b,
+                        size_t panel_bytes, Out c, int m0, int m1) {
+    int narrow = IN_BF16 && p->packed, kc = x->kc, tiles = ceil_div(m1 - m0, MR);
+    size_t row_bytes = NR * (p->packed ? sizeof(act) : sizeof(float)), element = c.half ? 2 : 4;
+    for (int panel = x->panel0; panel < x->panel1; panel++, b += panel_bytes) {
+        int n = p->N - panel * NR, tile = 0;
+        const float *a_m = a;
+        Out c_m = c;
+        c.at = (char *)c.at + NR * element;
+        if (m1 - m0 == 1 && panel + 4 <= x->panel1 && n >= 4 * NR) {
+            row_of_panels(kc, a, b, panel_bytes, narrow, c_m, x->add);
+            c.at = (char *)c.at + 3 * NR * element;
+            b += 3 * panel_bytes;
+            panel += 3;
+            continue;
         }
-        a += lda ? rows * lda : (size_t)rows * (size_t)kc;
+        for (int m = m0, rows; m < m1; m += rows, tile++) {
+            rows = tile_height(m1 - m);
+            Ahead ahead = p->packed && panel + 1 < x->panel1
+                              ? share_ahead(b + panel_bytes, kc, row_bytes, tile, tiles)
+                              : NOTHING;
+            if (n >= NR)
+                tile_rows(rows, kc, a_m, lda, b, narrow, c_m, x->add, ahead);
+            else
+                tile_edge(rows, n, kc, a_m, lda, b, narrow, c_m, x->add, ahead);
+            c_m.at = (char *)c_m.at + rows * c.ld * element;
+            a_m += lda ? rows * lda : (size_t)rows * (size_t)kc;
+        }
     }
 }
 
-/* Panels that lie in the cache together while rows pass them; or, where A stays near and weights
- * come from memory, one, which all rows meet while the next is on its way. */
-static int panels_together(const Product *p, int rows, int kc) {
-    if (!p->packed || (size_t)rows * kc > NEAR) return PANELS;
-    return rows == 1 ? 4 : 1;
-}
-
-/* of k, over which chains run in registers */
-static int longest_block(const Product *p, int rows) {
-    if (!p->packed || IN_BF16) return p->kc;
-    int near = NEAR / rows;
-    return near < KC ? KC : near < KC_PACKED ? near : KC_PACKED;
+/* Weights come from far: they meet an item's rows panel by panel, and the rows, few enough, stay
+ * near (most_rows). Panels packed for the item are near, and a tile of rows passes them. */
+static void block(const Product *p, const Block *x, Out c) {
+    size_t panel_bytes = (size_t)x->kc * NR * sizeof(float);
+    size_t lda = reads_direct(p) ? p->a_row : 0, a_row = lda ? lda : (size_t)x->kc;
+    const float *a = lda ? f32(p->A) + (size_t)x->m0 * lda + x->k0 : a_block();
+    if (p->packed) {
+        const act *b = p->packed + ((size_t)x->panel0 * p->K + (size_t)x->k0) * NR;
+        meet_panels(p, x, a, lda, (const char *)b, (size_t)p->K * NR * sizeof(act), c, x->m0,
+                    x->m1);
+        return;
+    }
+    for (int m = x->m0, rows; m < x->m1; m += rows) {
+        rows = tile_height(x->m1 - m);
+        meet_panels(p, x, a, lda, (const char *)b_block(), panel_bytes, c, m, m + rows);
+        c.at = (char *)c.at + rows * c.ld * (c.half ? 2 : 4);
+        a += rows * a_row;
+    }
 }
 
 static void product_item(void *ctx, int item, int thread) {
@@ -373,11 +378,10 @@ static void product_item(void *ctx, int item, int thread) {
     int first, last, patched = in_patch(p);
     Block x;
     product_part(p, item, &x.m0, &x.m1, &first, &last);
-    int longest = longest_block(p, x.m1 - x.m0);
-    for (x.k0 = 0; x.k0 < p->K; x.k0 += longest) {
-        x.kc = p->K - x.k0 < longest ? p->K - x.k0 : longest;
+    int step = p->packed ? last - first : PANELS;
+    for (x.k0 = 0; x.k0 < p->K; x.k0 += p->kc) {
+        x.kc = p->K - x.k0 < p->kc ? p->K - x.k0 : p->kc;
         x.add = p->add || x.k0 > 0;
-        int step = panels_together(p, x.m1 - x.m0, x.kc);
         if (!reads_direct(p)) pack_a(p, x.m0, x.m1, x.k0, x.kc);
         for (x.panel0 = first; x.panel0 < last; x.panel0 = x.panel1) {
             x.panel1 = x.panel0 + step < last ? x.panel0 + step : last;
@@ -387,10 +391,7 @@ static void product_item(void *ctx, int item, int thread) {
                 c = (Out){patch() + (size_t)(x.panel0 - first) * NR, (size_t)(last - first) * NR,
                           0};
             if (!p->packed) pack_panels(p, x.panel0, x.panel1, x.k0, x.kc);
-            const act *next = step == 1 && x.panel1 < last
-                                  ? p->packed + ((size_t)x.panel1 * p->K + (size_t)x.k0) * NR
-                                  : NULL;
-            block(p, &x, c, (const char *)next);
+            block(p, &x, c);
         }
     }
     finish_item(p, patch(), x.m0, x.m1, first, last);
@@ -399,8 +400,8 @@ static void product_item(void *ctx, int item, int thread) {
 static void product_sizes(Product *p) {
     p->mr = MR;
     p->nr = NR;
-    p->kc = IN_BF16 && p->packed ? KC_PACKED : KC;
-    p->a_room = BLOCK;
+    p->kc = !p->packed ? KC : IN_BF16 ? KC_PACKED : ceil_div(p->K, ceil_div(p->K, KC_LONG));
+    p->a_room = p->packed ? NEAR : BLOCK;
     p->patch_room = PATCH;
     p->tiles_f32 = !p->packed;
 }

@@ -47,7 +47,7 @@ static void product_item(void *ctx, int item, int thread);
 /* Rows of A that an item packs at most. A product with packed weights may be one short block of k.
  */
 static inline int most_rows(const Product *p) {
-    int k = IN_BF16 && p->packed && p->K < p->kc ? ceil_div(p->K, 32) * 32 : p->kc;
+    int k = p->packed && p->K < p->kc ? ceil_div(p->K, 32) * 32 : p->kc;
     return p->a_room / k / p->mr * p->mr;
 }
 
