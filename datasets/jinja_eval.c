@@ -136,13 +136,22 @@ static Status bind(Eval *e, const char *what, const Builtin *b, const Args *a, A
     return OK;
 }
 
+const Builtin *builtin_find(const Builtin *rows, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(rows[i].name, name)) return &rows[i];
+    return NULL;
+}
+
 Status builtin_call(Eval *e, const char *what, const Builtin *b, Value self, const Args *a,
                     Value *out) {
     Value v[PARAMS_MAX];
-    Args bound = {.v = v};
-    if (!b->params) return b->call(e, self, a, out);
-    TRY(bind(e, what, b, a, &bound));
-    return b->call(e, self, &bound, out);
+    Args given = {.v = v};
+    if (b->params)
+        TRY(bind(e, what, b, a, &given));
+    else
+        given = *a;
+    given.mode = b->mode;
+    return b->call(e, self, &given, out);
 }
 
 static Status eval_call(Eval *e, const Node *n, Value *out) {

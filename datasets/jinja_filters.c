@@ -37,25 +37,9 @@ static Status filter_trim(Eval *e, Value v, const Args *a, Value *out) {
     return OK;
 }
 
-static Status to_case(Eval *e, Value v, Case to, Value *out) {
+static Status filter_case(Eval *e, Value v, const Args *a, Value *out) {
     TRY(text_out(e, v, out));
-    return str_case(e, out->s, to, &out->s);
-}
-static Status filter_lower(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return to_case(e, v, CASE_LOWER, out);
-}
-static Status filter_upper(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return to_case(e, v, CASE_UPPER, out);
-}
-static Status filter_title(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return to_case(e, v, CASE_TITLE_FILTER, out);
-}
-static Status filter_capitalize(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return to_case(e, v, CASE_CAPITAL, out);
+    return str_case(e, out->s, (Case)a->mode, &out->s);
 }
 
 static Status filter_replace(Eval *e, Value v, const Args *a, Value *out) {
@@ -226,29 +210,28 @@ static Status filter_tojson(Eval *e, Value v, const Args *a, Value *out) {
 }
 
 static const Builtin filters[] = {
-    {"abs", "", filter_abs},
-    {"capitalize", "", filter_capitalize},
-    {"count", "", filter_length},
-    {"d", "default_value,boolean", filter_default},
-    {"default", "default_value,boolean", filter_default},
-    {"float", "default", filter_float},
-    {"indent", "width,first,blank", filter_indent},
-    {"int", "default,base", filter_int},
-    {"length", "", filter_length},
-    {"lower", "", filter_lower},
-    {"replace", "old!,new!,count", filter_replace},
-    {"round", "precision,method", filter_round},
-    {"safe", "", filter_string},
-    {"string", "", filter_string},
-    {"title", "", filter_title},
-    {"tojson", "ensure_ascii,indent,separators,sort_keys", filter_tojson},
-    {"trim", "chars", filter_trim},
-    {"upper", "", filter_upper},
-    {"wordcount", "", filter_wordcount},
+    {"abs", "", filter_abs, 0},
+    {"capitalize", "", filter_case, CASE_CAPITAL},
+    {"count", "", filter_length, 0},
+    {"d", "default_value,boolean", filter_default, 0},
+    {"default", "default_value,boolean", filter_default, 0},
+    {"float", "default", filter_float, 0},
+    {"indent", "width,first,blank", filter_indent, 0},
+    {"int", "default,base", filter_int, 0},
+    {"length", "", filter_length, 0},
+    {"lower", "", filter_case, CASE_LOWER},
+    {"replace", "old!,new!,count", filter_replace, 0},
+    {"round", "precision,method", filter_round, 0},
+    {"safe", "", filter_string, 0},
+    {"string", "", filter_string, 0},
+    {"title", "", filter_case, CASE_TITLE_FILTER},
+    {"tojson", "ensure_ascii,indent,separators,sort_keys", filter_tojson, 0},
+    {"trim", "chars", filter_trim, 0},
+    {"upper", "", filter_case, CASE_UPPER},
+    {"wordcount", "", filter_wordcount, 0},
 };
 
 const Builtin *filter_named(const char *name) {
-    for (size_t i = 0; i < sizeof(filters) / sizeof(*filters); i++)
-        if (!strcmp(filters[i].name, name)) return &filters[i];
-    return filter_named_more(name);
+    const Builtin *f = builtin_find(filters, sizeof(filters) / sizeof(*filters), name);
+    return f ? f : filter_named_more(name);
 }

@@ -20,33 +20,22 @@ static Status want_count(Eval *e, Value v, int64_t *out) {
 
 /* ---- strings ---- */
 
-static Status strip(Eval *e, Value v, const Args *a, int sides, Value *out) {
+enum { AT_START, AT_END }; /* modes: where a method looks */
+
+static Status str_method_strip(Eval *e, Value v, const Args *a, Value *out) {
     Str chars = {0};
     int given = a->v[0].type != V_ABSENT && a->v[0].type != V_NONE;
     if (given) TRY(want_str(e, a->v[0], "strip()", &chars));
-    *out = value_str(str_strip(v.s, given ? &chars : NULL, sides));
+    *out = value_str(str_strip(v.s, given ? &chars : NULL, a->mode));
     return spend_work(e, v.s.n);
-}
-static Status str_method_strip(Eval *e, Value v, const Args *a, Value *out) {
-    return strip(e, v, a, STRIP_LEFT | STRIP_RIGHT, out);
-}
-static Status str_method_lstrip(Eval *e, Value v, const Args *a, Value *out) {
-    return strip(e, v, a, STRIP_LEFT, out);
-}
-static Status str_method_rstrip(Eval *e, Value v, const Args *a, Value *out) {
-    return strip(e, v, a, STRIP_RIGHT, out);
 }
 
 static Status str_method_split(Eval *e, Value v, const Args *a, Value *out) {
     int64_t most;
     TRY(want_count(e, a->v[1], &most));
-    return str_split(e, v.s, &a->v[0], most, 0, out);
+    return str_split(e, v.s, &a->v[0], most, a->mode == AT_END, out);
 }
-static Status str_method_rsplit(Eval *e, Value v, const Args *a, Value *out) {
-    int64_t most;
-    TRY(want_count(e, a->v[1], &most));
-    return str_split(e, v.s, &a->v[0], most, 1, out);
-}
+
 static Status str_method_splitlines(Eval *e, Value v, const Args *a, Value *out) {
     return str_lines(e, v.s, a->v[0].type != V_ABSENT && value_truth(a->v[0]), out);
 }
@@ -55,11 +44,12 @@ static int affix_is(Str s, Str part, int at_end) {
     return s.n >= part.n && !memcmp(at_end ? s.s + s.n - part.n : s.s, part.s, part.n);
 }
 
-static Status has_affix(Eval *e, Value v, Value part, int at_end, Value *out) {
-    Value one = part, *all = &one;
+static Status str_method_has_affix(Eval *e, Value v, const Args *a, Value *out) {
+    Value one = a->v[0], *all = &one;
     size_t n = 1;
+    int at_end = a->mode == AT_END;
     Str s;
-    if (part.type == V_TUPLE) all = part.list->v, n = part.list->n;
+    if (one.type == V_TUPLE) all = one.list->v, n = one.list->n;
     *out = value_bool(0);
     for (size_t i = 0; i < n; i++) {
         TRY(want_str(e, all[i], at_end ? "endswith()" : "startswith()", &s));
@@ -68,45 +58,20 @@ static Status has_affix(Eval *e, Value v, Value part, int at_end, Value *out) {
     }
     return OK;
 }
-static Status str_method_startswith(Eval *e, Value v, const Args *a, Value *out) {
-    return has_affix(e, v, a->v[0], 0, out);
-}
-static Status str_method_endswith(Eval *e, Value v, const Args *a, Value *out) {
-    return has_affix(e, v, a->v[0], 1, out);
-}
 
-static Status str_method_removeprefix(Eval *e, Value v, const Args *a, Value *out) {
+static Status str_method_without_affix(Eval *e, Value v, const Args *a, Value *out) {
+    int at_end = a->mode == AT_END;
     Str s;
-    TRY(want_str(e, a->v[0], "removeprefix()", &s));
-    *out = value_str(affix_is(v.s, s, 0) ? str_part(v.s, s.n, v.s.n) : v.s);
-    return spend_work(e, s.n);
-}
-static Status str_method_removesuffix(Eval *e, Value v, const Args *a, Value *out) {
-    Str s;
-    TRY(want_str(e, a->v[0], "removesuffix()", &s));
-    *out = value_str(affix_is(v.s, s, 1) ? str_part(v.s, 0, v.s.n - s.n) : v.s);
+    TRY(want_str(e, a->v[0], at_end ? "removesuffix()" : "removeprefix()", &s));
+    *out = v;
+    if (affix_is(v.s, s, at_end))
+        out->s = at_end ? str_part(v.s, 0, v.s.n - s.n) : str_part(v.s, s.n, v.s.n);
     return spend_work(e, s.n);
 }
 
-static Status cased(Eval *e, Value v, Case to, Value *out) {
+static Status str_method_case(Eval *e, Value v, const Args *a, Value *out) {
     *out = value_of(V_STRING);
-    return str_case(e, v.s, to, &out->s);
-}
-static Status str_method_lower(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return cased(e, v, CASE_LOWER, out);
-}
-static Status str_method_upper(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return cased(e, v, CASE_UPPER, out);
-}
-static Status str_method_title(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return cased(e, v, CASE_TITLE, out);
-}
-static Status str_method_capitalize(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return cased(e, v, CASE_CAPITAL, out);
+    return str_case(e, v.s, (Case)a->mode, &out->s);
 }
 
 static Status str_method_replace(Eval *e, Value v, const Args *a, Value *out) {
@@ -164,89 +129,73 @@ static Status str_method_count(Eval *e, Value v, const Args *a, Value *out) {
     return OK;
 }
 
-/* All characters of one kind, at least one. */
-static Status all_chars(Eval *e, Value v, int (*is)(int32_t), Value *out) {
+/* modes: kinds of characters */
+enum { CHAR_DIGIT = 1, CHAR_LETTER = 2, CHAR_SPACE = 4 };
+
+static int char_kind(int32_t c) {
+    utf8proc_category_t k = utf8proc_category(c);
+    if (is_space_char(c)) return CHAR_SPACE;
+    if (k == UTF8PROC_CATEGORY_ND) return CHAR_DIGIT;
+    return k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO ? CHAR_LETTER : 0;
+}
+
+/* Is there a character, and are all of these kinds? */
+static Status str_method_is(Eval *e, Value v, const Args *a, Value *out) {
     int all = v.s.n > 0;
     TRY(spend_work(e, v.s.n));
     for (size_t i = 0, n; i < v.s.n; i += n) {
         int32_t c;
         n = char_at(v.s.s + i, v.s.n - i, &c);
-        all &= is(c);
+        all &= (char_kind(c) & a->mode) != 0;
     }
     *out = value_bool(all);
     return OK;
 }
-static int is_digit_char(int32_t c) {
-    return utf8proc_category(c) == UTF8PROC_CATEGORY_ND;
-}
-static int is_letter(int32_t c) {
-    utf8proc_category_t k = utf8proc_category(c);
-    return k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
-}
-static int is_letter_or_digit(int32_t c) {
-    return is_letter(c) || is_digit_char(c);
-}
-static Status str_method_isdigit(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return all_chars(e, v, is_digit_char, out);
-}
-static Status str_method_isalpha(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return all_chars(e, v, is_letter, out);
-}
-static Status str_method_isalnum(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return all_chars(e, v, is_letter_or_digit, out);
-}
-static Status str_method_isspace(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return all_chars(e, v, is_space_char, out);
-}
 
 static const Builtin str_methods[] = {
-    {"capitalize", "", str_method_capitalize},
-    {"count", "sub!", str_method_count},
-    {"endswith", "suffix!", str_method_endswith},
-    {"find", "sub!", str_method_find},
-    {"isalnum", "", str_method_isalnum},
-    {"isalpha", "", str_method_isalpha},
-    {"isdigit", "", str_method_isdigit},
-    {"isspace", "", str_method_isspace},
-    {"join", "items!", str_method_join},
-    {"lower", "", str_method_lower},
-    {"lstrip", "chars", str_method_lstrip},
-    {"removeprefix", "prefix!", str_method_removeprefix},
-    {"removesuffix", "suffix!", str_method_removesuffix},
-    {"replace", "old!,new!,count", str_method_replace},
-    {"rfind", "sub!", str_method_rfind},
-    {"rsplit", "sep,maxsplit", str_method_rsplit},
-    {"rstrip", "chars", str_method_rstrip},
-    {"split", "sep,maxsplit", str_method_split},
-    {"splitlines", "keepends", str_method_splitlines},
-    {"startswith", "prefix!", str_method_startswith},
-    {"strip", "chars", str_method_strip},
-    {"title", "", str_method_title},
-    {"upper", "", str_method_upper},
-    {"casefold", NULL, NULL},
-    {"center", NULL, NULL},
-    {"encode", NULL, NULL},
-    {"expandtabs", NULL, NULL},
-    {"format", NULL, NULL},
-    {"format_map", NULL, NULL},
-    {"index", NULL, NULL},
-    {"isdecimal", NULL, NULL},
-    {"islower", NULL, NULL},
-    {"isnumeric", NULL, NULL},
-    {"istitle", NULL, NULL},
-    {"isupper", NULL, NULL},
-    {"ljust", NULL, NULL},
-    {"partition", NULL, NULL},
-    {"rindex", NULL, NULL},
-    {"rjust", NULL, NULL},
-    {"rpartition", NULL, NULL},
-    {"swapcase", NULL, NULL},
-    {"translate", NULL, NULL},
-    {"zfill", NULL, NULL},
+    {"capitalize", "", str_method_case, CASE_CAPITAL},
+    {"count", "sub!", str_method_count, 0},
+    {"endswith", "suffix!", str_method_has_affix, AT_END},
+    {"find", "sub!", str_method_find, 0},
+    {"isalnum", "", str_method_is, CHAR_LETTER | CHAR_DIGIT},
+    {"isalpha", "", str_method_is, CHAR_LETTER},
+    {"isdigit", "", str_method_is, CHAR_DIGIT},
+    {"isspace", "", str_method_is, CHAR_SPACE},
+    {"join", "items!", str_method_join, 0},
+    {"lower", "", str_method_case, CASE_LOWER},
+    {"lstrip", "chars", str_method_strip, STRIP_LEFT},
+    {"removeprefix", "prefix!", str_method_without_affix, AT_START},
+    {"removesuffix", "suffix!", str_method_without_affix, AT_END},
+    {"replace", "old!,new!,count", str_method_replace, 0},
+    {"rfind", "sub!", str_method_rfind, 0},
+    {"rsplit", "sep,maxsplit", str_method_split, AT_END},
+    {"rstrip", "chars", str_method_strip, STRIP_RIGHT},
+    {"split", "sep,maxsplit", str_method_split, AT_START},
+    {"splitlines", "keepends", str_method_splitlines, 0},
+    {"startswith", "prefix!", str_method_has_affix, AT_START},
+    {"strip", "chars", str_method_strip, STRIP_LEFT | STRIP_RIGHT},
+    {"title", "", str_method_case, CASE_TITLE},
+    {"upper", "", str_method_case, CASE_UPPER},
+    {"casefold", NULL, NULL, 0},
+    {"center", NULL, NULL, 0},
+    {"encode", NULL, NULL, 0},
+    {"expandtabs", NULL, NULL, 0},
+    {"format", NULL, NULL, 0},
+    {"format_map", NULL, NULL, 0},
+    {"index", NULL, NULL, 0},
+    {"isdecimal", NULL, NULL, 0},
+    {"islower", NULL, NULL, 0},
+    {"isnumeric", NULL, NULL, 0},
+    {"istitle", NULL, NULL, 0},
+    {"isupper", NULL, NULL, 0},
+    {"ljust", NULL, NULL, 0},
+    {"partition", NULL, NULL, 0},
+    {"rindex", NULL, NULL, 0},
+    {"rjust", NULL, NULL, 0},
+    {"rpartition", NULL, NULL, 0},
+    {"swapcase", NULL, NULL, 0},
+    {"translate", NULL, NULL, 0},
+    {"zfill", NULL, NULL, 0},
 };
 
 /* ---- dicts ---- */
@@ -258,32 +207,19 @@ static Status dict_method_get(Eval *e, Value v, const Args *a, Value *out) {
     return OK;
 }
 
-static Status dict_parts(Eval *e, Value v, int key, int value, Value *out) {
+enum { DICT_KEYS = 1, DICT_VALUES = 2 }; /* modes */
+
+static Status dict_method_parts(Eval *e, Value v, const Args *a, Value *out) {
     TRY(list_new(e, V_LIST, v.dict->n, out));
     for (size_t i = 0; i < v.dict->n; i++) {
         const Pair *p = &v.dict->v[i];
-        Value item = key ? p->key : p->value;
-        if (key && value) {
-            TRY(list_new(e, V_TUPLE, 2, &item));
-            TRY(list_add(e, item, p->key));
-            TRY(list_add(e, item, p->value));
-        }
+        Value item = a->mode & DICT_KEYS ? p->key : p->value;
+        if (a->mode == (DICT_KEYS | DICT_VALUES)) TRY(pair_of(e, p, &item));
         TRY(list_add(e, *out, item));
     }
     return OK;
 }
-static Status dict_method_items(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return dict_parts(e, v, 1, 1, out);
-}
-static Status dict_method_keys(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return dict_parts(e, v, 1, 0, out);
-}
-static Status dict_method_values(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return dict_parts(e, v, 0, 1, out);
-}
+
 static Status dict_method_copy(Eval *e, Value v, const Args *a, Value *out) {
     (void)e, (void)a;
     *out = v; /* nothing can change it */
@@ -291,17 +227,17 @@ static Status dict_method_copy(Eval *e, Value v, const Args *a, Value *out) {
 }
 
 static const Builtin dict_methods[] = {
-    {"copy", "", dict_method_copy},
-    {"get", "key!,default", dict_method_get},
-    {"items", "", dict_method_items},
-    {"keys", "", dict_method_keys},
-    {"values", "", dict_method_values},
-    {"clear", NULL, NULL},
-    {"fromkeys", NULL, NULL},
-    {"pop", NULL, NULL},
-    {"popitem", NULL, NULL},
-    {"setdefault", NULL, NULL},
-    {"update", NULL, NULL},
+    {"copy", "", dict_method_copy, 0},
+    {"get", "key!,default", dict_method_get, 0},
+    {"items", "", dict_method_parts, DICT_KEYS | DICT_VALUES},
+    {"keys", "", dict_method_parts, DICT_KEYS},
+    {"values", "", dict_method_parts, DICT_VALUES},
+    {"clear", NULL, NULL, 0},
+    {"fromkeys", NULL, NULL, 0},
+    {"pop", NULL, NULL, 0},
+    {"popitem", NULL, NULL, 0},
+    {"setdefault", NULL, NULL, 0},
+    {"update", NULL, NULL, 0},
 };
 
 /* ---- lists ---- */
@@ -327,16 +263,16 @@ static Status list_method_index(Eval *e, Value v, const Args *a, Value *out) {
 }
 
 static const Builtin list_methods[] = {
-    {"count", "value!", list_method_count},
-    {"index", "value!", list_method_index},
-    {"append", NULL, NULL},
-    {"clear", NULL, NULL},
-    {"extend", NULL, NULL},
-    {"insert", NULL, NULL},
-    {"pop", NULL, NULL},
-    {"remove", NULL, NULL},
-    {"reverse", NULL, NULL},
-    {"sort", NULL, NULL},
+    {"count", "value!", list_method_count, 0},
+    {"index", "value!", list_method_index, 0},
+    {"append", NULL, NULL, 0},
+    {"clear", NULL, NULL, 0},
+    {"extend", NULL, NULL, 0},
+    {"insert", NULL, NULL, 0},
+    {"pop", NULL, NULL, 0},
+    {"remove", NULL, NULL, 0},
+    {"reverse", NULL, NULL, 0},
+    {"sort", NULL, NULL, 0},
 };
 
 #define TABLE(type, list) [type] = {list, sizeof(list) / sizeof(*list)}
@@ -347,9 +283,7 @@ const Builtin *method_named(ValueType type, const char *name) {
         size_t n;
     } tables[V_METHOD + 1] = {TABLE(V_STRING, str_methods), TABLE(V_DICT, dict_methods),
                               TABLE(V_LIST, list_methods), TABLE(V_TUPLE, list_methods)};
-    for (size_t i = 0; i < tables[type].n; i++)
-        if (!strcmp(tables[type].v[i].name, name)) return &tables[type].v[i];
-    return NULL;
+    return builtin_find(tables[type].v, tables[type].n, name);
 }
 
 /* ---- functions ---- */
@@ -379,8 +313,10 @@ static Status call_range(Eval *e, Value self, const Args *a, Value *out) {
     return OK;
 }
 
-static Status put_all(Eval *e, const Args *a, ValueType type, Value *out) {
-    TRY(dict_new(e, type, out));
+/* mode: the type that is made */
+static Status call_dict(Eval *e, Value self, const Args *a, Value *out) {
+    (void)self;
+    TRY(dict_new(e, (ValueType)a->mode, out));
     if (a->n > 1 || (a->n == 1 && a->v[0].type != V_DICT))
         return eval_fail(e, "only a dict and named values can make a %s", value_kind(*out));
     for (size_t i = 0; a->n && i < a->v[0].dict->n; i++)
@@ -388,14 +324,6 @@ static Status put_all(Eval *e, const Args *a, ValueType type, Value *out) {
     for (int i = 0; i < a->n_keys; i++)
         TRY(dict_put(e, *out, value_str(str_of(a->key[i])), a->key_value[i]));
     return OK;
-}
-static Status call_namespace(Eval *e, Value self, const Args *a, Value *out) {
-    (void)self;
-    return put_all(e, a, V_NAMESPACE, out);
-}
-static Status call_dict(Eval *e, Value self, const Args *a, Value *out) {
-    (void)self;
-    return put_all(e, a, V_DICT, out);
 }
 
 /* The sentence is the template's: it becomes the status message as it is, on one line. */
@@ -429,15 +357,13 @@ static Status call_strftime(Eval *e, Value self, const Args *a, Value *out) {
 }
 
 static const Builtin functions[] = {
-    {"dict", NULL, call_dict},
-    {"namespace", NULL, call_namespace},
-    {"raise_exception", "message!", call_raise},
-    {"range", "start!,stop,step", call_range},
-    {"strftime_now", "format!", call_strftime},
+    {"dict", NULL, call_dict, V_DICT},
+    {"namespace", NULL, call_dict, V_NAMESPACE},
+    {"raise_exception", "message!", call_raise, 0},
+    {"range", "start!,stop,step", call_range, 0},
+    {"strftime_now", "format!", call_strftime, 0},
 };
 
 const Builtin *function_named(const char *name) {
-    for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++)
-        if (!strcmp(functions[i].name, name)) return &functions[i];
-    return NULL;
+    return builtin_find(functions, sizeof(functions) / sizeof(*functions), name);
 }

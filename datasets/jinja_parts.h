@@ -297,6 +297,7 @@ typedef struct { /* arguments of a call; of a builtin with named parameters: v b
     const char **key;
     Value *key_value;
     int n_keys;
+    int mode; /* of the builtin that is called */
 } Args;
 
 typedef Status (*BuiltinFn)(Eval *e, Value self, const Args *a, Value *out);
@@ -305,7 +306,10 @@ struct Builtin {
     /* "old!,new!,count": names, ! where they must be given; NULL: takes any */
     const char *params;
     BuiltinFn call; /* NULL: known and not supported */
+    int mode;       /* where one function serves several names: which of them, as a->mode */
 };
+/* The row of that name, or NULL. */
+const Builtin *builtin_find(const Builtin *rows, size_t n, const char *name);
 
 Status eval_fail(const Eval *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Counts an evaluation that looks at so many bytes; counts memory before it is taken. */
@@ -361,6 +365,9 @@ typedef struct {
     Str item_separator, key_separator;
 } JsonStyle;
 Status put_json(Eval *e, Build *b, Value v, const JsonStyle *style, int depth);
+
+/* jinja_sequence.c */
+Status pair_of(Eval *e, const Pair *p, Value *out); /* (key, value) */
 
 /* The tables; NULL when there is no such name (known and unsupported ones have no call). */
 const Builtin *filter_named(const char *name);

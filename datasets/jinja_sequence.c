@@ -19,23 +19,18 @@ static Status filter_list(Eval *e, Value v, const Args *a, Value *out) {
     return OK;
 }
 
-static Status end_of(Eval *e, Value v, int last, Value *out) {
+enum { FIRST, LAST }; /* modes */
+
+static Status filter_end(Eval *e, Value v, const Args *a, Value *out) {
     Value all;
+    int last = a->mode == LAST;
     TRY(value_elements(e, v, &all));
     *out = (Value){.type = V_UNDEFINED, .missing = {last ? "last" : "first", "an empty list"}};
     if (all.list->n) *out = all.list->v[last ? all.list->n - 1 : 0];
     return OK;
 }
-static Status filter_first(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return end_of(e, v, 0, out);
-}
-static Status filter_last(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return end_of(e, v, 1, out);
-}
 
-static Status pair_of(Eval *e, const Pair *p, Value *out) {
+Status pair_of(Eval *e, const Pair *p, Value *out) {
     TRY(list_new(e, V_TUPLE, 2, out));
     TRY(list_add(e, *out, p->key));
     return list_add(e, *out, p->value);
@@ -128,9 +123,14 @@ static Status filter_map(Eval *e, Value v, const Args *a, Value *out) {
     return OK;
 }
 
-/* Elements whose attribute (by_attribute: the first argument names it) passes the test that the
- * next arguments make; without one, those that are true. */
-static Status choose(Eval *e, Value v, const Args *a, int by_attribute, int keep, Value *out) {
+enum {
+    KEEP = 1,
+    BY_ATTRIBUTE = 2
+}; /* modes: keep what passes, else drop it; the first argument names an attribute */
+
+/* Elements that pass the test which the next arguments make; without one, those that are true. */
+static Status filter_choose(Eval *e, Value v, const Args *a, Value *out) {
+    int by_attribute = (a->mode & BY_ATTRIBUTE) != 0, keep = a->mode & KEEP;
     const Builtin *test = NULL;
     const char *name;
     Value all, verdict;
@@ -152,18 +152,6 @@ static Status choose(Eval *e, Value v, const Args *a, int by_attribute, int keep
         if (value_truth(verdict) == keep) TRY(list_add(e, *out, all.list->v[i]));
     }
     return OK;
-}
-static Status filter_select(Eval *e, Value v, const Args *a, Value *out) {
-    return choose(e, v, a, 0, 1, out);
-}
-static Status filter_reject(Eval *e, Value v, const Args *a, Value *out) {
-    return choose(e, v, a, 0, 0, out);
-}
-static Status filter_selectattr(Eval *e, Value v, const Args *a, Value *out) {
-    return choose(e, v, a, 1, 1, out);
-}
-static Status filter_rejectattr(Eval *e, Value v, const Args *a, Value *out) {
-    return choose(e, v, a, 1, 0, out);
 }
 
 /* ---- order ---- */
@@ -266,26 +254,21 @@ static Status filter_unique(Eval *e, Value v, const Args *a, Value *out) {
     return OK;
 }
 
-static Status extreme(Eval *e, Value v, const Args *a, int sign, Value *out) {
+/* mode: the sign of the order that is looked for */
+static Status filter_extreme(Eval *e, Value v, const Args *a, Value *out) {
     Value all;
     Keyed *k;
     size_t best = 0;
     TRY(value_elements(e, v, &all));
-    *out = (Value){.type = V_UNDEFINED, .missing = {sign < 0 ? "min" : "max", "an empty list"}};
+    *out = (Value){.type = V_UNDEFINED, .missing = {a->mode < 0 ? "min" : "max", "an empty list"}};
     TRY(keyed(e, all, a->v[1], a->v[0], &k));
     for (size_t i = 1; i < all.list->n; i++) {
         int order;
         TRY(value_order(e, k[i].key, k[best].key, &order));
-        if (order * sign > 0) best = i;
+        if (order * a->mode > 0) best = i;
     }
     if (all.list->n) *out = k[best].item;
     return OK;
-}
-static Status filter_min(Eval *e, Value v, const Args *a, Value *out) {
-    return extreme(e, v, a, -1, out);
-}
-static Status filter_max(Eval *e, Value v, const Args *a, Value *out) {
-    return extreme(e, v, a, 1, out);
 }
 
 static Status filter_sum(Eval *e, Value v, const Args *a, Value *out) {
@@ -301,27 +284,25 @@ static Status filter_sum(Eval *e, Value v, const Args *a, Value *out) {
 }
 
 static const Builtin filters[] = {
-    {"dictsort", "case_sensitive,by,reverse", filter_dictsort},
-    {"first", "", filter_first},
-    {"items", "", filter_items},
-    {"join", "d,attribute", filter_join},
-    {"last", "", filter_last},
-    {"list", "", filter_list},
-    {"map", NULL, filter_map},
-    {"max", "case_sensitive,attribute", filter_max},
-    {"min", "case_sensitive,attribute", filter_min},
-    {"reject", NULL, filter_reject},
-    {"rejectattr", NULL, filter_rejectattr},
-    {"reverse", "", filter_reverse},
-    {"select", NULL, filter_select},
-    {"selectattr", NULL, filter_selectattr},
-    {"sort", "reverse,case_sensitive,attribute", filter_sort},
-    {"sum", "attribute,start", filter_sum},
-    {"unique", "case_sensitive,attribute", filter_unique},
+    {"dictsort", "case_sensitive,by,reverse", filter_dictsort, 0},
+    {"first", "", filter_end, FIRST},
+    {"items", "", filter_items, 0},
+    {"join", "d,attribute", filter_join, 0},
+    {"last", "", filter_end, LAST},
+    {"list", "", filter_list, 0},
+    {"map", NULL, filter_map, 0},
+    {"max", "case_sensitive,attribute", filter_extreme, 1},
+    {"min", "case_sensitive,attribute", filter_extreme, -1},
+    {"reject", NULL, filter_choose, 0},
+    {"rejectattr", NULL, filter_choose, BY_ATTRIBUTE},
+    {"reverse", "", filter_reverse, 0},
+    {"select", NULL, filter_choose, KEEP},
+    {"selectattr", NULL, filter_choose, KEEP | BY_ATTRIBUTE},
+    {"sort", "reverse,case_sensitive,attribute", filter_sort, 0},
+    {"sum", "attribute,start", filter_sum, 0},
+    {"unique", "case_sensitive,attribute", filter_unique, 0},
 };
 
 const Builtin *filter_named_more(const char *name) {
-    for (size_t i = 0; i < sizeof(filters) / sizeof(*filters); i++)
-        if (!strcmp(filters[i].name, name)) return &filters[i];
-    return NULL;
+    return builtin_find(filters, sizeof(filters) / sizeof(*filters), name);
 }

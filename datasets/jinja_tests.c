@@ -1,58 +1,41 @@
 /* jinja_tests.c - what may stand behind `is`. */
-#include <math.h>
 #include <utf8proc.h>
 #include "datasets/jinja_parts.h"
 
-#define TEST(name, truth)                                                                          \
-    static Status test_##name(Eval *e, Value v, const Args *a, Value *out) {                       \
-        (void)e, (void)a;                                                                          \
-        *out = value_bool(truth);                                                                  \
-        return OK;                                                                                 \
-    }
+enum { /* modes of test_type: sets of types */
+       IS_UNDEFINED = 1 << V_UNDEFINED,
+       IS_DEFINED = ~IS_UNDEFINED,
+       IS_CALLABLE = IS_UNDEFINED | 1 << V_MACRO | 1 << V_FUNCTION | 1 << V_METHOD,
+       IS_NUMBER = 1 << V_BOOL | 1 << V_INT | 1 << V_FLOAT,
+       IS_SEQUENCE = IS_UNDEFINED | 1 << V_STRING | 1 << V_LIST | 1 << V_TUPLE | 1 << V_DICT,
+};
 
-TEST(defined, v.type != V_UNDEFINED)
-TEST(undefined, v.type == V_UNDEFINED)
-TEST(none, v.type == V_NONE)
-TEST(string, v.type == V_STRING)
-TEST(mapping, v.type == V_DICT)
-TEST(number, is_number(v))
-TEST(integer, v.type == V_INT)
-TEST(float, v.type == V_FLOAT)
-TEST(boolean, v.type == V_BOOL)
-TEST(true, v.type == V_BOOL && v.i)
-TEST(false, v.type == V_BOOL && !v.i)
-TEST(sequence, is_list(v) || v.type == V_STRING || v.type == V_DICT || v.type == V_UNDEFINED)
-TEST(callable,
-     v.type == V_UNDEFINED || v.type == V_MACRO || v.type == V_FUNCTION || v.type == V_METHOD)
+static Status test_type(Eval *e, Value v, const Args *a, Value *out) {
+    (void)e;
+    *out = value_bool((a->mode >> v.type) & 1);
+    return OK;
+}
 
-static Status compare_with(Eval *e, Value v, const Args *a, int least, int most, Value *out) {
+static Status test_truth(Eval *e, Value v, const Args *a, Value *out) {
+    (void)e;
+    *out = value_bool(v.type == V_BOOL && v.i == a->mode);
+    return OK;
+}
+
+enum { LESS = 1, SAME = 2, MORE = 4 }; /* modes of test_order: the orders that pass */
+
+static Status test_order(Eval *e, Value v, const Args *a, Value *out) {
     int order;
     TRY(value_order(e, v, a->v[0], &order));
-    *out = value_bool(order >= least && order <= most);
+    *out = value_bool(a->mode & (order < 0 ? LESS : order > 0 ? MORE : SAME));
     return OK;
-}
-static Status test_lt(Eval *e, Value v, const Args *a, Value *out) {
-    return compare_with(e, v, a, -1, -1, out);
-}
-static Status test_le(Eval *e, Value v, const Args *a, Value *out) {
-    return compare_with(e, v, a, -1, 0, out);
-}
-static Status test_gt(Eval *e, Value v, const Args *a, Value *out) {
-    return compare_with(e, v, a, 1, 1, out);
-}
-static Status test_ge(Eval *e, Value v, const Args *a, Value *out) {
-    return compare_with(e, v, a, 0, 1, out);
 }
 
-static Status test_eq(Eval *e, Value v, const Args *a, Value *out) {
+/* mode: the answer for equal values */
+static Status test_equal(Eval *e, Value v, const Args *a, Value *out) {
     int equal;
     TRY(value_equal(e, v, a->v[0], &equal));
-    *out = value_bool(equal);
-    return OK;
-}
-static Status test_ne(Eval *e, Value v, const Args *a, Value *out) {
-    TRY(test_eq(e, v, a, out));
-    out->i = !out->i;
+    *out = value_bool(equal == a->mode);
     return OK;
 }
 
@@ -64,8 +47,10 @@ static Status test_in(Eval *e, Value v, const Args *a, Value *out) {
 }
 
 static Status test_sameas(Eval *e, Value v, const Args *a, Value *out) {
-    *out = value_bool(0);
-    return v.type == a->v[0].type ? test_eq(e, v, a, out) : OK;
+    int equal = 0;
+    if (v.type == a->v[0].type) TRY(value_equal(e, v, a->v[0], &equal));
+    *out = value_bool(equal);
+    return OK;
 }
 
 static Status remainder_is(Eval *e, Value v, Value by, int64_t want, Value *out) {
@@ -74,20 +59,15 @@ static Status remainder_is(Eval *e, Value v, Value by, int64_t want, Value *out)
     *out = value_bool(is_number(left) && as_double(left) == (double)want);
     return OK;
 }
-static Status test_odd(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return remainder_is(e, v, value_int(2), 1, out);
-}
-static Status test_even(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return remainder_is(e, v, value_int(2), 0, out);
+static Status test_parity(Eval *e, Value v, const Args *a, Value *out) {
+    return remainder_is(e, v, value_int(2), a->mode, out);
 }
 static Status test_divisibleby(Eval *e, Value v, const Args *a, Value *out) {
     return remainder_is(e, v, a->v[0], 0, out);
 }
 
-/* Is there a letter, and none of the other case? */
-static Status has_case(Eval *e, Value v, utf8proc_category_t want, Value *out) {
+/* Is there a letter of the category that mode says, and none of another case? */
+static Status test_case(Eval *e, Value v, const Args *a, Value *out) {
     Str s;
     int found = 0, other = 0;
     TRY(value_text(e, v, &s));
@@ -95,64 +75,54 @@ static Status has_case(Eval *e, Value v, utf8proc_category_t want, Value *out) {
     for (size_t i = 0, n; i < s.n; i += n) {
         int32_t c;
         n = char_at(s.s + i, s.n - i, &c);
-        utf8proc_category_t k = utf8proc_category(c);
-        found |= k == want;
-        other |= k != want && (k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL ||
-                               k == UTF8PROC_CATEGORY_LT);
+        int k = (int)utf8proc_category(c);
+        found |= k == a->mode;
+        other |= k != a->mode && (k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL ||
+                                  k == UTF8PROC_CATEGORY_LT);
     }
     *out = value_bool(found && !other);
     return OK;
 }
-static Status test_lower(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return has_case(e, v, UTF8PROC_CATEGORY_LL, out);
-}
-static Status test_upper(Eval *e, Value v, const Args *a, Value *out) {
-    (void)a;
-    return has_case(e, v, UTF8PROC_CATEGORY_LU, out);
-}
 
 static const Builtin tests[] = {
-    {"!=", "other!", test_ne},
-    {"<", "other!", test_lt},
-    {"<=", "other!", test_le},
-    {"==", "other!", test_eq},
-    {">", "other!", test_gt},
-    {">=", "other!", test_ge},
-    {"boolean", "", test_boolean},
-    {"callable", "", test_callable},
-    {"defined", "", test_defined},
-    {"divisibleby", "num!", test_divisibleby},
-    {"eq", "other!", test_eq},
-    {"equalto", "other!", test_eq},
-    {"even", "", test_even},
-    {"false", "", test_false},
-    {"float", "", test_float},
-    {"ge", "other!", test_ge},
-    {"greaterthan", "other!", test_gt},
-    {"gt", "other!", test_gt},
-    {"in", "seq!", test_in},
-    {"integer", "", test_integer},
-    {"iterable", "", test_sequence},
-    {"le", "other!", test_le},
-    {"lessthan", "other!", test_lt},
-    {"lower", "", test_lower},
-    {"lt", "other!", test_lt},
-    {"mapping", "", test_mapping},
-    {"ne", "other!", test_ne},
-    {"none", "", test_none},
-    {"number", "", test_number},
-    {"odd", "", test_odd},
-    {"sameas", "other!", test_sameas},
-    {"sequence", "", test_sequence},
-    {"string", "", test_string},
-    {"true", "", test_true},
-    {"undefined", "", test_undefined},
-    {"upper", "", test_upper},
+    {"!=", "other!", test_equal, 0},
+    {"<", "other!", test_order, LESS},
+    {"<=", "other!", test_order, LESS | SAME},
+    {"==", "other!", test_equal, 1},
+    {">", "other!", test_order, MORE},
+    {">=", "other!", test_order, MORE | SAME},
+    {"boolean", "", test_type, 1 << V_BOOL},
+    {"callable", "", test_type, IS_CALLABLE},
+    {"defined", "", test_type, IS_DEFINED},
+    {"divisibleby", "num!", test_divisibleby, 0},
+    {"eq", "other!", test_equal, 1},
+    {"equalto", "other!", test_equal, 1},
+    {"even", "", test_parity, 0},
+    {"false", "", test_truth, 0},
+    {"float", "", test_type, 1 << V_FLOAT},
+    {"ge", "other!", test_order, MORE | SAME},
+    {"greaterthan", "other!", test_order, MORE},
+    {"gt", "other!", test_order, MORE},
+    {"in", "seq!", test_in, 0},
+    {"integer", "", test_type, 1 << V_INT},
+    {"iterable", "", test_type, IS_SEQUENCE},
+    {"le", "other!", test_order, LESS | SAME},
+    {"lessthan", "other!", test_order, LESS},
+    {"lower", "", test_case, UTF8PROC_CATEGORY_LL},
+    {"lt", "other!", test_order, LESS},
+    {"mapping", "", test_type, 1 << V_DICT},
+    {"ne", "other!", test_equal, 0},
+    {"none", "", test_type, 1 << V_NONE},
+    {"number", "", test_type, IS_NUMBER},
+    {"odd", "", test_parity, 1},
+    {"sameas", "other!", test_sameas, 0},
+    {"sequence", "", test_type, IS_SEQUENCE},
+    {"string", "", test_type, 1 << V_STRING},
+    {"true", "", test_truth, 1},
+    {"undefined", "", test_type, IS_UNDEFINED},
+    {"upper", "", test_case, UTF8PROC_CATEGORY_LU},
 };
 
 const Builtin *test_named(const char *name) {
-    for (size_t i = 0; i < sizeof(tests) / sizeof(*tests); i++)
-        if (!strcmp(tests[i].name, name)) return &tests[i];
-    return NULL;
+    return builtin_find(tests, sizeof(tests) / sizeof(*tests), name);
 }
