@@ -174,6 +174,9 @@ static void a_directory_in_use_is_not_replaced(void **state) {
     assert_int_equal(save(run, 1), OK);
     run_close(run);
     scratch_write("used/notes.txt", "mine", 4);
+    assert_int_equal(file_mkdirs(scratch("used/tensorboard")), OK);
+    assert_int_equal(file_mkdirs(scratch("used/critic")), OK);
+    assert_int_equal(file_mkdirs(scratch("used/ema")), OK);
 
     RunConfig cfg = config(dir, 0);
     assert_int_equal(run_open(&run, &cfg, "ppo", recipe), E_USAGE);
@@ -188,8 +191,11 @@ static void a_directory_in_use_is_not_replaced(void **state) {
     assert_null(c); /* that of the old run is none of this one */
     assert_int_equal(run_begin(run), OK);
     assert_false(file_exists(in(dir, "checkpoints/step-1")));
+    assert_false(file_is_dir(in(dir, "critic")));
+    assert_false(file_is_dir(in(dir, "ema")));
     run_close(run);
     assert_true(file_exists(in(dir, "notes.txt"))); /* what is the user's stays */
+    assert_true(file_is_dir(in(dir, "tensorboard")));
 }
 
 static void what_does_not_begin_replaces_nothing(void **state) {

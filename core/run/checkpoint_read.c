@@ -265,6 +265,13 @@ Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expec
     return status_fail(E_FORMAT, "%s has no file %s", c->dir, name);
 }
 
+Status checkpoint_read(const Checkpoint *c, const char *name, void *out, size_t bytes) {
+    const void *data = NULL;
+    Status s = checkpoint_view(c, name, bytes, &data, NULL);
+    if (s == OK) memcpy(out, data, bytes);
+    return s;
+}
+
 void checkpoint_close(Checkpoint *c) {
     if (!c) return;
     for (int i = 0; i < c->n; i++) file_unmap(&c->parts[i].map);

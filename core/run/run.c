@@ -34,11 +34,16 @@ const Field run_fields[] = {
 };
 const int run_n_fields = sizeof run_fields / sizeof *run_fields;
 
-/* What a run writes and --overwrite removes; anything else in the directory is the user's. */
+static const char *const log_names[N_LOGS] = {
+    [METRICS_LOG] = "metrics.jsonl",
+    [SAMPLES_LOG] = "samples.jsonl",
+    [ALARMS_LOG] = "alarms.jsonl",
+    [ROLLOUTS_LOG] = "rollouts.jsonl",
+};
+/* What a run writes beside its logs. --overwrite removes both; the rest is the user's. */
 static const char *const own_files[] = {
-    "recipe.json",   "run.json",       "metrics.jsonl", "samples.jsonl", "alarms.jsonl",
-    "rejects.jsonl", "rollouts.jsonl", "checkpoints",   "evals",         "report.html",
-    "model",         "best",           "tensorboard",
+    "recipe.json", "run.json", "rejects.jsonl", "checkpoints", "evals",
+    "report.html", "model",    "best",          "critic",      "ema",
 };
 
 void run_path(char out[RUN_PATH], const Run *run, const char *name) {
@@ -70,7 +75,7 @@ static Status take_lock(Run *run) {
     }
     run->locked = 1;
     int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
-    /* the number only serves the other process's message, the lock is what counts */
+    /* the number is only for the message of another process; the lock is what counts */
     if (ftruncate(run->lock, 0) != 0 || pwrite(run->lock, pid, (size_t)n, 0) != n)
         log_debug("the pid could not be written to %s", path);
     return OK;
@@ -90,13 +95,19 @@ static Status remove_events(void *ctx, const char *name, const char *path, uint6
     return status_fail(E_IO, "cannot remove %s: %s", path, strerror(errno));
 }
 
-static Status remove_old(const Run *run) {
-    TRY(run_visit_logs(run, remove_events, NULL));
-    for (size_t i = 0; i < sizeof own_files / sizeof *own_files; i++) {
+static Status remove_own(const Run *run, const char *const *names, size_t n) {
+    for (size_t i = 0; i < n; i++) {
         char path[RUN_PATH];
-        run_path(path, run, own_files[i]);
+        run_path(path, run, names[i]);
         TRY(file_remove_tree(path));
     }
+    return OK;
+}
+
+static Status remove_old(const Run *run) {
+    TRY(run_visit_logs(run, remove_events, NULL));
+    TRY(remove_own(run, log_names, N_LOGS));
+    TRY(remove_own(run, own_files, sizeof own_files / sizeof *own_files));
     return file_fsync_dir(run->dir);
 }
 
@@ -144,11 +155,12 @@ static Status write_marker(const Run *run, const char *members) {
 
 /* --- opening --- */
 
-static Status open_log(int *fd, const Run *run, const char *name) {
+static Status open_log(Run *run, int which) {
     char path[RUN_PATH];
-    run_path(path, run, name);
-    *fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    return *fd >= 0 ? OK : status_fail(E_IO, "cannot open %s: %s", path, strerror(errno));
+    run_path(path, run, log_names[which]);
+    run->log[which] = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    if (run->log[which] >= 0) return OK;
+    return status_fail(E_IO, "cannot open %s: %s", path, strerror(errno));
 }
 
 static Status open_logs(Run *run) {
@@ -156,16 +168,14 @@ static Status open_logs(Run *run) {
     run_path(path, run, "checkpoints");
     TRY(file_mkdirs(path));
     TRY(checkpoint_clean(run));
-    TRY(open_log(&run->metrics, run, "metrics.jsonl"));
-    TRY(open_log(&run->samples, run, "samples.jsonl"));
-    TRY(open_log(&run->alarms, run, "alarms.jsonl"));
-    if (run->dump_rollouts) TRY(open_log(&run->rollouts, run, "rollouts.jsonl"));
+    for (int i = 0; i < N_LOGS; i++)
+        if (i != ROLLOUTS_LOG || run->dump_rollouts) TRY(open_log(run, i));
     TRY(file_fsync_dir(run->dir));
     run->begun = 1;
     return OK;
 }
 
-/* recipe.json goes last: it is what marks the directory as holding a run. */
+/* recipe.json is written last: with it the directory counts as holding a run. */
 Status run_begin(Run *run) {
     char path[RUN_PATH];
     if (run->begun) return OK;
@@ -196,7 +206,8 @@ Status run_open(Run **out, const RunConfig *cfg, const char *verb, const char *r
     *out = NULL;
     Run *run = calloc(1, sizeof *run);
     if (!run) return status_fail(E_MEMORY, "no memory to open the run directory %s", cfg->dir);
-    run->lock = run->metrics = run->samples = run->alarms = run->rollouts = run->events = -1;
+    run->lock = run->events = -1;
+    for (int i = 0; i < N_LOGS; i++) run->log[i] = -1;
     run->alarm_cfg = cfg->alarms;
     run->tensorboard = cfg->tensorboard;
     run->dump_rollouts = cfg->dump_rollouts;
@@ -232,10 +243,8 @@ static void remove_lock(const Run *run) {
 void run_close(Run *run) {
     if (!run) return;
     if (run->locked && !run->begun && !holds_run(run)) remove_lock(run);
-    if (run->metrics >= 0) close(run->metrics);
-    if (run->samples >= 0) close(run->samples);
-    if (run->alarms >= 0) close(run->alarms);
-    if (run->rollouts >= 0) close(run->rollouts);
+    for (int i = 0; i < N_LOGS; i++)
+        if (run->log[i] >= 0) close(run->log[i]);
     if (run->events >= 0) close(run->events);
     if (run->lock >= 0) close(run->lock);
     free(run->recipe);
@@ -261,18 +270,24 @@ static int append(int fd, const char *data, size_t n) {
     return 0;
 }
 
-static void append_row(Run *run, int fd, const char *name, Text *row) {
+static void append_row(Run *run, int which, Text *row) {
     CHECK(run->begun);
     text_add(row, "\n");
-    int err = append(fd, row->s, row->len);
+    int err = append(run->log[which], row->s, row->len);
     if (err && run->rows_lost++ % 100 == 0)
         log_warn(
             "a row of %s/%s could not be written (%s); the run goes on, %d rows were lost so far",
-            run->dir, name, strerror(err), run->rows_lost);
+            run->dir, log_names[which], strerror(err), run->rows_lost);
     text_release(row);
 }
 
-/* A file of its own for every process: who resumes begins a new one with a START. */
+static void append_json(Run *run, int which, const char *json) {
+    Text row = {0};
+    text_add(&row, json);
+    append_row(run, which, &row);
+}
+
+/* Every process writes an event file of its own; that of a resume begins with a START record. */
 static void open_events(Run *run, double now, int step) {
     char host[64] = "host", name[128], path[RUN_PATH];
     Text t = {0};
@@ -326,12 +341,11 @@ void run_facts(Run *run, const AlarmFacts *facts) {
     run->facts = *facts;
 }
 
-/* One of severity stop asks for a stop. */
 void run_alarm(Run *run, const Alarm *a, int step) {
     Text row = {0};
     if (alarm_is_off(&run->alarm_cfg, a->id, a->name)) return;
     alarm_write(&row, a, step, wall_clock());
-    append_row(run, run->alarms, "alarms.jsonl", &row);
+    append_row(run, ALARMS_LOG, &row);
     log_warn("%s %s at step %d: %s is %.4g, the limit %.4g: %s (%s)", a->id, a->name, step,
              a->metric, a->value, a->limit, a->cause, a->setting);
     if (a->severity != ALARM_STOP) return;
@@ -354,31 +368,24 @@ Status run_save_alarms(CheckpointWriter *w, const Run *run) {
 }
 
 Status run_load_alarms(Run *run, const Checkpoint *c) {
-    const void *saved;
-    size_t bytes;
-    TRY(checkpoint_view(c, "alarms", sizeof run->alarm_state, &saved, &bytes));
-    memcpy(&run->alarm_state, saved, bytes);
-    return OK;
+    return checkpoint_read(c, "alarms", &run->alarm_state, sizeof run->alarm_state);
 }
 
 Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metrics *m) {
-    struct timespec now;
     Text t = {0};
-    clock_gettime(CLOCK_REALTIME, &now);
-    text_addf(&t, "{\"step\":%d,\"wall_time\":%lld.%03ld,\"tokens\":%llu,\"samples\":%llu", step,
-              (long long)now.tv_sec, now.tv_nsec / 1000000, (unsigned long long)tokens,
-              (unsigned long long)samples);
+    double now = wall_clock();
+    text_addf(&t, "{\"step\":%d,\"wall_time\":%.3f,\"tokens\":%llu,\"samples\":%llu", step, now,
+              (unsigned long long)tokens, (unsigned long long)samples);
     for (int i = 0; i < m->n; i++) {
         json_put_key(&t, m->row[i].name);
         json_put_number(&t, m->row[i].value);
     }
     text_add(&t, "}");
-    append_row(run, run->metrics, "metrics.jsonl", &t);
+    append_row(run, METRICS_LOG, &t);
     if (run->tensorboard) {
         Text records = {0};
-        double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        events_put_scalars(&records, seconds, step, m);
-        log_events(run, seconds, step, &records);
+        events_put_scalars(&records, now, step, m);
+        log_events(run, now, step, &records);
     }
     run->last_step = step;
     watch(run, step, m);
@@ -386,9 +393,7 @@ Status run_log(Run *run, int step, uint64_t tokens, uint64_t samples, const Metr
 }
 
 Status run_sample(Run *run, const char *json) {
-    Text t = {0};
-    text_add(&t, json);
-    append_row(run, run->samples, "samples.jsonl", &t);
+    append_json(run, SAMPLES_LOG, json);
     return OK;
 }
 
@@ -413,18 +418,15 @@ Status run_evaluation(Run *run, const char *name, const char *json) {
 }
 
 Status run_rollout(Run *run, const char *json) {
-    Text t = {0};
-    if (run->rollouts < 0) return OK;
-    text_add(&t, json);
-    append_row(run, run->rollouts, "rollouts.jsonl", &t);
+    if (run->dump_rollouts) append_json(run, ROLLOUTS_LOG, json);
     return OK;
 }
 
 /* Named, not "*.jsonl": a user's data may lie in the same directory, and logs get cut. */
 static int is_log(const char *name) {
-    return !strcmp(name, "metrics.jsonl") || !strcmp(name, "samples.jsonl") ||
-           !strcmp(name, "alarms.jsonl") || !strcmp(name, "rollouts.jsonl") ||
-           !strncmp(name, "events.out.tfevents", 19);
+    for (int i = 0; i < N_LOGS; i++)
+        if (!strcmp(name, log_names[i])) return 1;
+    return !strncmp(name, "events.out.tfevents", 19);
 }
 
 static Status visit_log(const char *dir, const char *name, RunLogVisitor visit, void *ctx) {

@@ -17,7 +17,7 @@
 typedef struct {
     const char *dir;
     uint64_t seed;
-    int eval_every, save_every, keep; /* steps; steps; checkpoints kept besides the best */
+    int eval_every, save_every, keep; /* steps; steps; newest checkpoints kept */
     const char *best;                 /* metric whose best value's model is kept, "" none */
     int resume;                       /* continue from the newest good checkpoint if there is one */
     int overwrite;                    /* replace a finished or foreign run in dir */
@@ -39,13 +39,14 @@ Status run_open(Run **run, const RunConfig *cfg, const char *verb, const char *r
 /* The run is known to start: what the directory holds of an older one goes, recipe.json (the text
  * given) and the logs come. Nothing where a run is resumed. */
 Status run_begin(Run *run);
-/* Of a run that has not begun a directory made for it goes, too. NULL is fine. */
+/* Removes the directory again where it was made for a run that has not begun. NULL is fine. */
 void run_close(Run *run);
 const char *run_dir(const Run *run);
 
 /* What alarms are to know of this run; before its first row. */
 void run_facts(Run *run, const AlarmFacts *facts);
-/* An alarm of the caller's, unless `alarms.off` names it: to the log and alarms.jsonl. */
+/* An alarm of the caller's, unless `alarms.off` names it: to the log and alarms.jsonl. One of
+ * severity stop asks for a stop. */
 void run_alarm(Run *run, const Alarm *a, int step);
 /* Appends one metrics row {"step","wall_time","tokens","samples", ...}. A row that cannot be
  * written (disk full) is a warning, never half a line, and the run goes on. Alarms that the row
@@ -72,13 +73,13 @@ void run_text(Run *run, int step, const char *tag, const char *text, size_t n);
  */
 typedef struct CheckpointWriter CheckpointWriter;
 Status checkpoint_begin(CheckpointWriter **w, Run *run, int step);
-Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data,
-                      size_t bytes); /* one file */
+/* One file. */
+Status checkpoint_add(CheckpointWriter *w, const char *name, const void *data, size_t bytes);
 /* The same in pieces, so that a large tensor range need not exist twice in memory. */
 Status checkpoint_file(CheckpointWriter *w, const char *name);
 Status checkpoint_write(CheckpointWriter *w, const void *data, size_t bytes);
-Status
-checkpoint_commit(CheckpointWriter *w); /* protocol above, then drops old ones; releases w always */
+/* The protocol above, then older ones go; w is released in any case. */
+Status checkpoint_commit(CheckpointWriter *w);
 void checkpoint_abort(CheckpointWriter *w); /* NULL is fine */
 
 /* Step of the newest complete checkpoint; -1 when there is none. */
@@ -97,6 +98,8 @@ int checkpoint_step(const Checkpoint *c);
  * size (bytes_expected = 0: any). */
 Status checkpoint_view(const Checkpoint *c, const char *name, size_t bytes_expected,
                        const void **data, size_t *bytes);
+/* A file of exactly so many bytes, copied. */
+Status checkpoint_read(const Checkpoint *c, const char *name, void *out, size_t bytes);
 void checkpoint_close(Checkpoint *c);
 
 /* What alarms remember, into and out of a checkpoint. */

@@ -6,23 +6,26 @@
 
 enum { RUN_PATH = 1400 };
 
+enum { METRICS_LOG, SAMPLES_LOG, ALARMS_LOG, ROLLOUTS_LOG, N_LOGS }; /* names in run.c */
+
 struct Run {
     char dir[1024], verb[32];
     int keep, lock;
-    int metrics, samples, alarms, rollouts; /* descriptors opened for appending; -1: not opened */
+    int log[N_LOGS]; /* descriptors opened for appending; -1: not opened */
     int dump_rollouts;
     AlarmConfig alarm_cfg;
     AlarmFacts facts;
     AlarmState alarm_state;
     char stopped_by[512]; /* the alarm that asked for a stop */
     int disk_raised;
-    int tensorboard; /* wanted; the file is opened with the first row */
-    int events, resumed;
+    int tensorboard; /* wanted */
+    int events;      /* descriptor of the event file, opened with the first row; -1: not opened */
+    int resumed;
     int last_step;  /* of the last metrics row; -1 none */
     int saved_step; /* of the newest complete checkpoint; -1 none known */
     int rows_lost;  /* log rows that could not be written */
     int locked, begun;
-    char *recipe; /* of a run that is to begin */
+    char *recipe; /* resolved, as text */
 };
 
 /* dir/name; the folder's own length was checked when the run was opened. */
