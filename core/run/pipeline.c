@@ -82,8 +82,21 @@ static Status add_flag(Pipeline *p, Flags *f, const char *key, const char *value
     return OK;
 }
 
-static Status collect_flags(Pipeline *p, const Json *stages, const Json *stage, const char *dir,
-                            Flags *f) {
+/* "--ppo.clip" is for the stages of the verb ppo, "--dtype" for all. */
+static int is_for_verb(const Json *stages, const char *flag, const char *verb) {
+    size_t n = strcspn(flag + 2, ".=");
+    if (flag[2 + n] != '.') return 1;
+    for (const Json *s = json_first(stages); s; s = json_next(s)) {
+        const Json *v = json_get(s, "verb");
+        if (!v || json_type(v) != JSON_STRING) continue;
+        if (strlen(json_str(v)) == n && !strncmp(json_str(v), flag + 2, n))
+            return !strcmp(json_str(v), verb);
+    }
+    return 1; /* a section that all have, or a mistake, which the stage will name */
+}
+
+static Status collect_flags(Pipeline *p, const Json *stages, const Json *stage, const char *verb,
+                            const char *dir, Flags *f) {
     const Json *inputs = NULL;
     TRY(json_get_node(p->doc, stage, "inputs", JSON_OPTIONAL, JSON_OBJECT, &inputs));
     TRY(add_flag(p, f, "run.dir", dir));
@@ -93,7 +106,9 @@ static Status collect_flags(Pipeline *p, const Json *stages, const Json *stage, 
             return json_fail(p->doc, i, "an input must be a string: a path, or STAGE.output");
         TRY(add_flag(p, f, json_key(i), resolve(p, stages, stage, json_str(i))));
     }
-    for (int i = 0; i < p->argc; i++) {
+    for (int i = 0, ours = 1; i < p->argc; i++) { /* a value goes where its flag went */
+        if (!strncmp(p->argv[i], "--", 2)) ours = is_for_verb(stages, p->argv[i], verb);
+        if (!ours) continue;
         if (f->n == FLAGS_MAX) return status_fail(E_USAGE, "%s: too many flags", p->path);
         f->v[f->n++] = p->argv[i];
     }
@@ -146,7 +161,7 @@ static Status run_one(Pipeline *p, const Json *stages, const Json *stage) {
         s = finished_summary(p, dir, &summary);
     } else {
         log_info("--- %s (%s) ---", name, verb);
-        s = collect_flags(p, stages, stage, dir, &flags);
+        s = collect_flags(p, stages, stage, verb, dir, &flags);
         if (s == OK) s = stage_recipe(p, stage, name, &recipe);
         if (s == OK) s = p->run(p->ctx, verb, recipe, flags.n, flags.v, &summary);
         json_release(recipe);
@@ -168,8 +183,7 @@ static Status pipeline_stages(Pipeline *p, PipelineResult *out) {
     if (run) TRY(json_get_int(p->doc, run, "seed", JSON_OPTIONAL, &seed));
     if (!p->dir) p->dir = dir;
     if (!p->seed) p->seed = arena_printf(&p->arena, "%d", seed);
-    snprintf(out->dir_text, sizeof out->dir_text, "%s", p->dir);
-    out->dir = out->dir_text;
+    snprintf(out->dir, sizeof out->dir, "%s", p->dir);
     out->seed = strtoull(p->seed, NULL, 10);
     TRY(file_mkdirs(p->dir));
     double began = clock_seconds();

@@ -14,15 +14,14 @@ typedef Status (*PipelineStage)(void *ctx, const char *verb, const JsonDoc *reci
                                 char **argv, Text *summary);
 
 typedef struct {
-    const char
-        *dir; /* out: the pipeline's directory, borrowed from the arena of the caller's lifetime */
-    char dir_text[1024];
+    char dir[1024]; /* the pipeline's directory */
     uint64_t seed;
     double seconds;
 } PipelineResult;
 
-/* flags go to every stage; "--run.dir" and "--run.seed" ("--seed") are the pipeline's own. --resume
- * skips finished stages. Writes DIR/summary.json: {"seed","wall_seconds","<stage>":{...}, ...}. */
+/* Flags go to every stage, those with a verb in front (--ppo.clip) to that verb's; "--run.dir" and
+ * "--run.seed" ("--seed") are the pipeline's own. --resume skips finished stages. Writes
+ * DIR/summary.json: {"seed","wall_seconds","<stage>":{...}, ...}. */
 Status pipeline_run(PipelineResult *out, const char *recipe_path, int argc, char **argv,
                     PipelineStage stage, void *ctx);
 
