@@ -1,12 +1,11 @@
-/* data_alarms.c - A15: what the reading of a data set only remarks on, where it is so much of a
- * file that the run learns something else than its user means. Single rows are no alarm: they
- * stand in the log, with their lines. */
+/* data_alarms.c - A15: flaws of rows that do not stop a run, where so much of a file has them that
+ * the model would learn something else than its user means. Of single rows only the log tells. */
 #include "datasets/stage.h"
 
 #include <math.h>
 #include <stdio.h>
 
-enum { BIAS_PAIRS = 100 }; /* of fewer the share of longer ones is chance */
+enum { BIAS_PAIRS = 100 }; /* among fewer, a share of 70 % may be chance */
 
 typedef struct {
     const Dataset *d;
@@ -41,8 +40,8 @@ static void look_at_share(const Look *l, const char *name, int rows, const char 
         raise_data(l, name, share, l->cfg->data_remarks, cause, setting);
 }
 
-/* Where the longer answer is nearly always the better one there is a shorter way to a good loss
- * than to read them; and so where the shorter one is. */
+/* Where the better answer nearly always is the longer one (or the shorter one), length alone gives
+ * a good loss, and that is what will be learned. */
 static void look_at_lengths(const Look *l) {
     int pairs = 0, longer = 0;
     for (int i = 0; i < l->d->n; i++) {
@@ -71,11 +70,11 @@ void dataset_alarms(const Dataset *d, const char *path, const AlarmConfig *cfg, 
                   "so many rows are too long and left out, or their prompts cut",
                   "data.max_length");
     look_at_share(&l, "duplicate-rows", d->found[REMARK_DUPLICATE],
-                  "so many rows are copies of others, which count more for it", "data.train");
+                  "so many rows are copies of others, which get more weight by it", "data.train");
     look_at_share(&l, "inside-tokens", d->found[REMARK_SEAM],
-                  "so many answers begin inside of a token: a space on the wrong side",
+                  "so many answers begin inside a token: a space may be on the wrong side",
                   "data.train");
     look_at_share(&l, "eval-overlap", d->found[REMARK_OVERLAP],
-                  "so many held-out rows have a prompt that is trained on", "data.eval");
+                  "so many held-out rows have a prompt that is also trained on", "data.eval");
     look_at_lengths(&l);
 }

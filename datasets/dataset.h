@@ -1,8 +1,7 @@
 /* dataset.h - records of a JSONL file in the field's shapes, as token ids with what is trained.
  *
- * One way of tokenizing for every trainer (SEMANTICS 1.3): ids = encode(prompt) ++
- * encode(completion) ++ EOS; text of users is encoded with special-token parsing off, template text
- * with it on.
+ * One way of tokenizing for every trainer: ids = encode(prompt) ++ encode(completion) ++ EOS; text
+ * of users is encoded with special-token parsing off, template text with it on.
  *
  * Shapes, found by their keys: {text} {prompt} {prompt, completion} {messages} {prompt, chosen,
  * rejected} {chosen, rejected}; prompts and answers are strings or lists of role/content. Layouts:
@@ -106,8 +105,8 @@ Status dataset_open(Dataset *d, const DataConfig *cfg, const char *path, RowKind
  * leaves no file. */
 Status dataset_write_rejects(const Dataset *d, const char *path, const char *rejects_path);
 void dataset_release(Dataset *d);
-void dataset_report(const Dataset *d,
-                    const char *path); /* a line or two to the log, with one rendered sample */
+/* A line or two to the log, with one rendered sample. */
+void dataset_report(const Dataset *d, const char *path);
 
 /* Notes the rows of eval whose prompt (of a text: all of it) training has, too: REMARK_OVERLAP. */
 void dataset_overlap(Dataset *eval, const Dataset *train, int n_train);
@@ -131,8 +130,8 @@ typedef struct {
 } DataOrder;
 Status data_order_create(DataOrder *o, const Dataset *sets, int n_sets, const double *weights,
                          uint64_t seed);
-const Row *data_order_row(DataOrder *o,
-                          uint64_t position); /* row number `position` of the whole run */
+/* Row number `position` of the whole run. */
+const Row *data_order_row(DataOrder *o, uint64_t position);
 void data_order_release(DataOrder *o);
 
 #endif

@@ -203,8 +203,7 @@ static Status draw(Job *j, const int *rows, int M) {
     return OK;
 }
 
-/* The request to serve next: the first that was preempted, then the first that never ran; -1 none.
- */
+/* The request to serve next: the first preempted one, then the first that never ran; -1 none. */
 static int first_waiting(const Job *j) {
     for (int i = 0; j->preempted && i < j->next; i++)
         if (j->e->drafts[i].preempted) return i;
@@ -244,7 +243,8 @@ static void start(Job *j, int row, int request) {
     if (request == j->next) j->next++;
 }
 
-/* What stands behind the shared pages of late rows is computed as decoding does it, all at once. */
+/* Late rows found the beginning of their tokens in shared pages. The rest is computed as decoding
+ * would, for all these rows at once. */
 static Status extend(Job *j, int M, int N) {
     RolloutEngine *e = j->e;
     if (!M) return OK;
@@ -265,8 +265,8 @@ static Status prefill(Job *j, int M) {
     return draw(j, e->step_rows, M);
 }
 
-/* Free rows take the next requests, as many as the workspace holds: whole prompts in one prefill,
- * then those that found the beginning of theirs. */
+/* Free rows take the next requests, as many as the workspace holds: those that share nothing in one
+ * prefill, then the late ones. */
 static Status admit(Job *j) {
     RolloutEngine *e = j->e;
     const WorkspacePlan *plan = &j->actor->ws->plan;
@@ -301,8 +301,8 @@ static Status admit(Job *j) {
     return extend(j, late, N);
 }
 
-/* Every active row gets room for its next token; where pages run out, the last request gives its
- * own up. The first one never does: one row's pages are always there. */
+/* Every active row gets room for its next token; where pages run out, the request that came last
+ * gives up its own. The first one never has to: the cache holds at least the pages of one row. */
 static void make_room(Job *j) {
     RolloutEngine *e = j->e;
     for (int row = 0; row < e->rows; row++) {

@@ -10,11 +10,10 @@
 Status generate_main(int argc, char **argv);
 /* A conversation on standard input and output. rlhf chat --model M [--system TEXT] [...] */
 Status chat_main(int argc, char **argv);
-Status logprobs_main(int argc,
-                     char **argv); /* rows {"text"} or {"ids"} -> + "ids","logp","entropy" */
-Status score_main(
-    int argc,
-    char **argv); /* rows {"ids"}, {"prompt","completion"}, {"messages"}, {"text"} -> + "score" */
+/* rows {"text"} or {"ids"} -> + "ids","logp","entropy" */
+Status logprobs_main(int argc, char **argv);
+/* rows {"ids"}, {"prompt","completion"}, {"messages"}, {"text"} -> + "score" */
+Status score_main(int argc, char **argv);
 Status tokenize_main(int argc, char **argv);   /* rows {"text"} -> + "ids" */
 Status detokenize_main(int argc, char **argv); /* rows {"ids"} -> + "text" */
 /* rows {"messages"} -> + "text" and "assistant_spans", or "error" */

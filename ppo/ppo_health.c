@@ -1,5 +1,4 @@
-/* ppo_health.c - figures of a rollout that tell whether PPO is well: what alarms watch beside the
- * usual curves. */
+/* ppo_health.c - the figures of a rollout that only alarms need. */
 #include <math.h>
 
 #include "policy/degenerate.h"
@@ -29,7 +28,8 @@ static int ends_well(const Ppo *p, int s) {
     return eos == 1 && tokenizer_is_eos(p->tokenizer, ids[n - 1]);
 }
 
-/* How far the rewards are from the price of each token's KL and, at the last state, the score. */
+/* The largest relative difference between the rewards and what they should be: the price of each
+ * token's KL and, at the last state, the score. Computed independently of credit(), on purpose. */
 static double misplaced(const Ppo *p) {
     double worst = 0.0;
     for (int s = 0; s < p->S; s++) {

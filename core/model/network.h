@@ -12,10 +12,9 @@
 typedef struct { /* S sequences end to end, N tokens, in the step's canonical order */
     int S, N;
     const int *ids, *starts; /* [N]; [S+1], starts[S] = N */
-    const uint8_t
-        *wanted; /* [N] tokens whose logp is asked for (never a sequence's first); NULL: none */
-    float temperature;   /* divides the logits */
-    float neftune_alpha; /* noise alpha/sqrt(T C) on the embeddings (Jain et al. 2023); 0 = off */
+    const uint8_t *wanted; /* [N] whose logp is asked for (never a sequence's first); NULL: none */
+    float temperature;     /* divides the logits */
+    float neftune_alpha;   /* noise alpha/sqrt(T C) on the embeddings (Jain et al. 2023); 0 = off */
     uint64_t noise_key;
     int first; /* its first sequence's number in the step: noise does not depend on the cuts */
 } Batch;
@@ -49,9 +48,9 @@ int network_head_chunk(const Backend *b, int V, int rows);
 typedef struct Network {
     Backend *b;
     Weights w;
-    Buf rope,
-        rope_local; /* [max_length, rotated]; the latter of windowed layers, if theirs differ */
-    Workspace *ws;  /* borrowed */
+    Buf rope;            /* [max_length, rotated] */
+    Buf rope_local;      /* the same of windowed layers, where theirs differs */
+    Workspace *ws;       /* borrowed */
     Buf grad, grad_tied; /* flat gradients; with a tied head the embedding's side apart, so that
                             each is one chain */
     Tensors g;           /* slots of grad; NULL Bufs in a frozen network */

@@ -51,8 +51,9 @@ static double series_back(const AlarmSeries *s, int back) { /* 0: the newest */
     return s->last[(s->n - 1 - back) % ALARM_WINDOW];
 }
 
-/* Means of the newer and of the older half of a full window, and the standard error of their
- * difference, told by how neighbours differ: a rise does not hide itself (von Neumann 1941). */
+/* Means of the older and the newer half of a full window, and the standard error of their
+ * difference. It is estimated from neighbouring values (von Neumann 1941): the deviation from a
+ * common mean would count the rise itself as noise. */
 typedef struct {
     double older, newer, noise;
 } Halves;
@@ -85,7 +86,7 @@ static double median_before_last(const AlarmSeries *s) {
     return n ? v[n / 2] : NAN;
 }
 
-/* --- rules: does it hold now? UNKNOWN where the row says nothing about it --- */
+/* --- rules: does the condition hold now? UNKNOWN where the row has no value for it --- */
 
 typedef enum { UNKNOWN = -1, FINE = 0, HOLDS = 1 } Verdict;
 
@@ -95,7 +96,7 @@ typedef struct {
     const AlarmFacts *facts;
     const Metrics *m;
     int step;
-    double value, limit; /* for the alarm */
+    double value, limit; /* out: what the alarm shows */
 } Look;
 
 static Verdict above(Look *l, double value, double limit) {
@@ -145,16 +146,16 @@ static Verdict score_by_length(Look *l) {
     if (v != HOLDS) return v;
     return halves(&l->s->length, &h) ? h.newer > 1.1 * h.older : UNKNOWN;
 }
-/* Of a step's few responses some are always cut: the share and its rise are of ten steps, and the
- * rise is more than their spread explains. */
+/* Among the few responses of a step some are always cut. So share and rise are taken over ten
+ * steps, and the rise must exceed what their spread explains. */
 static Verdict truncated(Look *l) {
     Halves h;
     if (isnan(get(l, "rollout/truncated_rate")) || !halves(&l->s->truncated, &h)) return UNKNOWN;
     Verdict v = above(l, h.newer, l->cfg->truncated_max);
     return v == HOLDS ? h.newer - h.older > fmax(0.02, 4.0 * h.noise) : v;
 }
-/* The judge likes today's answers better than those that the second judge liked best, and that one
- * likes them less by more than the choice of prompts explains. */
+/* Since gold was best it has fallen by more than the choice of prompts explains, while the judge's
+ * score has risen. */
 static Verdict gold_falls(Look *l) {
     const AlarmSeries *score = &l->s->score, *gold = &l->s->gold;
     int n = gold->n < ALARM_WINDOW ? gold->n : ALARM_WINDOW, best = 0;

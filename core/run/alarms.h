@@ -1,6 +1,7 @@
 /* alarms.h - what goes wrong in RLHF, by name: rules over a run's metrics, each with its likely
- * cause and the setting to change. A rule that has held for its window of steps raises its alarm
- * once, and again only after it has let go. Shown in the log, alarms.jsonl and on the page. */
+ * cause and the setting to change. A rule whose condition has held for its window of steps raises
+ * its alarm once, and again only after the condition has ended. Alarms go to the log, to
+ * alarms.jsonl and onto the page. */
 #ifndef ALARMS_H
 #define ALARMS_H
 
@@ -51,7 +52,7 @@ void alarms_check(AlarmState *s, const AlarmConfig *cfg, const AlarmFacts *facts
                   const Metrics *m, Alarm *out, int *n);
 /* The alarm as a row of alarms.jsonl, without its end of line. */
 void alarm_write(Text *t, const Alarm *a, int step, double wall_time);
-/* Of a checkpoint: leaves out what hangs on the time that steps took, so that its bytes do not. */
+/* Clears what depends on the time that steps took, so that a checkpoint's bytes do not. */
 void alarms_forget_clock(AlarmState *s);
 /* Does `alarms.off` name it, or are all off? */
 int alarm_is_off(const AlarmConfig *cfg, const char *id, const char *name);
