@@ -1,6 +1,6 @@
 /* roles.c - A4: the models of a run (policy, reference, critic, judge) are fed one another's token
- * ids. Where one was taught other tokens, or the same ones put together otherwise, every number
- * that it gives is a number about another text, and nothing fails. */
+ * ids. If one was trained with another tokenizer or chat template, it silently reads another text
+ * than the policy wrote. */
 #include "datasets/stage.h"
 
 #include <stdio.h>
@@ -12,16 +12,16 @@
 #include "core/model/hub.h"
 #include "datasets/tokenizer_parts.h"
 
-/* What pre-tokenizers and normalizers are known to treat differently. */
+/* Contractions, digits, spaces, accents, a ligature, CJK, an emoji: what pre-tokenizers and
+ * normalizers are known to treat differently. */
 static const char probe[] =
     "The cat's 12345 mats cost \xE2\x82\xAC"
     "67.89,  don't\tthey?\n\n"
     "  NA\xC3\x8FVE na\x69\xCC\x88ve \xEF\xAC\x81 \xE6\xBC\xA2\xE5\xAD\x97 \xF0\x9F\x98\x80 x_1+=y; ";
 
-/* ------------------------------------------------ what differs, as a sentence without its subject
- */
+/* ------------------------------------------------ the first difference, in words */
 
-/* The token's text behind other text; 0 where the id is no token. */
+/* The token's text as it reads after other text; 0 where the id is no token. */
 static int token_text(const Tokenizer *t, int id, Text *out) {
     TokenizerStream at = {.begun = 1, .body = 1};
     text_clear(out);
@@ -36,7 +36,7 @@ static void put_quoted(Text *out, const char *s, size_t n) {
     json_put_string_n(out, s ? s : "", n > 60 ? 60 : n);
 }
 
-/* Tokens that only the role has are no difference: the run does not use them. */
+/* Tokens that only the role has do not count: the run never feeds them to it. */
 static int differ_in_tokens(Text *out, const Tokenizer *run, const Tokenizer *role) {
     Text a = {0}, b = {0};
     int differs = 0;
@@ -70,7 +70,7 @@ static int differ_in_merges(Text *out, const Tokenizer *run, const Tokenizer *ro
     int n = a->n_merges < b->n_merges ? a->n_merges : b->n_merges, i = 0;
     while (i < n && a->merge_left[i] == b->merge_left[i] && a->merge_right[i] == b->merge_right[i])
         i++;
-    if (i == n) return 0; /* what one has more makes tokens that the other lacks */
+    if (i == n) return 0; /* further merges of one make tokens that the other has not */
     text_addf(out, "their tokens are the same, but merge %d is ", i);
     put_merge(out, run, i);
     text_add(out, " in the first and ");
@@ -112,7 +112,7 @@ static int differ_in_template(Text *out, const Tokenizer *run, const Tokenizer *
         text_addf(out, "only the %s has a chat template", n ? "first" : "second");
         return 1;
     }
-    while (i > 0 && ((uint8_t)a[i] & 0xc0) == 0x80) i--; /* not inside of a character */
+    while (i > 0 && ((uint8_t)a[i] & 0xc0) == 0x80) i--; /* to where a character begins */
     text_addf(out, "their chat templates differ from byte %zu on: ", i);
     put_quoted(out, a + i, n - i);
     text_add(out, " in the first and ");
@@ -132,11 +132,11 @@ Status tokenizers_differ(Text *out, const Tokenizer *run, const Tokenizer *role,
 
 /* ------------------------------------------------ a role of a run */
 
-/* NULL where there is none, or none that can be read: the run does not need it. */
+/* NULL where there is none, or none that can be read: the run has the policy's. */
 static Tokenizer *tokenizer_beside(const char *path) {
     char found[MODEL_PATH_MAX], file[MODEL_PATH_MAX + 20];
     Tokenizer *t = NULL;
-    if (model_find(found, path) != OK) return NULL; /* who reads the weights says so */
+    if (model_find(found, path) != OK) return NULL; /* reported when its weights are read */
     snprintf(file, sizeof file, "%s/tokenizer.json", found);
     int gguf = model_is_gguf(found);
     if (!gguf && !file_exists(file)) return NULL;
@@ -161,4 +161,17 @@ Status stage_check_role(const Stage *s, const Tokenizer *run, const char *role, 
     tokenizer_release(t);
     text_release(&how);
     return status;
+}
+
+Status stage_read_role(ModelConfig *m, const Stage *s, const Tokenizer *run, const char *role,
+                       const char *path) {
+    TRY(model_read_config(m, path));
+    TRY(stage_check_role(s, run, role, path));
+    if (m->V < tokenizer_vocab_size(run))
+        return status_fail(E_FORMAT, "the %s (%s) embeds %d tokens, the tokenizer has %d", role,
+                           path, m->V, tokenizer_vocab_size(run));
+    if (m->max_positions < s->data.max_length)
+        return status_fail(E_USAGE, "data.max_length %d is more than the %d positions of the %s",
+                           s->data.max_length, m->max_positions, role);
+    return OK;
 }

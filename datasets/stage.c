@@ -139,10 +139,17 @@ int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps) {
 }
 
 int stage_micro_tokens(int asked, int max_length) {
-    int tokens =
-        asked ? asked
-              : 2048; /* large enough for full-speed products, small enough to stay in caches */
+    enum { CHOSEN = 2048 }; /* large enough for full-speed products, small enough for caches */
+    int tokens = asked ? asked : CHOSEN;
     return tokens < max_length ? max_length : tokens;
+}
+
+WorkspacePlan stage_workspace(const Stage *s, const StepConfig *step, int micro_tokens, int rows) {
+    return (WorkspacePlan){.tokens = micro_tokens > rows ? micro_tokens : rows,
+                           .sequences = micro_tokens,
+                           .train = 1,
+                           .recompute = step->recompute,
+                           .max_length = s->data.max_length};
 }
 
 Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir,

@@ -1,5 +1,5 @@
-/* stage.h - what every trainer is given, and the two things each does with it first: open the
- * tokenizer, open the data. */
+/* stage.h - what every trainer is given (settings, recipe, a place for its summary), and what all
+ * of them do with it: open tokenizer and data, check the other models, write the final one. */
 #ifndef STAGE_H
 #define STAGE_H
 
@@ -20,12 +20,17 @@ typedef struct {
 Status stage_tokenizer(Tokenizer **t, const Stage *s);
 /* Config of s->cfg.model (or init); checks it against the tokenizer, takes over its special ids. */
 Status stage_model_config(ModelConfig *m, const Stage *s, const Tokenizer *t);
-/* E_FORMAT where `path`, another model of the run, has a tokenizer or chat template of its own that
- * differs from the run's: it would be fed tokens that mean something else to it. A directory
- * without a tokenizer says nothing; templates count where data.layout uses them. */
+/* E_FORMAT where `path`, another model of the run, has a tokenizer or chat template that differs
+ * from the run's: it would be fed tokens that mean something else to it. A directory without a
+ * tokenizer passes; templates count where data.layout uses them. */
 Status stage_check_role(const Stage *s, const Tokenizer *run, const char *role, const char *path);
-/* In what a role's tokenizer differs from the run's, as a part of a sentence; empty: in nothing
- * that matters to ids of the run's. */
+/* Config of `path`, another model of the run (or the same in another role), once it is known to
+ * take what the run feeds it: stage_check_role, and E_FORMAT where it embeds fewer tokens than the
+ * run's tokenizer has, E_USAGE where data.max_length is more than its positions. */
+Status stage_read_role(ModelConfig *m, const Stage *s, const Tokenizer *run, const char *role,
+                       const char *path);
+/* The first difference of a role's tokenizer from the run's, as a part of a sentence; empty where
+ * the run's ids mean the same to both. */
 Status tokenizers_differ(Text *out, const Tokenizer *run, const Tokenizer *role, int templates);
 /* Weights of s->cfg.model, or initial ones from the seed. */
 Status stage_model_weights(Weights *w, const Stage *s);
@@ -44,17 +49,19 @@ Status train_data_open(TrainData *d, const Stage *s, RowKind kind, RowKind eval_
                        const Tokenizer *t);
 void train_data_close(TrainData *d);
 
-/* Raises A15 for what too much of a file is: too long, bad, doubled, trained on, or longer where it
- * was chosen (data_alarms.c). */
+/* Raises A15 where too many rows of a file are too long, bad, duplicates or trained on, or where
+ * length gives the chosen answers away (data_alarms.c). */
 void dataset_alarms(const Dataset *d, const char *path, const AlarmConfig *cfg, Run *run);
-/* The run is known to start: run_begin, the rows left out go to DIR/rejects.jsonl, and what the
- * data are remarked for is raised (not again by a resume). */
+/* To be called when nothing can refuse the run any more: run_begin, rows left out go to
+ * DIR/rejects.jsonl, and the alarms of the data are raised (not again by a resume). */
 Status stage_begin(const Stage *s, const TrainData *d, const Session *session);
 
 /* Steps of a run: max_steps if given, else epochs over the data, at least 1. */
 int stage_steps(const TrainData *d, int batch_size, int epochs, int max_steps);
-/* micro_tokens, or a good size for this machine: at least max_length. */
+/* micro_tokens, or a good size where 0 is asked for: at least max_length. */
 int stage_micro_tokens(int asked, int max_length);
+/* The workspace of a run that trains on micro_tokens at once and decodes so many rows (0: none). */
+WorkspacePlan stage_workspace(const Stage *s, const StepConfig *step, int micro_tokens, int rows);
 
 /* Final (or best) model of a stage: DIR/name with the tokenizer beside it. */
 Status stage_write_model(const Weights *w, const Tokenizer *t, const char *run_dir,

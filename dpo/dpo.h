@@ -6,10 +6,10 @@
 #include "reward/held_out.h"
 
 typedef struct {
-    OPTIM_MEMBERS;
-    STEP_MEMBERS;
+    OptimConfig optim;
+    StepConfig step;
     float beta, label_smoothing, sft_coef;
-    HELD_OUT_MEMBERS;
+    HeldOutConfig held_out;
 } DpoConfig;
 extern const Field dpo_fields[];
 extern const int dpo_n_fields;

@@ -14,7 +14,7 @@
 #include "policy/tools.h"
 
 typedef struct {
-    ANSWER_MEMBERS;
+    AnswerConfig answer;
     const char *layout, *system;
     int context;
 } ChatConfig;
@@ -99,7 +99,8 @@ static Status encode_history(Chat *k, Ids *ids) {
 
 /* The history as ids, cut from its oldest turn until an answer has room. */
 static Status fit_history(Chat *k, Ids *ids) {
-    int room = k->context / 4 < k->cfg->max_tokens ? k->context / 4 : k->cfg->max_tokens, cut = 0;
+    int longest = k->cfg->answer.max_tokens, quarter = k->context / 4, cut = 0;
+    int room = quarter < longest ? quarter : longest;
     TRY(encode_history(k, ids));
     while (ids->n > k->context - room && k->n > 1) {
         forget_first(k, 2);
@@ -128,7 +129,7 @@ static Status draw_answer(Chat *k, const Ids *ids, AnswerStream *shown) {
     interrupted = 0;
     sigaction(SIGINT, &stop, &before);
     Status s = rollout_generate(&k->rollout, k->engine, &k->m.net, &request, 1, &sampling,
-                                k->cfg->seed, answer_stream_token, shown);
+                                k->cfg->answer.seed, answer_stream_token, shown);
     sigaction(SIGINT, &before, NULL);
     return s == OK ? answer_stream_end(shown, k->rollout.stop[0]) : s;
 }
@@ -212,7 +213,7 @@ static Status open_chat(Chat *k, const ToolConfig *c) {
     k->context = k->cfg->context ? k->cfg->context : 4096;
     if (k->context > m->max_positions) k->context = m->max_positions;
     k->layout = (DataConfig){.layout = k->cfg->layout, .system = k->cfg->system};
-    k->sampling = ANSWER_SAMPLING(k->cfg);
+    k->sampling = answer_sampling(&k->cfg->answer);
     k->sampling.rows = 1;
     TRY(rollout_engine_create(&k->engine, k->m.b, m, k->m.t, 1, k->context, 1, 0));
     return rollout_create(&k->rollout, 1, (size_t)k->context);

@@ -12,7 +12,7 @@
 #include "policy/tools.h"
 
 typedef struct {
-    ANSWER_MEMBERS;
+    AnswerConfig answer;
     const char *prompt, *layout, *system;
     int ignore_eos, samples, rows, kv_mib, logp;
     StringList stop;
@@ -131,13 +131,13 @@ static Status answer_rows(Generator *g, Rows *r, int first, int last, int max_le
         g->requests[i] = (RolloutRequest){rows_ids(r, row), rows_length(r, row), place};
     }
     TRY(rollout_generate(&g->rollout, g->engine, &g->m.net, g->requests, n, &g->sampling,
-                         g->cfg->seed, NULL, NULL));
+                         g->cfg->answer.seed, NULL, NULL));
     for (int i = 0; i < n; i++) TRY(put_answer(g, r, first + i / k, i, i % k));
     return OK;
 }
 
 static int capped_length(const Generator *g, int prompt) {
-    int64_t n = (int64_t)prompt + g->cfg->max_tokens, most = g->m.net.w.cfg.max_positions;
+    int64_t n = (int64_t)prompt + g->cfg->answer.max_tokens, most = g->m.net.w.cfg.max_positions;
     return (int)(n < most ? n : most);
 }
 
@@ -177,7 +177,7 @@ static Status answer_one(Generator *g) {
     if (s == OK) {
         g->requests[0] = (RolloutRequest){ids.v, ids.n, 0};
         s = rollout_generate(&g->rollout, g->engine, &g->m.net, g->requests, 1, &g->sampling,
-                             g->cfg->seed, answer_stream_token, &shown);
+                             g->cfg->answer.seed, answer_stream_token, &shown);
     }
     if (s == OK) s = answer_stream_end(&shown, g->rollout.stop[0]);
     json_release(doc);
@@ -200,7 +200,7 @@ static Status generate(Generator *g, const ToolConfig *c) {
         return status_fail(
             E_USAGE, "the answer to --prompt goes to standard output; --out needs --data FILE");
     g->layout = (DataConfig){.layout = cfg->layout, .system = cfg->system};
-    g->sampling = ANSWER_SAMPLING(cfg);
+    g->sampling = answer_sampling(&cfg->answer);
     g->sampling.rows = cfg->rows;
     g->sampling.ignore_eos = cfg->ignore_eos;
     g->sampling.stop = cfg->stop;

@@ -21,15 +21,15 @@
 
 /* ------------------------------------------------ both */
 
-#define WRITE_MEMBERS const char *out, *dtype, *max_shard_size
-#define WRITE_FIELDS(S)                                                                            \
-    FIELD(S, out, FIELD_STRING, "", "folder to write"),                                            \
-        FIELD_OF(S, dtype, "f32", "f32|bf16|f16", "how values are written"),                       \
-        FIELD(S, max_shard_size, FIELD_STRING, "0",                                                \
-              "bytes of a file at most, as 500MB or 5GB; 0: one file")
 typedef struct {
-    WRITE_MEMBERS;
+    const char *out, *dtype, *max_shard_size;
 } WriteConfig;
+static const Field write_fields[] = {
+    FIELD(WriteConfig, out, FIELD_STRING, "", "folder to write"),
+    FIELD_OF(WriteConfig, dtype, "f32", "f32|bf16|f16", "how values are written"),
+    FIELD(WriteConfig, max_shard_size, FIELD_STRING, "0",
+          "bytes of a file at most, as 500MB or 5GB; 0: one file"),
+};
 
 /* 5GB and 500MB are powers of ten, as transformers has them; GiB and MiB powers of two. */
 static Status read_size(const char *text, size_t *bytes) {
@@ -123,8 +123,6 @@ static Status carry_tokenizer(const char *to, const char *from) {
 
 /* ------------------------------------------------ convert */
 
-static const Field convert_fields[] = {WRITE_FIELDS(WriteConfig)};
-
 static Status convert_weights(const char *model, const WriteConfig *c) {
     Backend *b = NULL;
     Weights w;
@@ -155,7 +153,7 @@ static Status convert_main(int argc, char **argv) {
                                 "[--max-shard-size 5GB]";
     WriteConfig c;
     Arena arena = {0};
-    Section section = SECTION("", convert_fields, &c);
+    Section section = SECTION("", write_fields, &c);
     if (argc < 1 || argv[0][0] == '-') return status_fail(E_USAGE, "%s", usage);
     Status s = settings_load(&section, 1, &arena, NULL, argc - 1, argv + 1);
     if (s == OK && !c.out[0]) s = status_fail(E_USAGE, "%s", usage);
@@ -167,7 +165,6 @@ static Status convert_main(int argc, char **argv) {
 /* ------------------------------------------------ init */
 
 typedef struct {
-    WRITE_MEMBERS;
     const char *family, *tokenizer, *chat_template;
     int reward_model;
     uint64_t seed;
@@ -179,7 +176,6 @@ static const Field new_fields[] = {
           "Jinja file; empty: what comes with the tokenizer"),
     FIELD(NewConfig, reward_model, FIELD_BOOL, "false", "with a score head in place of the other"),
     FIELD(NewConfig, seed, FIELD_U64, "1", "the weights are a function of it"),
-    WRITE_FIELDS(NewConfig),
 };
 
 /* The shape as a config.json, so that a family's own defaults come from where they are known. */
@@ -218,27 +214,27 @@ static void take_tokens(ModelConfig *m, const Tokenizer *t) {
     memcpy(m->eos, eos, (size_t)m->n_eos * sizeof *eos);
 }
 
-static Status init_weights(const ModelConfig *m, const NewConfig *c) {
+static Status init_weights(const ModelConfig *m, uint64_t seed, const WriteConfig *to) {
     Backend *b = NULL;
     Weights w;
     TRY(backend_create(&b, "cpu", "auto", "f32"));
     Status s = weights_create(&w, b, m, DT_F32);
     if (s == OK) {
-        s = weights_init(&w, c->seed);
-        if (s == OK) s = write_model(&w, &(WriteConfig){c->out, c->dtype, c->max_shard_size});
+        s = weights_init(&w, seed);
+        if (s == OK) s = write_model(&w, to);
         weights_release(&w);
     }
     backend_release(b);
     return s;
 }
 
-static Status put_template(const NewConfig *c) {
+static Status put_template(const char *out, const NewConfig *c) {
     char path[1300];
     ChatTemplate *checked = NULL;
     if (!c->chat_template[0]) return OK;
     TRY(chat_template_open_file(&checked, c->chat_template, &(ChatTokens){NULL, NULL}));
     chat_template_release(checked);
-    snprintf(path, sizeof path, "%s/chat_template.jinja", c->out);
+    snprintf(path, sizeof path, "%s/chat_template.jinja", out);
     return file_copy(path, c->chat_template);
 }
 
@@ -253,21 +249,21 @@ static Status new_shape(ModelConfig *m, const NewConfig *c, const InitConfig *sh
 }
 
 /* The tokenizer before the weights: with the template beside it, it knows where answers end. */
-static Status init(const NewConfig *c, const InitConfig *shape) {
+static Status init(const NewConfig *c, const InitConfig *shape, const WriteConfig *to) {
     char source[MODEL_PATH_MAX];
     Tokenizer *t = NULL;
     ModelConfig m;
     TRY(new_shape(&m, c, shape));
-    TRY(check_target(c->out));
+    TRY(check_target(to->out));
     TRY(model_find(source, c->tokenizer));
-    TRY(file_mkdirs(c->out));
-    TRY(carry_tokenizer(c->out, source));
-    TRY(put_template(c));
+    TRY(file_mkdirs(to->out));
+    TRY(carry_tokenizer(to->out, source));
+    TRY(put_template(to->out, c));
     TRY(threads_start(0));
-    Status s = stage_tokenizer(&t, &(Stage){.cfg = {.model = c->out, .tokenizer = ""}});
+    Status s = stage_tokenizer(&t, &(Stage){.cfg = {.model = to->out, .tokenizer = ""}});
     if (s == OK) take_tokens(&m, t);
-    if (s == OK) s = init_weights(&m, c);
-    if (s == OK) s = write_generation_config(c->out, t);
+    if (s == OK) s = init_weights(&m, c->seed, to);
+    if (s == OK) s = write_generation_config(to->out, t);
     tokenizer_release(t);
     return s;
 }
@@ -276,13 +272,15 @@ static Status init_main(int argc, char **argv) {
     static const char usage[] =
         "rlhf model init --family F --tokenizer DIR --out DIR [--chat-template FILE] [--hidden-size N ...]";
     NewConfig c;
+    WriteConfig to;
     InitConfig shape;
     Arena arena = {0};
     Section sections[] = {SECTION("", new_fields, &c),
+                          SECTION("", write_fields, &to),
                           {"init", init_fields, init_n_fields, &shape}};
-    Status s = settings_load(sections, 2, &arena, NULL, argc, argv);
-    if (s == OK && (!c.out[0] || !c.tokenizer[0])) s = status_fail(E_USAGE, "%s", usage);
-    if (s == OK) s = init(&c, &shape);
+    Status s = settings_load(sections, 3, &arena, NULL, argc, argv);
+    if (s == OK && (!to.out[0] || !c.tokenizer[0])) s = status_fail(E_USAGE, "%s", usage);
+    if (s == OK) s = init(&c, &shape, &to);
     arena_release(&arena);
     return s;
 }

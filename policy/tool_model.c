@@ -42,6 +42,16 @@ Status tool_settings(Arena *a, ToolConfig *c, const Section *own, const char *us
     return OK;
 }
 
+SamplingConfig answer_sampling(const AnswerConfig *c) {
+    return (SamplingConfig){.max_new_tokens = c->max_tokens,
+                            .temperature = c->greedy ? 0.0f : c->temperature,
+                            .top_k = c->top_k,
+                            .top_p = c->top_p,
+                            .min_p = c->min_p,
+                            .repetition_penalty = c->repetition_penalty,
+                            .no_repeat_ngram = c->no_repeat_ngram};
+}
+
 static Status check_need(const ModelConfig *m, const ToolConfig *c, const Tokenizer *t,
                          ToolNeed need) {
     if (need == TOOL_LANGUAGE && !m->lm_head)

@@ -21,34 +21,32 @@ extern const int tool_n_fields;
 Status tool_settings(Arena *a, ToolConfig *c, const Section *own, const char *usage, int argc,
                      char **argv, int *go);
 
-/* How a tool's answers are drawn; shared by the tables of those that answer. */
-#define ANSWER_MEMBERS                                                                             \
-    int greedy, top_k, max_tokens, no_repeat_ngram;                                                \
-    float temperature, top_p, min_p, repetition_penalty;                                           \
-    uint64_t seed
+typedef struct { /* how a tool's answers are drawn */
+    int greedy, top_k, max_tokens, no_repeat_ngram;
+    float temperature, top_p, min_p, repetition_penalty;
+    uint64_t seed;
+} AnswerConfig;
+/* Rows for the table of a tool whose settings S hold an AnswerConfig as their member `answer`. */
 #define ANSWER_FIELDS(S, temperature_default, top_p_default, longest)                              \
-    FIELD(S, greedy, FIELD_BOOL, "false", "always take the likeliest token"),                      \
-        FIELD_IN(S, temperature, FIELD_FLOAT, temperature_default, 0, 100,                         \
-                 "divides the logits; 0 = greedy"),                                                \
-        FIELD_IN(S, top_k, FIELD_INT, "0", 0, 1 << 24,                                             \
-                 "sample from the k likeliest tokens, 0 = all"),                                   \
-        FIELD_IN(S, top_p, FIELD_FLOAT, top_p_default, 0.01, 1,                                    \
-                 "sample from the likeliest tokens of this mass"),                                 \
-        FIELD_IN(S, min_p, FIELD_FLOAT, "0", 0, 1,                                                 \
-                 "sample from tokens with this share of the likeliest one's probability, "         \
-                 "0 = all"),                                                                       \
-        FIELD_IN(S, repetition_penalty, FIELD_FLOAT, "1", 0.01, 100,                               \
-                 "divides the logits of what prompt and answer hold, 1 = off"),                    \
-        FIELD_IN(S, no_repeat_ngram, FIELD_INT, "0", 0, 1 << 20,                                   \
-                 "no run of so many tokens comes twice, 0 = off"),                                 \
-        FIELD_IN(S, max_tokens, FIELD_INT, longest, 1, 1 << 24, "longest answer"),                 \
-        FIELD(S, seed, FIELD_U64, "1", "an answer is a function of it and what it answers")
-#define ANSWER_SAMPLING(c)                                                                         \
-    (SamplingConfig) {                                                                             \
-        .max_new_tokens = (c)->max_tokens, .temperature = (c)->greedy ? 0.0f : (c)->temperature,   \
-        .top_k = (c)->top_k, .top_p = (c)->top_p, .min_p = (c)->min_p,                             \
-        .repetition_penalty = (c)->repetition_penalty, .no_repeat_ngram = (c)->no_repeat_ngram     \
-    }
+    PART_FIELD(S, answer, greedy, FIELD_BOOL, "false", "always take the likeliest token"),         \
+        PART_FIELD_IN(S, answer, temperature, FIELD_FLOAT, temperature_default, 0, 100,            \
+                      "divides the logits; 0 = greedy"),                                           \
+        PART_FIELD_IN(S, answer, top_k, FIELD_INT, "0", 0, 1 << 24,                                \
+                      "sample from the k likeliest tokens, 0 = all"),                              \
+        PART_FIELD_IN(S, answer, top_p, FIELD_FLOAT, top_p_default, 0.01, 1,                       \
+                      "sample from the likeliest tokens of this mass"),                            \
+        PART_FIELD_IN(S, answer, min_p, FIELD_FLOAT, "0", 0, 1,                                    \
+                      "sample from tokens with this share of the likeliest one's probability, "    \
+                      "0 = all"),                                                                  \
+        PART_FIELD_IN(S, answer, repetition_penalty, FIELD_FLOAT, "1", 0.01, 100,                  \
+                      "divides the logits of what prompt and answer hold, 1 = off"),               \
+        PART_FIELD_IN(S, answer, no_repeat_ngram, FIELD_INT, "0", 0, 1 << 20,                      \
+                      "no run of so many tokens comes twice, 0 = off"),                            \
+        PART_FIELD_IN(S, answer, max_tokens, FIELD_INT, longest, 1, 1 << 24, "longest answer"),    \
+        PART_FIELD(S, answer, seed, FIELD_U64, "1",                                                \
+                   "an answer is a function of it and what it answers")
+/* As the rollout engine takes them; greedy is temperature 0. */
+SamplingConfig answer_sampling(const AnswerConfig *c);
 
 typedef enum { TOOL_TOKENIZER /* no model */, TOOL_LANGUAGE, TOOL_SCORE } ToolNeed;
 typedef struct {

@@ -13,8 +13,8 @@
 
 /* ---------------------------------------------------------------- the algorithm */
 
-/* Where decoding and training round differently, log pi_old is the training forward's, so that the
- * first ratio is about the policy alone. */
+/* Where decoding rounds differently from training (on a GPU) the training forward computes log
+ * pi_old once more: the first ratio would measure the rounding, not the policy. */
 static Status recompute_old(Ppo *p) {
     float *logp = p->rollout.logp;
     TRY(packed_forward(&p->rollout.seq, &p->actor, p->micro_tokens, p->cfg->temperature,
@@ -28,7 +28,7 @@ static Status recompute_old(Ppo *p) {
     return OK;
 }
 
-/* 1. act: y ~ mu(.|x), keeping log mu, and V as it was */
+/* 1. act: y ~ mu(.|x), keeping log mu(y) and the critic's values V */
 static Status act(Ppo *p) {
     int k = p->cfg->samples;
     for (int i = 0; i < p->S; i++) {
@@ -46,24 +46,27 @@ static Status act(Ppo *p) {
                           &(TokenOutputs){.score = p->value});
 }
 
+/* Mean and deviation of all scores so far (Welford 1962). */
+static void track_scores(PpoState *s, const float *score, int n) {
+    for (int i = 0; i < n; i++) {
+        double d = score[i] - s->score_mean;
+        s->score_mean += d / ++s->score_count;
+        s->score_m2 += d * (score[i] - s->score_mean);
+    }
+    s->score_std = s->score_count > 1 ? sqrt(s->score_m2 / (s->score_count - 1)) : 1.0;
+}
+
 /* raw -> normalise -> clip -> minus the price of not ending */
 static Status shape_scores(Ppo *p) {
     PpoState *s = &p->state;
     const char *how = p->cfg->normalize_score;
-    int first = s->step == 0, running = !strcmp(how, "running");
-    for (int i = 0; i < p->S; i++) /* clipping would make a number of it */
+    for (int i = 0; i < p->S; i++) /* before the clip, which would hide an infinity */
         if (!isfinite(p->raw_score[i]))
             return status_fail(E_NUMERIC,
                                "step %d: the judge's score of response %d is not a finite number",
                                s->step + 1, i);
-    if (running || (first && !strcmp(how, "initial"))) {
-        for (int i = 0; i < p->S; i++) {
-            double d = p->raw_score[i] - s->score_mean;
-            s->score_mean += d / ++s->score_count;
-            s->score_m2 += d * (p->raw_score[i] - s->score_mean);
-        }
-        s->score_std = s->score_count > 1 ? sqrt(s->score_m2 / (s->score_count - 1)) : 1.0;
-    }
+    if (!strcmp(how, "running") || (s->step == 0 && !strcmp(how, "initial")))
+        track_scores(s, p->raw_score, p->S);
     for (int i = 0; i < p->S; i++) {
         double r = p->raw_score[i], c = p->cfg->score_clip;
         if (strcmp(how, "none")) r = (r - s->score_mean) / (s->score_std + 1e-8);
@@ -82,8 +85,8 @@ static Status judge(Ppo *p) {
     return shape_scores(p);
 }
 
-/* What quantizing the reference and the judge costs: at the first step actor and critic still are
- * the same models, unquantized. */
+/* What quantizing the reference and the judge costs. At the first step the actor still is the
+ * reference and the critic the judge, both unquantized: their differences are the cost. */
 static void quantization_drift(const Ppo *p, Metrics *m) {
     double reference = 0.0, judge = 0.0;
     int tokens = 0, ended = 0;
@@ -94,7 +97,7 @@ static void quantization_drift(const Ppo *p, Metrics *m) {
         tokens++;
     }
     for (int s = 0; s < p->S; s++) {
-        if (p->rollout.stop[s] != STOP_EOS) continue; /* else the judge sees one token more */
+        if (p->rollout.stop[s] != STOP_EOS) continue; /* cut: the judge is shown one token more */
         judge += fabs((double)p->value[p->rollout.seq.starts[s + 1] - 1] - p->raw_score[s]);
         ended++;
     }
@@ -104,9 +107,9 @@ static void quantization_drift(const Ppo *p, Metrics *m) {
         metrics_set(m, "judge/quantization_drift", judge / ended);
 }
 
-/* A response of R tokens has R states, the first at the prompt's last token, and with score_at
- * "after_eos" one more after its EOS. Returns how many; *first is the first one's place in the
- * arrays. */
+/* How many states a response has, and where in the arrays they begin. R tokens are chosen in R
+ * states, the first of which is read at the prompt's last token; with score_at "after_eos" one more
+ * follows the EOS. */
 static int response_states(const Ppo *p, int s, int *first) {
     *first = p->rollout.seq.starts[s] + p->rollout.n_prompt[s] - 1;
     return rollout_length(&p->rollout, s) + (p->after_eos && p->rollout.stop[s] == STOP_EOS);
@@ -217,30 +220,23 @@ static Status improve(Ppo *p, Metrics *m) {
     double norms[2] = {0.0, 0.0}, first_deviation = 0.0;
     int per = p->S / p->cfg->minibatches, updates = 0;
     ptx_clear(&p->ptx);
-    for (int epoch = 0; epoch < p->cfg->epochs; epoch++) {
-        PolicyStats pass = {0};
+    for (int epoch = 0; epoch < p->cfg->step.epochs; epoch++) {
+        const PolicyStats before = all;
         Rng rng = {p->stage->run.seed,
-                   (uint64_t)p->state.step * (uint64_t)p->cfg->epochs + (uint64_t)epoch, 0,
+                   (uint64_t)p->state.step * (uint64_t)p->cfg->step.epochs + (uint64_t)epoch, 0,
                    RNG_MINIBATCH};
         for (int i = 0; i < p->S; i++) p->order[i] = i;
         rng_shuffle(&rng, p->order, p->S);
         for (int k = 0; k < p->cfg->minibatches; k++, updates++) {
             gather(p, k * per, (k + 1) * per);
-            TRY(improve_minibatch(p, &pass, &values, norms));
-            if (!updates) first_deviation = pass.max_deviation;
+            TRY(improve_minibatch(p, &all, &values, norms));
+            if (!updates) first_deviation = all.max_deviation;
         }
-        all.policy += pass.policy;
-        all.entropy += pass.entropy;
-        all.approxkl += pass.approxkl;
-        all.ratio += pass.ratio;
-        all.ratio_squared += pass.ratio_squared;
-        all.clipped += pass.clipped;
-        all.tokens += pass.tokens;
-        all.max_ratio = fmax(all.max_ratio, pass.max_ratio);
-        if (p->cfg->target_kl > 0.0f && pass.approxkl / pass.tokens > 1.5 * p->cfg->target_kl)
-            break;
+        double approxkl = (all.approxkl - before.approxkl) / (all.tokens - before.tokens);
+        if (p->cfg->target_kl > 0.0f && approxkl > 1.5 * p->cfg->target_kl) break;
     }
     put_improve_metrics(m, &all, &values, norms);
+    if (p->loss.kl_loss_coef > 0.0f) metrics_set(m, "loss/kl_avg", all.kl_loss / all.tokens);
     if (p->ptx.tokens) metrics_set(m, "loss/ptx", p->ptx.nll / (double)p->ptx.tokens);
     metrics_set(m, "rollout/logp_drift", p->session.b->exact_decode ? first_deviation : p->drift);
     metrics_set(m, "optimizer_steps", updates);
@@ -294,8 +290,8 @@ static void put_rollout_metrics(Ppo *p, Metrics *m) {
     metrics_set(m, "rollout/shared_tokens", (double)p->rollout.shared_tokens);
 }
 
-/* How scores, KL, lengths and the last minibatch's ratios are distributed; the losses' gradients
- * are used up by now, their array holds the numbers. */
+/* How scores, lengths, KL and the last minibatch's ratios are distributed. The numbers stand in an
+ * array of gradients, which the updates have used by now. */
 static void put_histograms(Ppo *p, int step) {
     Run *run = p->session.run;
     const Packed *q = &p->rollout.seq;
@@ -315,7 +311,6 @@ static void put_histograms(Ppo *p, int step) {
     run_histogram(run, step, "distribution/ratio", x, n);
 }
 
-/* One step of PPO. */
 static Status ppo_step(Ppo *p, Metrics *m) {
     double t[5] = {clock_seconds()};
     TRY(act(p));
@@ -348,7 +343,7 @@ static Status ppo_step(Ppo *p, Metrics *m) {
 
 /* ---------------------------------------------------------------- the run */
 
-/* run NULL: nothing is written down */
+/* The policy's answers to the held-out prompts; with run NULL none is written down. */
 static Status answer_held_out(Ppo *p, Run *run, PolicyResult *r) {
     return policy_eval(r, &p->eval,
                        &(PolicyModels){&p->actor, &p->reference, &p->critic, &p->judge}, run,
@@ -358,14 +353,8 @@ static Status answer_held_out(Ppo *p, Run *run, PolicyResult *r) {
 static Status evaluate(Ppo *p, Metrics *m, PolicyResult *r) {
     TRY(answer_held_out(p, p->session.run, r));
     if (!p->eval.has_baseline) policy_eval_keep_baseline(&p->eval);
-    if (!r->n) return OK;
-    metrics_set(m, "eval/scores", r->score);
-    if (r->has_gold) metrics_set(m, "eval/gold", r->gold);
-    if (r->has_gold) metrics_set(m, "eval/gold_stderr", r->gold_stderr);
-    metrics_set(m, "eval/kl", r->kl);
-    metrics_set(m, "eval/win_rate", policy_eval_win_rate(&p->eval));
-    metrics_set(m, "eval/response_length", r->length);
-    if (!p->state.step) return OK; /* the policy to improve on is nobody's best */
+    policy_eval_metrics(m, &p->eval, r);
+    if (!p->state.step) return OK; /* the policy to improve on is not a result of the run */
     return stage_keep_best(p->stage, m, &p->state.best, &p->actor.w, p->tokenizer, p->session.run);
 }
 
@@ -434,8 +423,7 @@ static Status ppo_loop(Ppo *p) {
         if (run_save_due(cfg, step, last)) TRY(ppo_save(p));
         if (run_stop_requested() && !last) return run_stopped(run, step);
     }
-    if (!result.n &&
-        p->eval.baseline) /* resumed after the last step: the held-out figures once more */
+    if (!result.n) /* resumed after the last step: the summary needs its figures */
         TRY(answer_held_out(p, NULL, &result));
     return summarize(p, &result);
 }
@@ -451,8 +439,8 @@ static Status train_and_check(Ppo *p) {
     TRY(hash_frozen(p, before));
     TRY(ppo_loop(p));
     TRY(hash_frozen(p, after));
-    CHECK(before[0] == after[0] &&
-          before[1] == after[1]); /* nothing may train the reference or the judge */
+    /* nothing may train the reference or the judge */
+    CHECK(before[0] == after[0] && before[1] == after[1]);
     return OK;
 }
 

@@ -6,8 +6,8 @@
 #include "datasets/stage.h"
 
 typedef struct {
-    OPTIM_MEMBERS; /* of the actor; the critic shares all but the rate */
-    STEP_MEMBERS;  /* epochs: passes over each rollout; batch_size: sequences per optimizer step */
+    OptimConfig optim; /* of the actor; the critic shares all but the rate */
+    StepConfig step;   /* epochs: passes over each rollout */
     int minibatches, samples, rows, kv_mib;
     float critic_learning_rate;
     int critic_warmup;

@@ -16,8 +16,7 @@ typedef struct {           /* what a resume needs besides the networks */
     uint64_t ptx_position; /* rows taken from the other text's */
     uint64_t tokens, samples;
     double kl_coef;
-    double score_mean, score_std, score_count,
-        score_m2;           /* normalisation: fixed or running (Welford) */
+    double score_mean, score_std, score_count, score_m2; /* of normalize_score, as Welford sums */
     double first_deviation; /* largest |ratio - 1| seen before any update of a rollout */
     double gold_before, score_before, best;
     int32_t step, pad;
@@ -39,8 +38,7 @@ typedef struct {
     SamplingConfig sampling;
     PolicyEval eval;
 
-    Rollout
-        rollout; /* S responses, N tokens; token arrays below are [max_N], by token or by state */
+    Rollout rollout; /* S responses of N tokens; the arrays below are [max_N], by token or state */
     RolloutRequest *requests;
     const Row **rows;
     float *logp_ref, *value, *reward_at, *adv, *ret;
@@ -60,8 +58,8 @@ typedef struct {
     PpoState state;
 } Ppo;
 
-/* Reads the recipe's models and data, prints the memory plan, allocates, loads or resumes. With
- * --dry-run it ends after the plan. To be released in any case. */
+/* Reads the recipe's models and data, prints the memory plan, allocates, loads or resumes; with
+ * --dry-run only up to the plan. ppo_release is due even after a failure. */
 Status ppo_create(Ppo *p);
 void ppo_release(Ppo *p);
 /* The rollout's figures that alarms watch (core/run/alarms.h); after credit was given. */

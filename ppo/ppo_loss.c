@@ -62,8 +62,8 @@ void policy_loss(const PolicyLossConfig *cfg, int N, const uint8_t *wanted, cons
         dlogp[t] = 0.0f;
         if (dentropy) dentropy[t] = 0.0f;
         if (!wanted[t]) continue;
-        double change = (double)logp[t] - logp_old[t], ratio = exp(clamp(change, -20.0, 20.0)),
-               A = adv[t - 1];
+        double change = (double)logp[t] - logp_old[t], ratio = exp(clamp(change, -20.0, 20.0));
+        double A = adv[t - 1]; /* of the state in which token t was chosen */
         double surr = -A * ratio,
                surr_clip = -A * clamp(ratio, 1.0 - cfg->clip_low, 1.0 + cfg->clip_high);
 
@@ -101,8 +101,8 @@ void value_loss(float clip, int N, const uint8_t *states, const float *value,
         if (clip > 0.0f)
             near = clamp(value[i], (double)value_old[i] - clip, (double)value_old[i] + clip);
         double error_clip = near - ret[i];
-        int flat = error_clip * error_clip >
-                   error * error; /* then V is outside the band and moves nothing */
+        /* V went towards R by more than eps: the clipped error is larger, and flat in V */
+        int flat = error_clip * error_clip > error * error;
         stats->value += 0.5 * (flat ? error_clip * error_clip : error * error);
         stats->clipped += flat;
         stats->states++;

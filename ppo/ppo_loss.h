@@ -30,8 +30,7 @@ void whiten(float *x, const uint8_t *mask, int n, int shift);
 
 typedef struct {
     float clip_low, clip_high; /* epsilons of the clipped surrogate */
-    float dual_clip; /* 0 = off; c > 1 bounds the loss of tokens with A < 0 by -c A (Ye et al. 2020)
-                      */
+    float dual_clip; /* c > 1 bounds the loss at -c A where A < 0 (Ye et al. 2020); 0 = off */
     float entropy_coef;
     float kl_loss_coef;  /* KL to the reference as a loss term, 0 = off */
     KlEstimator kl_loss; /* k2 or k3 */

@@ -84,49 +84,39 @@ typedef struct {
     int gold;
 } Roles;
 
+static Status read_judge(ModelConfig *m, const Ppo *p) {
+    const char *path = p->stage->cfg.reward_model;
+    TRY(stage_read_role(m, p->stage, p->tokenizer, "reward model", path));
+    if (!m->scores)
+        return status_fail(E_FORMAT, "%s has no score head: it is not a reward model", path);
+    if (!strcmp(p->cfg->normalize_score, "stored") && !(m->score_std > 0.0))
+        return status_fail(
+            E_FORMAT,
+            "%s carries no held-out mean and deviation for ppo.normalize_score \"stored\"", path);
+    m->lm_head = 0;
+    return OK;
+}
+
 static Status read_roles(Ppo *p, Roles *r) {
     const StageConfig *s = &p->stage->cfg;
+    const char *critic = p->cfg->critic;
     if (!s->reward_model[0])
         return status_fail(E_USAGE,
                            "the recipe names no \"reward_model\" (a directory, or \"gold\")");
     r->gold = !strcmp(s->reward_model, "gold");
-    r->critic_path = p->cfg->critic[0] ? p->cfg->critic : r->gold ? s->model : s->reward_model;
     r->reference_path = s->reference[0] ? s->reference : s->model;
+    r->critic_path = critic[0] ? critic : r->gold ? s->model : s->reward_model;
     TRY(stage_model_config(&r->actor, p->stage, p->tokenizer));
-    TRY(model_read_config(&r->reference, r->reference_path));
-    TRY(model_read_config(&r->critic, r->critic_path));
+    TRY(stage_read_role(&r->reference, p->stage, p->tokenizer, "reference", r->reference_path));
+    if (!r->gold) TRY(read_judge(&r->reward, p));
+    r->critic = r->gold ? r->actor : r->reward;
+    if (critic[0]) TRY(stage_read_role(&r->critic, p->stage, p->tokenizer, "critic", critic));
     r->critic.lm_head = 0;
     r->critic.scores = 1;
-    if (r->gold) return OK;
-    TRY(model_read_config(&r->reward, s->reward_model));
-    if (!r->reward.scores)
-        return status_fail(E_FORMAT, "%s has no score head: it is not a reward model",
-                           s->reward_model);
-    r->reward.lm_head = 0;
-    if (!strcmp(p->cfg->normalize_score, "stored") && !(r->reward.score_std > 0.0))
-        return status_fail(
-            E_FORMAT,
-            "%s carries no held-out mean and deviation for ppo.normalize_score \"stored\"",
-            s->reward_model);
     return OK;
 }
 
-/* Tokens must mean the same to all four. */
-static Status check_vocabularies(const Roles *r, const Tokenizer *t) {
-    const struct {
-        const char *name;
-        const ModelConfig *m;
-    } roles[] = {
-        {"reference", &r->reference}, {"critic", &r->critic}, {"reward model", &r->reward}};
-    for (int i = 0; i < (r->gold ? 2 : 3); i++) {
-        if (roles[i].m->V < tokenizer_vocab_size(t))
-            return status_fail(E_FORMAT, "the %s embeds %d tokens, the tokenizer has %d",
-                               roles[i].name, roles[i].m->V, tokenizer_vocab_size(t));
-    }
-    return OK;
-}
-
-/* The gold rule knows its world's prompts alone. */
+/* The gold rule can only judge answers to prompts of the embedded world. */
 static Status check_gold(const Ppo *p) {
     Gold g;
     for (int i = 0; i < p->data.n_sets; i++)
@@ -137,7 +127,7 @@ static Status check_gold(const Ppo *p) {
 
 static Status check_sizes(Ppo *p) {
     const PpoConfig *c = p->cfg;
-    int64_t S = (int64_t)c->batch_size * c->minibatches;
+    int64_t S = (int64_t)c->step.batch_size * c->minibatches;
     if (S > 1 << 24)
         return status_fail(E_USAGE,
                            "a rollout of %lld sequences (batch_size x minibatches) is too large",
@@ -185,17 +175,8 @@ static Status load_networks(Ppo *p, const Roles *r) {
     if (!r->gold)
         TRY(model_read_weights(&p->reward.w, p->stage->cfg.reward_model, p->stage->run.seed));
     if (p->session.from) {
-        const void *saved;
-        size_t bytes;
-        TRY(checkpoint_view(p->session.from, "state", sizeof p->state, &saved, &bytes));
-        memcpy(&p->state, saved, sizeof p->state);
-        if (p->eval.baseline) {
-            TRY(checkpoint_view(p->session.from, "baseline",
-                                (size_t)policy_eval_prompts(&p->eval) * sizeof(float), &saved,
-                                &bytes));
-            memcpy(p->eval.baseline, saved, bytes);
-            p->eval.has_baseline = 1;
-        }
+        TRY(checkpoint_read(p->session.from, "state", &p->state, sizeof p->state));
+        TRY(policy_eval_load(&p->eval, p->session.from));
         if (p->ema.net)
             TRY(session_load_range(p->session.from, "ema", "weights", p->session.b, p->ema.w,
                                    p->actor.w.count));
@@ -215,13 +196,16 @@ static Status load_networks(Ppo *p, const Roles *r) {
 /* What follows from the settings alone. */
 static void resolve_settings(Ppo *p) {
     const PpoConfig *c = p->cfg;
-    p->steps = stage_steps(&p->data, p->S / c->samples, 1, c->max_steps);
-    p->micro_tokens = stage_micro_tokens(c->micro_tokens, p->stage->data.max_length);
+    p->steps = stage_steps(&p->data, p->S / c->samples, 1, c->step.max_steps);
+    p->micro_tokens = stage_micro_tokens(c->step.micro_tokens, p->stage->data.max_length);
     p->after_eos = !strcmp(c->score_at, "after_eos");
     p->kl = estimator(c->kl_estimator);
-    p->loss = (PolicyLossConfig){c->clip,         c->clip_high > 0.0f ? c->clip_high : c->clip,
-                                 c->dual_clip,    c->entropy_coef,
-                                 c->kl_loss_coef, estimator(c->kl_loss_estimator)};
+    p->loss = (PolicyLossConfig){.clip_low = c->clip,
+                                 .clip_high = c->clip_high > 0.0f ? c->clip_high : c->clip,
+                                 .dual_clip = c->dual_clip,
+                                 .entropy_coef = c->entropy_coef,
+                                 .kl_loss_coef = c->kl_loss_coef,
+                                 .kl_loss = estimator(c->kl_loss_estimator)};
     p->sampling = (SamplingConfig){.max_new_tokens = c->max_new_tokens,
                                    .temperature = c->temperature,
                                    .top_k = c->top_k,
@@ -245,11 +229,7 @@ static Sizes sizes_of(const Ppo *p, const Roles *r) {
     return (Sizes){.configs = {&r->actor, &r->critic, &r->reference, &r->reward},
                    .n = r->gold ? 3 : 4,
                    .rows = rows,
-                   .workspace = {.tokens = p->micro_tokens > rows ? p->micro_tokens : rows,
-                                 .sequences = p->micro_tokens,
-                                 .train = 1,
-                                 .recompute = c->recompute,
-                                 .max_length = p->stage->data.max_length},
+                   .workspace = stage_workspace(p->stage, &c->step, p->micro_tokens, rows),
                    .reference = frozen_dtype(p->session.b, s->reference_dtype),
                    .judge = frozen_dtype(p->session.b, s->judge_dtype)};
 }
@@ -259,10 +239,10 @@ static Status plan_memory(Ppo *p, const Roles *r, const Sizes *z) {
     Backend *b = p->session.b;
     int length = p->stage->data.max_length;
     Plan memory = {0};
-    plan_network(&memory, b, "actor", &r->actor, OPTIM_PLAN(c));
+    plan_network(&memory, b, "actor", &r->actor, plan_kind(&c->optim));
     if (c->ema > 0.0f)
         plan_add(&memory, tensors_count(&r->actor) * sizeof(float), "actor: average of weights");
-    plan_network(&memory, b, "critic", &r->critic, OPTIM_PLAN(c));
+    plan_network(&memory, b, "critic", &r->critic, plan_kind(&c->optim));
     plan_frozen(&memory, b, "reference", &r->reference, z->reference, "reference_dtype");
     if (!r->gold) plan_frozen(&memory, b, "reward model", &r->reward, z->judge, "judge_dtype");
     TRY(plan_activations(&memory, b, &z->workspace, z->configs, z->n, length));
@@ -281,7 +261,7 @@ static Status create_networks(Ppo *p, const Roles *r, const Sizes *z) {
     if (!r->gold) TRY(network_create_frozen(&p->reward, b, &r->reward, p->ws, z->judge));
     p->starts_from_reference = !strcmp(r->reference_path, p->stage->cfg.model);
     p->critic_is_judge = !r->gold && !strcmp(r->critic_path, p->stage->cfg.reward_model);
-    OptimConfig oc = OPTIM_CONFIG(c);
+    OptimConfig oc = c->optim;
     TRY(optim_create(&p->actor_optim, &p->actor, &oc));
     TRY(average_create(&p->ema, &p->actor, c->ema));
     oc.learning_rate = c->critic_learning_rate;
@@ -313,11 +293,6 @@ Status ppo_create(Ppo *p) {
     TRY(check_sizes(p));
     TRY(stage_tokenizer(&p->tokenizer, stage));
     TRY(read_roles(p, &r));
-    TRY(check_vocabularies(&r, p->tokenizer));
-    TRY(stage_check_role(stage, p->tokenizer, "reference", r.reference_path));
-    TRY(stage_check_role(stage, p->tokenizer, "critic", c->critic));
-    if (!r.gold)
-        TRY(stage_check_role(stage, p->tokenizer, "reward model", stage->cfg.reward_model));
     TRY(train_data_open(&p->data, stage, ROWS_PROMPTS, ROWS_PROMPTS, p->tokenizer));
     if (r.gold) TRY(check_gold(p));
     if (c->ptx_coef > 0.0f)
@@ -365,9 +340,7 @@ Status ppo_save(Ppo *p) {
     CheckpointWriter *w;
     TRY(session_checkpoint(&w, &p->session, p->state.step));
     Status s = checkpoint_add(w, "state", &p->state, sizeof p->state);
-    if (s == OK && p->eval.baseline)
-        s = checkpoint_add(w, "baseline", p->eval.baseline,
-                           (size_t)policy_eval_prompts(&p->eval) * sizeof(float));
+    if (s == OK) s = policy_eval_save(w, &p->eval);
     if (s == OK) s = session_save_network(w, "actor", &p->actor, &p->actor_optim);
     if (s == OK && p->ema.net)
         s = session_save_range(w, "ema", "weights", p->session.b, p->ema.w, p->actor.w.count);

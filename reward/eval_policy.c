@@ -16,27 +16,19 @@ static Status read_roles(Eval *e, PolicyRun *p, const ModelConfig *policy) {
     const char *judge = strcmp(c->reward_model, "gold") ? c->reward_model : "";
     const char *path[ROLES] = {c->model, e->cfg->baseline, c->reference, judge};
     for (int i = 0; i < ROLES; i++) {
+        ModelConfig *m = &p->config[i];
         p->path[i] = path[i];
         if (!path[i][0]) continue;
         if (i == POLICY)
-            p->config[i] = *policy;
+            *m = *policy;
         else
-            TRY(model_read_config(&p->config[i], path[i]));
-        TRY(stage_check_role(e->stage, e->tokenizer, role_names[i], path[i]));
-        const ModelConfig *m = &p->config[i];
+            TRY(stage_read_role(m, e->stage, e->tokenizer, role_names[i], path[i]));
         if (i == JUDGE && m->scores != 1)
             return status_fail(E_FORMAT, "%s has no head for one score: it is not a reward model",
                                path[i]);
         if (i != JUDGE && !m->lm_head)
             return status_fail(E_FORMAT, "%s has no language-model head: it cannot be the %s",
                                path[i], role_names[i]);
-        if (m->V < tokenizer_vocab_size(e->tokenizer))
-            return status_fail(E_FORMAT, "the %s embeds %d tokens, the tokenizer has %d",
-                               role_names[i], m->V, tokenizer_vocab_size(e->tokenizer));
-        if (m->max_positions < e->stage->data.max_length)
-            return status_fail(E_USAGE,
-                               "data.max_length %d is more than the %d positions of the %s",
-                               e->stage->data.max_length, m->max_positions, role_names[i]);
     }
     return OK;
 }

@@ -1,30 +1,26 @@
-/* held_out.h - held-out prompts that a trainer of texts or pairs (sft, dpo) answers before it
- * begins and at each evaluation: into samples.jsonl, with what is thought of the answers. */
+/* held_out.h - held-out prompts that a trainer without rollouts of its own (sft, dpo) has its model
+ * answer before the first step and at each evaluation; answers and figures go to samples.jsonl. */
 #ifndef HELD_OUT_H
 #define HELD_OUT_H
 
 #include "datasets/stage.h"
 #include "reward/policy_eval.h"
 
-/* Their settings, shared by the tables of the trainers that have them. */
-#define HELD_OUT_MEMBERS                                                                           \
-    const char *prompts; /* "" none */                                                             \
-    int max_new_tokens, rows;                                                                      \
-    float temperature
-#define HELD_OUT_FIELDS(S)                                                                         \
-    FIELD(S, prompts, FIELD_STRING, "", "held-out prompts to answer before and after training"),   \
-        FIELD_IN(S, max_new_tokens, FIELD_INT, "64", 1, 1 << 20, "longest of those answers"),      \
-        FIELD_IN(S, rows, FIELD_INT, "64", 1, 1 << 16, "answers decoded at once"),                 \
-        FIELD_IN(S, temperature, FIELD_FLOAT, "0.7", 0, 100, "of those answers, 0 = greedy")
-
 typedef struct {
-    HELD_OUT_MEMBERS;
+    const char *prompts; /* "" none */
+    int max_new_tokens, rows;
+    float temperature;
 } HeldOutConfig;
-#define HELD_OUT_CONFIG(c)                                                                         \
-    ((HeldOutConfig){.prompts = (c)->prompts,                                                      \
-                     .max_new_tokens = (c)->max_new_tokens,                                        \
-                     .rows = (c)->rows,                                                            \
-                     .temperature = (c)->temperature})
+/* Rows for the table of a trainer whose settings S hold a HeldOutConfig as their member
+ * `held_out`. */
+#define HELD_OUT_FIELDS(S)                                                                         \
+    PART_FIELD(S, held_out, prompts, FIELD_STRING, "",                                             \
+               "held-out prompts to answer before and after training"),                            \
+        PART_FIELD_IN(S, held_out, max_new_tokens, FIELD_INT, "64", 1, 1 << 20,                    \
+                      "longest of those answers"),                                                 \
+        PART_FIELD_IN(S, held_out, rows, FIELD_INT, "64", 1, 1 << 16, "answers decoded at once"),  \
+        PART_FIELD_IN(S, held_out, temperature, FIELD_FLOAT, "0.7", 0, 100,                        \
+                      "of those answers, 0 = greedy")
 
 typedef struct {
     Dataset prompts; /* n = 0 without */

@@ -114,7 +114,10 @@ static Status write_answers(PolicyEval *e, const PolicyModels *m, Run *run, int 
 
 Status policy_eval(PolicyResult *out, PolicyEval *e, const PolicyModels *m, Run *run, int step) {
     int S = policy_eval_prompts(e);
-    *out = (PolicyResult){.n = S, .has_gold = e->has_gold};
+    *out = (PolicyResult){.n = S,
+                          .has_gold = e->has_gold,
+                          .has_score = m->judge != NULL,
+                          .has_kl = m->reference != NULL};
     if (!S) return OK;
     TRY(answer(&e->sampled, e, m, &e->sampling));
     sum_up(out, e, m);
@@ -139,4 +142,31 @@ double policy_eval_win_rate(const PolicyEval *e) {
     for (int s = 0; s < S; s++)
         wins += gold[s] > e->baseline[s] ? 1.0 : gold[s] == e->baseline[s] ? 0.5 : 0.0;
     return S ? wins / S : 0.5;
+}
+
+void policy_eval_metrics(Metrics *m, const PolicyEval *e, const PolicyResult *r) {
+    if (!r->n) return;
+    if (r->has_score) metrics_set(m, "eval/scores", r->score);
+    if (r->has_gold) {
+        metrics_set(m, "eval/gold", r->gold);
+        metrics_set(m, "eval/gold_stderr", r->gold_stderr);
+    }
+    if (r->has_kl) metrics_set(m, "eval/kl", r->kl);
+    if (e->has_baseline && (r->has_gold || r->has_score))
+        metrics_set(m, "eval/win_rate", policy_eval_win_rate(e));
+    metrics_set(m, "eval/response_length", r->length);
+}
+
+Status policy_eval_save(CheckpointWriter *w, const PolicyEval *e) {
+    if (!e->baseline) return OK;
+    return checkpoint_add(w, "baseline", e->baseline,
+                          (size_t)policy_eval_prompts(e) * sizeof(float));
+}
+
+Status policy_eval_load(PolicyEval *e, const Checkpoint *c) {
+    if (!e->baseline) return OK;
+    TRY(checkpoint_read(c, "baseline", e->baseline,
+                        (size_t)policy_eval_prompts(e) * sizeof(float)));
+    e->has_baseline = 1;
+    return OK;
 }

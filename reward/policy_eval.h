@@ -8,15 +8,16 @@
 #include "reward/judge.h"
 
 typedef struct {
-    int n;              /* prompts */
-    int has_gold;       /* the prompts are of the embedded world */
-    double score, gold; /* means */
-    double gold_stderr; /* of that mean: deviation over prompts / sqrt(n) */
-    double kl;          /* mean over sequences of sum log pi - log ref */
+    int n;                 /* prompts */
+    int has_gold;          /* the prompts are of the embedded world */
+    int has_score, has_kl; /* there was a judge; a reference */
+    double score, gold;    /* means */
+    double gold_stderr;    /* of that mean: deviation over prompts / sqrt(n) */
+    double kl;             /* mean over sequences of sum log pi - log ref */
     double length, eos_rate;
 } PolicyResult;
 
-typedef struct { /* answers to the first prompts, and what is thought of them */
+typedef struct { /* answers to prompts, and their figures */
     Rollout rollout;
     float *logp_ref;     /* [N] */
     float *score, *gold; /* [S] */
@@ -28,9 +29,9 @@ typedef struct {
     RolloutEngine *engine; /* borrowed */
     RolloutRequest *requests;
     const Row **rows;
-    Answers sampled, greedy; /* of all prompts; of those written down */
-    float *value;            /* [N of greedy] the critic's view of answers written down */
-    float *baseline;         /* [S] gold (or score, without gold) to win against */
+    Answers sampled, greedy; /* to all prompts; to the first ones, which are written down */
+    float *value;            /* [N of greedy] the critic's values of answers written down */
+    float *baseline;         /* [S] gold, or without it the score, to win against */
     int has_baseline, has_gold;
     SamplingConfig sampling;
     uint64_t seed;
@@ -52,10 +53,16 @@ void policy_eval_release(PolicyEval *e);
 /* Answers with the same random numbers each time. With a run the first answers go to its
  * samples.jsonl, and so do greedy ones to the same prompts; the figures are of sampled ones. */
 Status policy_eval(PolicyResult *out, PolicyEval *e, const PolicyModels *m, Run *run, int step);
-/* The last evaluation becomes what is to be beaten. */
+/* The last evaluation becomes the baseline of win rates. */
 void policy_eval_keep_baseline(PolicyEval *e);
-/* Last evaluation against the baseline, ties half. */
+/* Share of prompts on which the last evaluation beats the baseline; a tie is half a win. */
 double policy_eval_win_rate(const PolicyEval *e);
+/* The last evaluation's figures as metrics eval/scores, eval/gold, eval/kl, eval/win_rate,
+ * eval/response_length, as far as they were measured. */
+void policy_eval_metrics(Metrics *m, const PolicyEval *e, const PolicyResult *r);
+/* The baseline, into and out of a checkpoint; nothing without prompts. */
+Status policy_eval_save(CheckpointWriter *w, const PolicyEval *e);
+Status policy_eval_load(PolicyEval *e, const Checkpoint *c);
 
 static inline int policy_eval_prompts(const PolicyEval *e) {
     return e->sampled.rollout.seq.max_S;

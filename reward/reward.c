@@ -43,6 +43,30 @@ typedef struct {
     RewardState state;
 } Reward;
 
+static Status create_arrays(Reward *r) {
+    int max_S = 2 * r->cfg->step.batch_size;
+    size_t max_N = (size_t)max_S * (size_t)r->stage->data.max_length;
+    size_t pairs = (size_t)r->data.eval.n;
+    const struct {
+        float **v;
+        size_t n;
+    } arrays[] = {{&r->score, max_N},
+                  {&r->dscore, max_N},
+                  {&r->margin, (size_t)max_S / 2},
+                  {&r->answers, (size_t)max_S},
+                  {&r->pairs, 2 * pairs}};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        TRY(memory_alloc((void **)arrays[i].v, arrays[i].n * sizeof(float), "scores"));
+    return packed_create(&r->batch, max_S, max_N);
+}
+
+static Status load_network(Reward *r) {
+    r->state.best = NAN;
+    if (!r->session.from) return stage_model_weights(&r->net.w, r->stage);
+    TRY(checkpoint_read(r->session.from, "state", &r->state, sizeof r->state));
+    return session_load_network(r->session.from, "model", &r->net, &r->optim);
+}
+
 static Status reward_create(Reward *r) {
     Stage *stage = r->stage;
     ModelConfig m;
@@ -54,8 +78,9 @@ static Status reward_create(Reward *r) {
     TRY(train_data_open(&r->data, stage, ROWS_PAIRS, ROWS_PAIRS, r->tokenizer));
     if (r->cfg->parts[0])
         TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer));
-    r->steps = stage_steps(&r->data, r->cfg->batch_size, r->cfg->epochs, r->cfg->max_steps);
-    r->micro_tokens = stage_micro_tokens(r->cfg->micro_tokens, 2 * stage->data.max_length);
+    r->steps =
+        stage_steps(&r->data, r->cfg->step.batch_size, r->cfg->step.epochs, r->cfg->step.max_steps);
+    r->micro_tokens = stage_micro_tokens(r->cfg->step.micro_tokens, 2 * stage->data.max_length);
 
     TRY(stage_check_best(stage, (const char *[]){"eval/accuracy", "eval/loss", "eval/mean_reward"},
                          3));
@@ -63,35 +88,18 @@ static Status reward_create(Reward *r) {
     TRY(session_open(&r->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = r->session.b;
     const ModelConfig *config = &m;
-    WorkspacePlan plan = {.tokens = r->micro_tokens,
-                          .sequences = r->micro_tokens,
-                          .train = 1,
-                          .recompute = r->cfg->recompute,
-                          .max_length = stage->data.max_length};
+    WorkspacePlan plan = stage_workspace(stage, &r->cfg->step, r->micro_tokens, 0);
     Plan memory = {0};
-    plan_network(&memory, b, "reward model", &m, OPTIM_PLAN(r->cfg));
+    plan_network(&memory, b, "reward model", &m, plan_kind(&r->cfg->optim));
     TRY(plan_activations(&memory, b, &plan, &config, 1, 2 * stage->data.max_length));
     TRY(plan_check(&memory, r->session.b, stage->verb, stage->cfg.memory_limit));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&r->ws, b, &plan, &config, 1, NULL));
     TRY(network_create(&r->net, b, &m, r->ws, 1));
-    TRY(optim_create(&r->optim, &r->net, &OPTIM_CONFIG(r->cfg)));
-    int max_S = 2 * r->cfg->batch_size;
-    size_t max_N = (size_t)max_S * (size_t)stage->data.max_length;
-    TRY(packed_create(&r->batch, max_S, max_N));
-    TRY(memory_alloc((void **)&r->score, max_N * sizeof(float), "scores"));
-    TRY(memory_alloc((void **)&r->dscore, max_N * sizeof(float), "scores"));
-    TRY(memory_alloc((void **)&r->margin, (size_t)r->cfg->batch_size * sizeof(float), "margins"));
-    TRY(memory_alloc((void **)&r->answers, (size_t)max_S * sizeof(float), "scores"));
-    TRY(memory_alloc((void **)&r->pairs, (size_t)r->data.eval.n * 2 * sizeof(float), "scores"));
-    r->state.best = NAN;
-    if (!r->session.from) return stage_model_weights(&r->net.w, stage);
-    size_t bytes;
-    const void *saved;
-    TRY(checkpoint_view(r->session.from, "state", sizeof r->state, &saved, &bytes));
-    memcpy(&r->state, saved, sizeof r->state);
-    return session_load_network(r->session.from, "model", &r->net, &r->optim);
+    TRY(optim_create(&r->optim, &r->net, &r->cfg->optim));
+    TRY(create_arrays(r));
+    return load_network(r);
 }
 
 static void reward_release(Reward *r) {
@@ -127,7 +135,7 @@ static void pair_losses(Reward *r, RewardStats *stats, int first, int last) {
         r->dscore[c] = (float)(per_pair * dc);
         r->dscore[j] = (float)(per_pair * dr);
         r->answers[s / 2] = r->score[c];
-        r->answers[r->cfg->batch_size + s / 2] = r->score[j];
+        r->answers[r->cfg->step.batch_size + s / 2] = r->score[j];
         stats->right += chosen > rejected;
         stats->margin += per_pair * (chosen - rejected);
         stats->sum += chosen + rejected;
@@ -141,7 +149,7 @@ static Status reward_step(Reward *r, Metrics *m) {
 
     /* 1. the next pairs, chosen and rejected side by side */
     packed_clear(&r->batch);
-    for (int i = 0; i < cfg->batch_size; i++) {
+    for (int i = 0; i < cfg->step.batch_size; i++) {
         const Row *row = data_order_row(&r->data.order, r->state.position++);
         packed_add(&r->batch, row->a.ids, NULL, row->a.n);
         packed_add(&r->batch, row->b.ids, NULL, row->b.n);
@@ -167,9 +175,9 @@ static Status reward_step(Reward *r, Metrics *m) {
     TRY(optim_step(&r->optim, rate, &norm));
     r->state.step++;
     r->state.tokens += (uint64_t)r->batch.N;
-    r->state.samples += (uint64_t)cfg->batch_size;
+    r->state.samples += (uint64_t)cfg->step.batch_size;
     metrics_set(m, "loss", stats.loss);
-    metrics_set(m, "accuracy", (double)stats.right / cfg->batch_size);
+    metrics_set(m, "accuracy", (double)stats.right / cfg->step.batch_size);
     metrics_set(m, "margin", stats.margin);
     metrics_set(m, "min_reward", stats.min);
     metrics_set(m, "mean_reward", stats.sum / r->batch.S);
@@ -242,7 +250,7 @@ static Status reward_loop(Reward *r) {
         Metrics m;
         metrics_clear(&m);
         TRY(reward_step(r, &m));
-        int step = r->state.step, last = step == r->steps, pairs = r->cfg->batch_size;
+        int step = r->state.step, last = step == r->steps, pairs = r->cfg->step.batch_size;
         if (last || step % cfg->log_every == 0) {
             run_histogram(run, step, "distribution/chosen", r->answers, pairs);
             run_histogram(run, step, "distribution/rejected", r->answers + pairs, pairs);

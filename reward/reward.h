@@ -7,8 +7,8 @@
 #include "datasets/stage.h"
 
 typedef struct {
-    OPTIM_MEMBERS;
-    STEP_MEMBERS;
+    OptimConfig optim;
+    StepConfig step;
     int use_margin;
     float center;
     const char *parts; /* pairs whose subset names the broken part, "" none */
@@ -37,8 +37,8 @@ typedef struct {
     int n_subsets, room;
 } RewardEval;
 /* Scores every pair of d (ties count as wrong). scratch holds one batch of sequences. pairs [n][2]
- * (NULL: not wanted) gets the scores of chosen and rejected. E_NUMERIC when one is no number. To be
- * released when it is OK. */
+ * gets the scores of chosen and rejected; NULL: not asked. E_NUMERIC when a score is not finite.
+ * When OK, e is to be released. */
 Status reward_evaluate(RewardEval *e, Network *net, const Dataset *d, Packed *scratch, float *score,
                        int micro_tokens, float *pairs);
 void reward_eval_release(RewardEval *e);
@@ -50,7 +50,7 @@ void reward_eval_summary(Stage *s, const RewardEval *e);
 static inline double reward_longer_wins(const RewardEval *e) {
     return e->longer_pairs ? (double)e->longer_right / e->longer_pairs : 0.5;
 }
-/* evals/reward.json of the run: accuracy with what it hangs on, calibration, histograms
+/* evals/reward.json of the run: accuracy overall and by length, calibration, histograms
  * (docs/formats.md). pairs as above, n of them. */
 Status reward_report(Run *run, const RewardEval *e, const Dataset *d, const float *pairs,
                      const char *model, const char *data);

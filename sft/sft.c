@@ -62,11 +62,7 @@ static Status reference_config(ModelConfig *r, const Sft *s, const ModelConfig *
     const char *path = s->stage->cfg.reference;
     *r = *model;
     if (!path[0] || s->cfg->kl_coef == 0.0f) return OK;
-    TRY(stage_check_role(s->stage, s->tokenizer, "reference", path));
-    TRY(model_read_config(r, path));
-    if (r->V >= tokenizer_vocab_size(s->tokenizer)) return OK;
-    return status_fail(E_FORMAT, "the reference embeds %d tokens, the tokenizer has %d", r->V,
-                       tokenizer_vocab_size(s->tokenizer));
+    return stage_read_role(r, s->stage, s->tokenizer, "reference", path);
 }
 
 static Status create_reference(Sft *s, const ModelConfig *r) {
@@ -78,6 +74,23 @@ static Status create_reference(Sft *s, const ModelConfig *r) {
     return model_read_weights(&s->reference.w, stage->cfg.reference, stage->run.seed);
 }
 
+static Status create_arrays(Sft *s) {
+    int batch_size = s->cfg->step.batch_size;
+    size_t max_N = (size_t)batch_size * (size_t)s->stage->data.max_length;
+    float **arrays[] = {&s->dlogp,   &s->dmean, &s->logp,    &s->mean,
+                        &s->entropy, &s->top1,  &s->logp_ref};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
+    return packed_create(&s->batch, batch_size, max_N);
+}
+
+static Status load_network(Sft *s) {
+    s->state.best = NAN;
+    if (!s->session.from) return stage_model_weights(&s->net.w, s->stage);
+    TRY(checkpoint_read(s->session.from, "state", &s->state, sizeof s->state));
+    return session_load_network(s->session.from, "model", &s->net, &s->optim);
+}
+
 static Status sft_create(Sft *s) {
     Stage *stage = s->stage;
     ModelConfig m, r;
@@ -85,9 +98,10 @@ static Status sft_create(Sft *s) {
     TRY(stage_model_config(&m, stage, s->tokenizer));
     TRY(reference_config(&r, s, &m));
     TRY(train_data_open(&s->data, stage, ROWS_SFT, ROWS_SFT, s->tokenizer));
-    TRY(held_out_open(&s->held, &HELD_OUT_CONFIG(s->cfg), stage, s->tokenizer));
-    s->steps = stage_steps(&s->data, s->cfg->batch_size, s->cfg->epochs, s->cfg->max_steps);
-    s->micro_tokens = stage_micro_tokens(s->cfg->micro_tokens, stage->data.max_length);
+    TRY(held_out_open(&s->held, &s->cfg->held_out, stage, s->tokenizer));
+    s->steps =
+        stage_steps(&s->data, s->cfg->step.batch_size, s->cfg->step.epochs, s->cfg->step.max_steps);
+    s->micro_tokens = stage_micro_tokens(s->cfg->step.micro_tokens, stage->data.max_length);
 
     TRY(stage_check_best(stage, eval_names, s->held.prompts.n ? ALL_NAMES : LOSS_NAMES));
     /* the run directory comes last: a typo above leaves nothing behind */
@@ -95,41 +109,25 @@ static Status sft_create(Sft *s) {
     Backend *b = s->session.b;
     const ModelConfig *configs[] = {&m, &r};
     int with_kl = s->cfg->kl_coef > 0.0f, n = with_kl ? 2 : 1,
-        rows = held_out_rows(&s->held, &HELD_OUT_CONFIG(s->cfg));
-    WorkspacePlan plan = {.tokens = s->micro_tokens > rows ? s->micro_tokens : rows,
-                          .sequences = s->micro_tokens,
-                          .train = 1,
-                          .recompute = s->cfg->recompute,
-                          .max_length = stage->data.max_length};
+        rows = held_out_rows(&s->held, &s->cfg->held_out);
+    WorkspacePlan plan = stage_workspace(stage, &s->cfg->step, s->micro_tokens, rows);
     Plan memory = {0};
-    plan_network(&memory, b, "model", &m, OPTIM_PLAN(s->cfg));
+    plan_network(&memory, b, "model", &m, plan_kind(&s->cfg->optim));
     if (with_kl)
         plan_frozen(&memory, b, "reference", &r, frozen_dtype(b, stage->cfg.reference_dtype),
                     "reference_dtype");
     TRY(plan_activations(&memory, b, &plan, configs, n, stage->data.max_length));
-    held_out_plan(&memory, &s->held, &HELD_OUT_CONFIG(s->cfg), stage, b, &m);
+    held_out_plan(&memory, &s->held, &s->cfg->held_out, stage, b, &m);
     TRY(plan_check(&memory, s->session.b, stage->verb, stage->cfg.memory_limit));
     if (stage->cfg.dry_run) return OK;
 
     TRY(workspace_create(&s->ws, b, &plan, configs, n, NULL));
     TRY(network_create(&s->net, b, &m, s->ws, 1));
-    TRY(optim_create(&s->optim, &s->net, &OPTIM_CONFIG(s->cfg)));
+    TRY(optim_create(&s->optim, &s->net, &s->cfg->optim));
     TRY(create_reference(s, &r));
-    TRY(held_out_create(&s->held, &HELD_OUT_CONFIG(s->cfg), stage, s->tokenizer, b, &m,
-                        s->micro_tokens));
-    size_t max_N = (size_t)s->cfg->batch_size * (size_t)stage->data.max_length;
-    TRY(packed_create(&s->batch, s->cfg->batch_size, max_N));
-    float **arrays[] = {&s->dlogp,   &s->dmean, &s->logp,    &s->mean,
-                        &s->entropy, &s->top1,  &s->logp_ref};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        TRY(memory_alloc((void **)arrays[i], max_N * sizeof(float), "a step's numbers"));
-    s->state.best = NAN;
-    if (!s->session.from) return stage_model_weights(&s->net.w, stage);
-    size_t bytes;
-    const void *saved;
-    TRY(checkpoint_view(s->session.from, "state", sizeof s->state, &saved, &bytes));
-    memcpy(&s->state, saved, sizeof s->state);
-    return session_load_network(s->session.from, "model", &s->net, &s->optim);
+    TRY(held_out_create(&s->held, &s->cfg->held_out, stage, s->tokenizer, b, &m, s->micro_tokens));
+    TRY(create_arrays(s));
+    return load_network(s);
 }
 
 static void sft_release(Sft *s) {
@@ -146,8 +144,8 @@ static void sft_release(Sft *s) {
     session_close(&s->session);
 }
 
-/* Learns from one micro-batch at offset `at`; what is known of the gradient is in dlogp and dmean
- * already. */
+/* Learns from one micro-batch, whose arrays begin at `at`. dlogp and dmean hold the gradient of the
+ * likelihood already; only the KL's depends on the forward. */
 static Status learn(Sft *s, const Batch *b, size_t at, int tokens, SftStats *sum) {
     const SftConfig *cfg = s->cfg;
     TokenOutputs out = outputs(s, at);
@@ -174,14 +172,13 @@ static Status sft_step(Sft *s, Metrics *m) {
 
     /* 1. the next rows, end to end */
     packed_clear(&s->batch);
-    for (int i = 0; i < cfg->batch_size; i++) {
+    for (int i = 0; i < cfg->step.batch_size; i++) {
         const Sequence *q = &data_order_row(&s->data.order, s->state.position++)->a;
         packed_add(&s->batch, q->ids, q->trained, q->n);
     }
     int tokens = packed_wanted(&s->batch);
 
-    /* 2. learn: the gradient of a mean over trained tokens is known before the forward, but for the
-     * KL's */
+    /* 2. learn: the gradient of the likelihood is the same for every trained token */
     for (int n = 0; n < s->batch.N; n++) {
         s->dlogp[n] = -(1.0f - cfg->label_smoothing) / (float)tokens;
         s->dmean[n] = -cfg->label_smoothing / (float)tokens;
@@ -235,8 +232,8 @@ static Status sft_evaluate(Sft *s, double *loss) {
     return OK;
 }
 
-/* How likely the trained tokens were, and how long the rows are; the gradients' array holds them.
- */
+/* How likely the trained tokens were, and how long the rows are. The numbers stand in the array of
+ * gradients, which the update has used by now. */
 static void put_histograms(Sft *s, int step) {
     const Packed *q = &s->batch;
     int n = 0;
@@ -257,7 +254,7 @@ static Status sft_save(Sft *s) {
     return status;
 }
 
-/* Answers to the held-out prompts. */
+/* The model's answers to the held-out prompts. */
 static Status sft_answer(Sft *s, PolicyResult *r) {
     PolicyModels models = {.actor = &s->net,
                            .reference = s->cfg->kl_coef > 0.0f ? &s->reference : NULL};
@@ -268,10 +265,7 @@ static Status sft_eval_step(Sft *s, Metrics *m) {
     double loss;
     PolicyResult r;
     TRY(sft_answer(s, &r));
-    if (r.has_gold) metrics_set(m, "eval/gold", r.gold);
-    if (r.has_gold) metrics_set(m, "eval/gold_stderr", r.gold_stderr);
-    if (r.n && s->cfg->kl_coef > 0.0f) metrics_set(m, "eval/kl", r.kl);
-    if (r.n) metrics_set(m, "eval/response_length", r.length);
+    policy_eval_metrics(m, &s->held.eval, &r);
     if (!s->data.eval.n) return OK;
     TRY(sft_evaluate(s, &loss));
     metrics_set(m, "eval/loss", loss);

@@ -5,10 +5,10 @@
 #include "reward/held_out.h"
 
 typedef struct {
-    OPTIM_MEMBERS;
-    STEP_MEMBERS;
+    OptimConfig optim;
+    StepConfig step;
     float label_smoothing, neftune_alpha, kl_coef;
-    HELD_OUT_MEMBERS;
+    HeldOutConfig held_out;
 } SftConfig;
 extern const Field sft_fields[];
 extern const int sft_n_fields;

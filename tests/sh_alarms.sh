@@ -40,7 +40,7 @@ plant policy/rollout.c 's/d->logp\[d->n\+\+\] = e->logp\[i\];/d->logp[d->n++] = 
 plant policy/rollout.c 's/d->ids\[length\(d\)\] = e->drawn\[i\];/if (fault("repeat") \&\& d->n > 2) e->drawn[i] = d->ids[length(d) - 2];\n        d->ids[length(d)] = e->drawn[i];/'
 plant policy/rollout.c 's/(e->step_positions\[M\+\+\] = length\(d\) - 1);/\1 - fault("position");/'
 plant policy/rollout.c 's/^    d->stop = STOP_LENGTH;$/    d->stop = fault("no-eos") ? STOP_EOS : STOP_LENGTH;/'
-plant ppo/ppo_setup.c 's/c->dual_clip,( +)c->entropy_coef,/c->dual_clip, (fault("entropy-sign") ? -1.0f : 1.0f) * c->entropy_coef,/'
+plant ppo/ppo_setup.c 's/(\.entropy_coef = )c->entropy_coef,/\1(fault("entropy-sign") ? -1.0f : 1.0f) * c->entropy_coef,/'
 plant ppo/ppo_setup.c 's/^( +)average_start\(&p->ema\);/\1average_start(\&p->ema);\n    if (fault("stale")) TRY(weights_init(\&p->reference.w, 77));/'
 
 objects=

@@ -323,6 +323,28 @@ refused() {
     rlhf $PPO --reward_model other.rm --max_steps 1 --alarms.off A4 --run.dir other.asked
 }
 
+# what has no tokenizer is not compared, but must know every token and every position that it is fed
+rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 300 --out tok.small
+# shellcheck disable=SC2086
+for few in "tokens --tokenizer tok.small $INIT" "positions --tokenizer tok $INIT --init.max_position_embeddings 128"; do
+    what=${few%% *}
+    rlhf sft --model init ${few#* } --data.max_length 100 --data.train data/sft.jsonl --max_steps 1 --run.dir "few.$what"
+    rm "few.$what"/model/*token*.json
+done
+# too_few MESSAGE ARGUMENTS...
+too_few() {
+    message=$1
+    shift
+    "$RLHF" "$@" --run.dir few > log 2>&1 && fail "a reference was taken of which $message"
+    grep -q "^rlhf: .*$message" log || fail "too few of a reference: $(tail -n 1 log)"
+    [ ! -e few ] || fail "a refused run left a directory"
+}
+# shellcheck disable=SC2086
+for run in "$PPO" "$DPO" "$SFT"; do
+    too_few "the reference (few.tokens/model) embeds 300 tokens, the tokenizer has 400" $run --reference few.tokens/model
+    too_few "data.max_length 192 is more than the 128 positions of the reference" $run --reference few.positions/model
+done
+
 # ------------------------------------------------ what is frozen
 
 hash_models > hashes.after

@@ -60,6 +60,10 @@ const Field init_fields[] = {
 };
 const int init_n_fields = sizeof init_fields / sizeof *init_fields;
 
+PlanKind plan_kind(const OptimConfig *optim) {
+    return strcmp(optim->optimizer_device, "host") ? PLAN_TRAINED : PLAN_MOMENTS_ON_HOST;
+}
+
 void init_model_config(ModelConfig *m, const InitConfig *init, int vocab) {
     *m = (ModelConfig){.V = vocab,
                        .C = init->hidden_size,

@@ -31,16 +31,24 @@ extern const Field init_fields[];
 extern const int init_n_fields;
 void init_model_config(ModelConfig *m, const InitConfig *init, int vocab);
 
-/* How the tokens of a step are cut; shared by every trainer's table. */
-#define STEP_MEMBERS int batch_size, micro_tokens, epochs, max_steps, recompute
+typedef struct { /* how much a step takes, and how it is cut to fit into memory */
+    int batch_size, micro_tokens, epochs, max_steps, recompute;
+} StepConfig;
+/* Rows for the table of a trainer whose settings S hold a StepConfig as their member `step`. */
 #define STEP_FIELDS(S, batch, epochs_default)                                                      \
-    FIELD_IN(S, batch_size, FIELD_INT, batch, 1, 1 << 20, "sequences (pairs) per optimizer step"), \
-        FIELD_IN(S, micro_tokens, FIELD_INT, "0", 0, 1 << 24,                                      \
-                 "packed tokens per forward; 0 chooses"),                                          \
-        FIELD_IN(S, epochs, FIELD_INT, epochs_default, 1, 1 << 20, "passes over the data"),        \
-        FIELD_IN(S, max_steps, FIELD_INT, "0", 0, 1 << 30, "optimizer steps; 0 = all epochs"),     \
-        FIELD(S, recompute, FIELD_BOOL, "false",                                                   \
-              "compute activations again in the backward, to save memory")
+    PART_FIELD_IN(S, step, batch_size, FIELD_INT, batch, 1, 1 << 20,                               \
+                  "sequences (pairs) per optimizer step"),                                         \
+        PART_FIELD_IN(S, step, micro_tokens, FIELD_INT, "0", 0, 1 << 24,                           \
+                      "packed tokens per forward; 0 chooses"),                                     \
+        PART_FIELD_IN(S, step, epochs, FIELD_INT, epochs_default, 1, 1 << 20,                      \
+                      "passes over the data"),                                                     \
+        PART_FIELD_IN(S, step, max_steps, FIELD_INT, "0", 0, 1 << 30,                              \
+                      "optimizer steps; 0 = all epochs"),                                          \
+        PART_FIELD(S, step, recompute, FIELD_BOOL, "false",                                        \
+                   "compute activations again in the backward, to save memory")
+
+/* For plan_network: a trained network with its moments where the settings put them. */
+PlanKind plan_kind(const OptimConfig *optim);
 
 /* What reference_dtype or judge_dtype says, for network_create_frozen. */
 Dtype frozen_dtype(const Backend *b, const char *name);

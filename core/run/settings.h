@@ -38,10 +38,17 @@ typedef struct {
     { #member, type, offsetof(S, member), def, help, NULL, lo, hi }
 #define FIELD_OF(S, member, def, choices, help)                                                    \
     { #member, FIELD_STRING, offsetof(S, member), def, help, choices, 0, 0 }
+/* The same for a member of S.part, a struct of settings that several tables share: its keys stand
+ * among the table's own, so that a recipe says nothing of the part. */
+#define PART_FIELD(S, part, member, type, def, help)                                               \
+    { #member, type, offsetof(S, part.member), def, help, NULL, 0, 0 }
+#define PART_FIELD_IN(S, part, member, type, def, lo, hi, help)                                    \
+    { #member, type, offsetof(S, part.member), def, help, NULL, lo, hi }
+#define PART_FIELD_OF(S, part, member, def, choices, help)                                         \
+    { #member, FIELD_STRING, offsetof(S, part.member), def, help, choices, 0, 0 }
 
 typedef struct {
-    const char
-        *name; /* "ppo": keys live under "ppo" and flags are --ppo.clip; "" is the top level */
+    const char *name; /* "ppo": keys under "ppo", flags --ppo.clip; "": the top level */
     const Field *fields;
     int n_fields;
     void *config; /* the struct that the offsets are into */

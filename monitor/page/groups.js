@@ -19,6 +19,7 @@ const GROUPS = [
     { title: 'Rewards of answers', series: ['mean_reward', 'min_reward', 'max_reward', 'eval/mean_reward'] },
     { title: 'Policy loss', series: ['loss/policy_avg'] },
     { title: 'Value loss', series: ['loss/value_avg'] },
+    { title: 'KL as a loss', what: 'to the reference, per token', series: ['loss/kl_avg'], zero: true },
     { title: 'Loss on other text', series: ['loss/ptx'] },
   ]],
   ['Preference', [
