@@ -4,15 +4,12 @@
 #include <string.h>
 
 #include "core/backend/backend.h"
-#include "core/base/file.h"
 #include "core/base/log.h"
-#include "core/base/stream.h"
 #include "core/base/threads.h"
 #include "core/run/pipeline.h"
 #include "core/run/progress.h"
 #include "core/run/summary.h"
 #include "datasets/data_tools.h"
-#include "datasets/world.h"
 #include "dpo/dpo.h"
 #include "monitor/live.h"
 #include "monitor/plot.h"
@@ -138,108 +135,7 @@ static const Trainer *trainer_of(const char *verb) {
     return NULL;
 }
 
-/* ------------------------------------------------ data: the embedded world, tokenizers */
-
-typedef struct {
-    const char *out, *dir;
-    uint64_t seed;
-    int sft, pairs, prompts, eval;
-} DemoConfig;
-static const Field demo_fields[] = {
-    FIELD(DemoConfig, out, FIELD_STRING, "", "folder to write"),
-    FIELD(DemoConfig, seed, FIELD_U64, "1", "everything is a function of it"),
-    FIELD_IN(DemoConfig, sft, FIELD_INT, "0", 0, 1 << 24, "demonstrations; 0 = 14000"),
-    FIELD_IN(DemoConfig, pairs, FIELD_INT, "0", 0, 1 << 24, "preference pairs; 0 = 7000"),
-    FIELD_IN(DemoConfig, prompts, FIELD_INT, "0", 0, 1 << 24, "prompts; 0 = 4000"),
-    FIELD_IN(DemoConfig, eval, FIELD_INT, "0", 0, 1 << 24, "held-out rows of each kind; 0 = 500"),
-};
-
-static Status make_demo(const JsonDoc *recipe, int argc, char **argv, Text *summary) {
-    DemoConfig c;
-    Arena arena = {0};
-    Section sections[] = {SECTION("", demo_fields, &c)};
-    WorldInfo info;
-    Status s = settings_load(sections, 1, &arena, recipe, argc, argv);
-    if (s == OK && !c.out[0]) s = status_fail(E_USAGE, "rlhf data make-demo needs --out DIR");
-    if (s == OK) {
-        log_info("writing the embedded world to %s", c.out);
-        s = world_make(c.out,
-                       &(WorldConfig){.sft = c.sft,
-                                      .pairs = c.pairs,
-                                      .prompts = c.prompts,
-                                      .eval = c.eval,
-                                      .seed = c.seed},
-                       &info);
-    }
-    if (s == OK)
-        text_addf(summary, "\"accuracy_ceiling\":%.4f,\"longer_wins\":%.4f,\"held_out\":%d",
-                  info.accuracy_ceiling, info.longer_wins, info.held_out);
-    arena_release(&arena);
-    return s;
-}
-
-typedef struct {
-    const char *out;
-    StringList data;
-    int vocab_size;
-} TokenizerConfig;
-static const Field tokenizer_fields[] = {
-    FIELD(TokenizerConfig, out, FIELD_STRING, "", "folder to write"),
-    FIELD(TokenizerConfig, data, FIELD_LIST, "",
-          "JSONL files; every string in them is learned from"),
-    FIELD_IN(TokenizerConfig, vocab_size, FIELD_INT, "1024", 260, 1 << 20,
-             "tokens, special ones included"),
-};
-
-static Status learn_strings(BpeTrainer *b, const Json *n) {
-    if (json_type(n) == JSON_STRING) return bpe_trainer_add(b, json_str(n), strlen(json_str(n)));
-    if (json_type(n) == JSON_ARRAY || json_type(n) == JSON_OBJECT)
-        for (const Json *m = json_first(n); m; m = json_next(m)) TRY(learn_strings(b, m));
-    return OK;
-}
-
-static Status learn_file(BpeTrainer *b, const char *path) {
-    LineReader *r;
-    const char *line;
-    size_t len;
-    int number;
-    TRY(lines_open(&r, path));
-    Status s = lines_next(r, &line, &len, &number);
-    while (s == OK && line) {
-        JsonDoc *doc;
-        s = json_parse(&doc, path, number, line, len, JSON_STRICT);
-        if (s != OK) break;
-        s = learn_strings(b, json_root(doc));
-        json_release(doc);
-        if (s == OK) s = lines_next(r, &line, &len, &number);
-    }
-    lines_close(r);
-    return s;
-}
-
-static Status train_tokenizer(const JsonDoc *recipe, int argc, char **argv, Text *summary) {
-    TokenizerConfig c;
-    Arena arena = {0};
-    Section sections[] = {SECTION("", tokenizer_fields, &c)};
-    BpeTrainer *b = NULL;
-    Tokenizer *t = NULL;
-    Status s = settings_load(sections, 1, &arena, recipe, argc, argv);
-    if (s == OK && (!c.out[0] || !c.data.n))
-        s = status_fail(E_USAGE, "rlhf data train-tokenizer needs --data FILE and --out DIR");
-    if (s == OK) s = bpe_trainer_create(&b);
-    for (int i = 0; s == OK && i < c.data.n; i++) s = learn_file(b, c.data.items[i]);
-    if (s == OK) s = bpe_trainer_finish(b, c.vocab_size, &t);
-    if (s == OK) s = file_mkdirs(c.out);
-    if (s == OK) s = tokenizer_save(t, c.out);
-    if (s == OK) {
-        log_info("a tokenizer of %d tokens is in %s", tokenizer_vocab_size(t), c.out);
-        text_addf(summary, "\"vocab_size\":%d", tokenizer_vocab_size(t));
-    }
-    bpe_trainer_release(b);
-    tokenizer_release(t);
-    arena_release(&arena);
-    return s;
-}
+/* ------------------------------------------------ data */
 
 static Status data_main(int argc, char **argv) {
     static const struct {
@@ -251,9 +147,9 @@ static Status data_main(int argc, char **argv) {
     for (int i = 0; argc && i < 3; i++)
         if (!strcmp(argv[0], tools[i].name)) return tools[i].run(argc - 1, argv + 1);
     if (argc && !strcmp(argv[0], "make-demo"))
-        s = make_demo(NULL, argc - 1, argv + 1, &summary);
+        s = data_make_demo(NULL, argc - 1, argv + 1, &summary);
     else if (argc && !strcmp(argv[0], "train-tokenizer"))
-        s = train_tokenizer(NULL, argc - 1, argv + 1, &summary);
+        s = data_train_tokenizer(NULL, argc - 1, argv + 1, &summary);
     else
         s = status_fail(
             E_USAGE,
@@ -266,8 +162,8 @@ static Status data_main(int argc, char **argv) {
 
 /* ------------------------------------------------ pipelines */
 
-/* The data verbs of a pipeline take --out from the stage's directory and have no run section;
- * --data.train and its like are the trainers'. */
+/* A pipeline gives the same flags to every stage. The data verbs have no run section and no data
+ * section: they write to the stage's directory and are passed what they know. */
 static Status data_stage(Status (*run)(const JsonDoc *, int, char **, Text *),
                          const JsonDoc *recipe, int argc, char **argv, Text *summary, int seeded) {
     char *kept[160];
@@ -289,9 +185,10 @@ static Status pipeline_stage(void *ctx, const char *verb, const JsonDoc *recipe,
     (void)ctx;
     const Trainer *t = trainer_of(verb);
     if (t) return trainer_run(t, recipe, argc, argv, summary);
-    if (!strcmp(verb, "make-demo")) return data_stage(make_demo, recipe, argc, argv, summary, 1);
+    if (!strcmp(verb, "make-demo"))
+        return data_stage(data_make_demo, recipe, argc, argv, summary, 1);
     if (!strcmp(verb, "train-tokenizer"))
-        return data_stage(train_tokenizer, recipe, argc, argv, summary, 0);
+        return data_stage(data_train_tokenizer, recipe, argc, argv, summary, 0);
     return status_fail(
         E_USAGE,
         "\"%s\" is no verb of a stage: sft, reward, ppo, dpo, eval, make-demo, train-tokenizer",
@@ -385,35 +282,32 @@ static Status env_main(int argc, char **argv) {
 
 static Status help_main(int argc, char **argv);
 
-static Status generate_verb(int argc, char **argv) {
-    return generate_main(argc, argv);
-}
-
 typedef struct {
     const char *name, *help;
     Status (*run)(int argc, char **argv);
+    int lists_settings; /* when it is given --help */
 } Verb;
 
 static const Verb verbs[] = {
-    {"run", "run a pipeline of stages from a recipe", run_main},
-    {"summary", "figures and sample answers of a pipeline's run", summary_main},
-    {"report", "runs as one HTML file: curves, samples, recipes", report_main},
-    {"monitor", "the same page in a browser while runs go on", live_main},
-    {"plot", "curves of a run in the terminal", plot_main},
-    {"runs", "which runs there are, how far, and in what they differ", runs_main},
-    {"generate", "answer prompts with a model", generate_verb},
-    {"chat", "talk with a model, line by line", chat_main},
-    {"logprobs", "log-probability and entropy of every token of rows", logprobs_main},
-    {"score", "score rows with a reward model", score_main},
-    {"tokenize", "token ids of rows", tokenize_main},
-    {"detokenize", "the text of rows' token ids", detokenize_main},
-    {"template", "conversations as a model's chat template writes them", template_main},
-    {"model", "tell about a model, write it in another form, make one from nothing", model_main},
+    {"run", "run a pipeline of stages from a recipe", run_main, 0},
+    {"summary", "figures and sample answers of a pipeline's run", summary_main, 0},
+    {"report", "runs as one HTML file: curves, samples, recipes", report_main, 0},
+    {"monitor", "the same page in a browser while runs go on", live_main, 0},
+    {"plot", "curves of a run in the terminal", plot_main, 0},
+    {"runs", "which runs there are, how far, and in what they differ", runs_main, 0},
+    {"generate", "answer prompts with a model", generate_main, 1},
+    {"chat", "talk with a model, line by line", chat_main, 1},
+    {"logprobs", "log-probability and entropy of every token of rows", logprobs_main, 1},
+    {"score", "score rows with a reward model", score_main, 1},
+    {"tokenize", "token ids of rows", tokenize_main, 1},
+    {"detokenize", "the text of rows' token ids", detokenize_main, 1},
+    {"template", "conversations as a model's chat template writes them", template_main, 1},
+    {"model", "tell about a model, write it in another form, make one from nothing", model_main, 0},
     {"data", "check, show or split a data file; make the embedded world, train a tokenizer",
-     data_main},
-    {"env", "what this machine and build have, for bug reports", env_main},
-    {"schema", "JSON Schema of recipes, for editors", schema_main},
-    {"help", "this list, or the settings of a verb", help_main},
+     data_main, 0},
+    {"env", "what this machine and build have, for bug reports", env_main, 0},
+    {"schema", "JSON Schema of recipes, for editors", schema_main, 0},
+    {"help", "this list, or the settings of a verb", help_main, 0},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
@@ -431,13 +325,9 @@ static Status help_main(int argc, char **argv) {
         text_release(&text);
         return OK;
     }
-    for (int i = 0; argc && i < N_VERBS; i++) {
-        Status (*run)(int, char **) = verbs[i].run;
-        int tool = run == generate_verb || run == chat_main || run == logprobs_main ||
-                   run == score_main || run == tokenize_main || run == detokenize_main ||
-                   run == template_main;
-        if (tool && !strcmp(verbs[i].name, argv[0])) return run(1, (char *[]){"--help"});
-    }
+    for (int i = 0; argc && i < N_VERBS; i++)
+        if (verbs[i].lists_settings && !strcmp(verbs[i].name, argv[0]))
+            return verbs[i].run(1, (char *[]){"--help"});
     printf("rlhf.c %s aligns language models: SFT, reward models, PPO, DPO.\n\n", RLHF_VERSION);
     for (int i = 0; i < N_TRAINERS; i++)
         printf("  rlhf %-9s %s\n", trainers[i].verb, trainers[i].help);
