@@ -151,9 +151,9 @@ void policy_eval_metrics(Metrics *m, const PolicyEval *e, const PolicyResult *r)
         metrics_set(m, "eval/gold", r->gold);
         metrics_set(m, "eval/gold_stderr", r->gold_stderr);
     }
-    if (r->has_kl) metrics_set(m, "eval/kl", r->kl);
     if (e->has_baseline && (r->has_gold || r->has_score))
         metrics_set(m, "eval/win_rate", policy_eval_win_rate(e));
+    if (r->has_kl) metrics_set(m, "eval/kl", r->kl);
     metrics_set(m, "eval/response_length", r->length);
 }
 

@@ -57,7 +57,7 @@ Status policy_eval(PolicyResult *out, PolicyEval *e, const PolicyModels *m, Run 
 void policy_eval_keep_baseline(PolicyEval *e);
 /* Share of prompts on which the last evaluation beats the baseline; a tie is half a win. */
 double policy_eval_win_rate(const PolicyEval *e);
-/* The last evaluation's figures as metrics eval/scores, eval/gold, eval/kl, eval/win_rate,
+/* The last evaluation's figures as metrics eval/scores, eval/gold, eval/win_rate, eval/kl,
  * eval/response_length, as far as they were measured. */
 void policy_eval_metrics(Metrics *m, const PolicyEval *e, const PolicyResult *r);
 /* The baseline, into and out of a checkpoint; nothing without prompts. */
