@@ -175,3 +175,13 @@ Status stage_read_role(ModelConfig *m, const Stage *s, const Tokenizer *run, con
                            s->data.max_length, m->max_positions, role);
     return OK;
 }
+
+Status stage_check_head(const ModelConfig *m, const char *role, const char *path, RoleHead head) {
+    if (head == HEAD_SCORE && m->scores != 1)
+        return status_fail(E_FORMAT, "%s has no head for one score: it is not a reward model",
+                           path);
+    if (head == HEAD_LANGUAGE && !m->lm_head)
+        return status_fail(E_FORMAT, "%s has no language-model head: it cannot be the %s", path,
+                           role);
+    return OK;
+}

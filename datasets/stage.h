@@ -29,6 +29,9 @@ Status stage_check_role(const Stage *s, const Tokenizer *run, const char *role, 
  * run's tokenizer has, E_USAGE where data.max_length is more than its positions. */
 Status stage_read_role(ModelConfig *m, const Stage *s, const Tokenizer *run, const char *role,
                        const char *path);
+/* E_FORMAT where the model at `path` (its config m) lacks the head that its role needs. */
+typedef enum { HEAD_LANGUAGE, HEAD_SCORE } RoleHead;
+Status stage_check_head(const ModelConfig *m, const char *role, const char *path, RoleHead head);
 /* The first difference of a role's tokenizer from the run's, as a part of a sentence; empty where
  * the run's ids mean the same to both. */
 Status tokenizers_differ(Text *out, const Tokenizer *run, const Tokenizer *role, int templates);

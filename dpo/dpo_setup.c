@@ -72,7 +72,9 @@ Status dpo_create(Dpo *d) {
     TRY(stage_tokenizer(&d->tokenizer, stage));
     TRY(stage_model_config(&m, stage, d->tokenizer));
     const char *reference = stage->cfg.reference[0] ? stage->cfg.reference : stage->cfg.model;
+    TRY(stage_check_head(&m, "policy", stage->cfg.model, HEAD_LANGUAGE));
     TRY(stage_read_role(&r, stage, d->tokenizer, "reference", reference));
+    TRY(stage_check_head(&r, "reference", reference, HEAD_LANGUAGE));
     TRY(train_data_open(&d->data, stage, ROWS_PAIRS, ROWS_PAIRS, d->tokenizer));
     TRY(held_out_open(&d->held, &c->held_out, stage, d->tokenizer));
     d->steps = stage_steps(&d->data, c->step.batch_size, c->step.epochs, c->step.max_steps);

@@ -87,8 +87,7 @@ typedef struct {
 static Status read_judge(ModelConfig *m, const Ppo *p) {
     const char *path = p->stage->cfg.reward_model;
     TRY(stage_read_role(m, p->stage, p->tokenizer, "reward model", path));
-    if (!m->scores)
-        return status_fail(E_FORMAT, "%s has no score head: it is not a reward model", path);
+    TRY(stage_check_head(m, "reward model", path, HEAD_SCORE));
     if (!strcmp(p->cfg->normalize_score, "stored") && !(m->score_std > 0.0))
         return status_fail(
             E_FORMAT,
@@ -107,7 +106,9 @@ static Status read_roles(Ppo *p, Roles *r) {
     r->reference_path = s->reference[0] ? s->reference : s->model;
     r->critic_path = critic[0] ? critic : r->gold ? s->model : s->reward_model;
     TRY(stage_model_config(&r->actor, p->stage, p->tokenizer));
+    TRY(stage_check_head(&r->actor, "policy", s->model, HEAD_LANGUAGE));
     TRY(stage_read_role(&r->reference, p->stage, p->tokenizer, "reference", r->reference_path));
+    TRY(stage_check_head(&r->reference, "reference", r->reference_path, HEAD_LANGUAGE));
     if (!r->gold) TRY(read_judge(&r->reward, p));
     r->critic = r->gold ? r->actor : r->reward;
     if (critic[0]) TRY(stage_read_role(&r->critic, p->stage, p->tokenizer, "critic", critic));

@@ -23,12 +23,7 @@ static Status read_roles(Eval *e, PolicyRun *p, const ModelConfig *policy) {
             *m = *policy;
         else
             TRY(stage_read_role(m, e->stage, e->tokenizer, role_names[i], path[i]));
-        if (i == JUDGE && m->scores != 1)
-            return status_fail(E_FORMAT, "%s has no head for one score: it is not a reward model",
-                               path[i]);
-        if (i != JUDGE && !m->lm_head)
-            return status_fail(E_FORMAT, "%s has no language-model head: it cannot be the %s",
-                               path[i], role_names[i]);
+        TRY(stage_check_head(m, role_names[i], path[i], i == JUDGE ? HEAD_SCORE : HEAD_LANGUAGE));
     }
     return OK;
 }

@@ -62,7 +62,8 @@ static Status reference_config(ModelConfig *r, const Sft *s, const ModelConfig *
     const char *path = s->stage->cfg.reference;
     *r = *model;
     if (!path[0] || s->cfg->kl_coef == 0.0f) return OK;
-    return stage_read_role(r, s->stage, s->tokenizer, "reference", path);
+    TRY(stage_read_role(r, s->stage, s->tokenizer, "reference", path));
+    return stage_check_head(r, "reference", path, HEAD_LANGUAGE);
 }
 
 static Status create_reference(Sft *s, const ModelConfig *r) {
@@ -96,6 +97,7 @@ static Status sft_create(Sft *s) {
     ModelConfig m, r;
     TRY(stage_tokenizer(&s->tokenizer, stage));
     TRY(stage_model_config(&m, stage, s->tokenizer));
+    TRY(stage_check_head(&m, "policy", stage->cfg.model, HEAD_LANGUAGE));
     TRY(reference_config(&r, s, &m));
     TRY(train_data_open(&s->data, stage, ROWS_SFT, ROWS_SFT, s->tokenizer));
     TRY(held_out_open(&s->held, &s->cfg->held_out, stage, s->tokenizer));

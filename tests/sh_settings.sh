@@ -1,0 +1,82 @@
+#!/bin/sh
+# sh_settings.sh - a setting does what it says, or is refused by name before anything is written; models that cannot be
+# the role they are given are refused, too, and never crash a run.
+set -u
+LC_ALL=C
+export LC_ALL
+
+BUILD=${BUILD:-build}
+RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
+WORK=$(mktemp -d) || exit 1
+if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
+trap 'exit 1' INT TERM
+cd "$WORK" || exit 1
+
+INIT="--init.hidden_size 16 --init.num_hidden_layers 1 --init.num_attention_heads 2
+    --init.num_key_value_heads 1 --init.intermediate_size 32 --init.max_position_embeddings 192"
+COMMON="--data.max_length 192 --threads 1"
+SFT="sft --model base/model $COMMON --data.train data/sft.jsonl --max_steps 1"
+REWARD="reward --model base/model $COMMON --data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl
+    --reward.batch_size 4 --max_steps 1"
+DPO="dpo --model base/model $COMMON --data.train data/pairs.jsonl --dpo.batch_size 4 --max_steps 1"
+PPO="ppo --model base/model --reward_model rm/model $COMMON --data.train data/prompts.jsonl
+    --ppo.batch_size 4 --ppo.max_new_tokens 8 --max_steps 1"
+
+failed=0
+fail() {
+    echo "FAILED: $*" >&2
+    failed=$((failed + 1))
+}
+
+# rlhf ARGUMENTS...: or the end of the test
+rlhf() {
+    "$RLHF" "$@" > log 2>&1 && return
+    cat log >&2
+    fail "rlhf $*"
+    exit 1
+}
+
+# refused SENTENCE ARGUMENTS...: a regular expression of what is said; no directory is left
+refused() {
+    sentence=$1
+    shift
+    "$RLHF" "$@" --run.dir refused > log 2>&1
+    rc=$?
+    if [ $rc -ne 1 ] && [ $rc -ne 2 ]; then fail "exit status $rc of rlhf $*"; fi
+    grep -q "^rlhf: .*$sentence" log || fail "rlhf $* says: $(tail -n 1 log), not: $sentence"
+    [ ! -e refused ] || fail "rlhf $* was refused and left a directory"
+    rm -rf refused
+}
+
+rlhf data make-demo --out data --sft 24 --pairs 24 --prompts 12 --eval 8
+rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 300 --out tok
+# shellcheck disable=SC2086
+{
+    rlhf sft --model init --tokenizer tok $INIT $COMMON --run.dir base --data.train data/sft.jsonl --max_steps 1
+    rlhf $REWARD --run.dir rm
+}
+
+# ------------------------------------------------ roles that a model cannot have
+
+rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 280 --out tok.few
+# shellcheck disable=SC2086
+rlhf sft --model init --tokenizer tok.few $INIT $COMMON --run.dir few --data.train data/sft.jsonl --max_steps 1
+cp -r base/model short && sed 's/"max_position_embeddings": 192/"max_position_embeddings": 100/' base/model/config.json > short/config.json
+cp -r rm/model two && sed 's/"num_labels": 1/"num_labels": 2/' rm/model/config.json > two/config.json
+# shellcheck disable=SC2086
+{
+    refused 'rm/model has no language-model head: it cannot be the policy' $SFT --model rm/model
+    refused 'rm/model has no language-model head: it cannot be the reference' $SFT --sft.kl_coef 1 --reference rm/model
+    refused 'data.max_length 192 is more than the 100 positions of the reference' $SFT --sft.kl_coef 1 --reference short
+    refused 'rm/model has no language-model head: it cannot be the policy' $DPO --model rm/model
+    refused 'rm/model has no language-model head: it cannot be the reference' $DPO --reference rm/model
+    refused 'the reference (few/model) embeds 280 tokens, the tokenizer has 300' $DPO --reference few/model --alarms.off A4
+    refused 'data.max_length 192 is more than the 100 positions of the reference' $DPO --reference short
+    refused 'rm/model has no language-model head: it cannot be the policy' $PPO --model rm/model
+    refused 'rm/model has no language-model head: it cannot be the reference' $PPO --reference rm/model
+    refused 'base/model has no head for one score: it is not a reward model' $PPO --reward_model base/model
+    refused 'two has no head for one score: it is not a reward model' $PPO --reward_model two
+    refused 'data.max_length 192 is more than the 100 positions of the critic' $PPO --ppo.critic short
+}
+
+[ $failed -eq 0 ] && echo "every setting does what it says"
