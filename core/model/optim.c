@@ -4,6 +4,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/log.h"
+
+/* Of a norm, after clipping: the second moments hold squares in f32. */
+static const double LARGEST = 1e18;
+
 Status optim_create(Optim *o, Network *net, const OptimConfig *cfg) {
     CHECK(net->grad.ptr);
     *o = (Optim){.net = net, .cfg = *cfg};
@@ -71,11 +76,11 @@ typedef struct {
     char name[80];
 } Search;
 
-static Status find_not_finite(void *ctx, const TensorInfo *info, Buf *slot) {
+static Status find_bad(void *ctx, const TensorInfo *info, Buf *slot) {
     Search *s = ctx;
     if (s->bad) return OK;
-    if (isfinite(s->net->b->sum_squares(s->net->b, *slot, (size_t)info->rows * (size_t)info->cols)))
-        return OK;
+    size_t count = (size_t)info->rows * (size_t)info->cols;
+    if (s->net->b->sum_squares(s->net->b, *slot, count) <= LARGEST * LARGEST) return OK;
     memcpy(s->name, info->name, sizeof s->name);
     s->bad = s->name;
     return OK;
@@ -83,15 +88,17 @@ static Status find_not_finite(void *ctx, const TensorInfo *info, Buf *slot) {
 
 static Status skip_step(Optim *o) {
     Search s = {.net = o->net};
-    TRY(tensors_visit(&o->net->w.cfg, &o->net->g, find_not_finite, &s));
+    TRY(tensors_visit(&o->net->w.cfg, &o->net->g, find_bad, &s));
+    const char *bad = s.bad ? s.bad : "all tensors together";
     network_zero_grads(o->net);
     o->skipped++;
+    log_warn("the gradient of %s is not finite, or above %g: the step is left out", bad, LARGEST);
     if (++o->skipped_in_row < 3) return OK;
     return status_fail(
         E_NUMERIC,
         "the gradient of %s was not finite three steps in a row; the weights are those "
         "before these steps (a lower learning_rate or grad_clip may help)",
-        s.bad ? s.bad : "a tensor");
+        bad);
 }
 
 Status optim_step(Optim *o, float rate, double *norm) {
@@ -101,20 +108,20 @@ Status optim_step(Optim *o, float rate, double *norm) {
     if (net->grad_tied.ptr)
         b->add(b, net->g.tok_emb, net->g.tok_emb, net->grad_tied, (size_t)m->V * (size_t)m->C);
     *norm = sqrt(b->sum_squares(b, net->grad, net->w.count));
-    if (!isfinite(*norm)) return skip_step(o);
+    double clip = o->cfg.grad_clip,
+           scale = clip > 0.0 && *norm > clip ? clip / (*norm + 1e-6) : 1.0;
+    if (!(*norm * scale <= LARGEST)) return skip_step(o); /* NaN, too */
     o->skipped_in_row = 0;
     o->step++;
-    double clip = o->cfg.grad_clip;
-    Update u = {
-        .o = o,
-        .p = {.lr = rate,
-              .beta1 = o->cfg.beta1,
-              .beta2 = o->cfg.beta2,
-              .eps = o->cfg.eps,
-              .weight_decay = o->cfg.weight_decay,
-              .grad_scale = clip > 0.0 && *norm > clip ? (float)(clip / (*norm + 1e-6)) : 1.0f,
-              .correction1 = (float)(1.0 - pow(o->cfg.beta1, (double)o->step)),
-              .correction2 = (float)(1.0 - pow(o->cfg.beta2, (double)o->step))}};
+    Update u = {.o = o,
+                .p = {.lr = rate,
+                      .beta1 = o->cfg.beta1,
+                      .beta2 = o->cfg.beta2,
+                      .eps = o->cfg.eps,
+                      .weight_decay = o->cfg.weight_decay,
+                      .grad_scale = (float)scale,
+                      .correction1 = (float)(1.0 - pow(o->cfg.beta1, (double)o->step)),
+                      .correction2 = (float)(1.0 - pow(o->cfg.beta2, (double)o->step))}};
     TRY(tensors_visit(m, &net->w.t, update_tensor, &u));
     update_range(&u);
     if (!b->mirror) weights_pack(&net->w);

@@ -28,8 +28,8 @@ void optim_release(Optim *o);
 /* Learning rate of step `step` (from 0) of `total`. */
 float optim_rate(const OptimConfig *cfg, int step, int total);
 /* Clips, updates, packs, zeroes the gradients; *norm is the global norm before clipping. A gradient
- * that is not finite changes nothing: the step is counted as skipped, *norm is not finite;
- * E_NUMERIC at the third in a row, naming the first such tensor. */
+ * that is not finite, or without clipping so large that its square is not, changes nothing: the
+ * step is counted as skipped and the first such tensor named; E_NUMERIC at the third in a row. */
 Status optim_step(Optim *o, float rate, double *norm);
 
 /* Rows for the table of a trainer whose settings S hold an OptimConfig as their member `optim`. */
@@ -39,11 +39,12 @@ Status optim_step(Optim *o, float rate, double *norm);
                       "how the learning rate falls after warm-up"),                                \
         PART_FIELD_IN(S, optim, warmup, FIELD_FLOAT, "0.05", 0, 1e9,                               \
                       "warm-up: steps, or a fraction of all steps below 1"),                       \
-        PART_FIELD_IN(S, optim, beta1, FIELD_FLOAT, "0.9", 0, 1,                                   \
+        PART_FIELD_IN(S, optim, beta1, FIELD_FLOAT, "0.9", 0, 0.9999999,                           \
                       "Adam: decay of the first moment"),                                          \
-        PART_FIELD_IN(S, optim, beta2, FIELD_FLOAT, "0.999", 0, 1,                                 \
+        PART_FIELD_IN(S, optim, beta2, FIELD_FLOAT, "0.999", 0, 0.9999999,                         \
                       "Adam: decay of the second moment"),                                         \
-        PART_FIELD_IN(S, optim, eps, FIELD_FLOAT, "1e-8", 0, 1, "Adam: added to the denominator"), \
+        PART_FIELD_IN(S, optim, eps, FIELD_FLOAT, "1e-8", 1e-20, 1,                                \
+                      "Adam: added to the denominator"),                                           \
         PART_FIELD_IN(S, optim, weight_decay, FIELD_FLOAT, "0", 0, 10,                             \
                       "decoupled weight decay of matrices"),                                       \
         PART_FIELD_IN(S, optim, grad_clip, FIELD_FLOAT, "1", 0, 1e9,                               \
