@@ -103,6 +103,9 @@ static Status read_roles(Ppo *p, Roles *r) {
         return status_fail(E_USAGE,
                            "the recipe names no \"reward_model\" (a directory, or \"gold\")");
     r->gold = !strcmp(s->reward_model, "gold");
+    if (r->gold && !strcmp(p->cfg->normalize_score, "stored"))
+        return status_fail(E_USAGE, "ppo.normalize_score \"stored\" needs a reward model: the gold "
+                                    "rule carries no held-out mean and deviation");
     r->reference_path = s->reference[0] ? s->reference : s->model;
     r->critic_path = critic[0] ? critic : r->gold ? s->model : s->reward_model;
     TRY(stage_model_config(&r->actor, p->stage, p->tokenizer));

@@ -79,4 +79,11 @@ cp -r rm/model two && sed 's/"num_labels": 1/"num_labels": 2/' rm/model/config.j
     refused 'data.max_length 192 is more than the 100 positions of the critic' $PPO --ppo.critic short
 }
 
+# ------------------------------------------------ settings that could do nothing, or the opposite
+
+# shellcheck disable=SC2086
+{
+    refused 'ppo.normalize_score "stored" needs a reward model' $PPO --reward_model gold --ppo.normalize_score stored
+}
+
 [ $failed -eq 0 ] && echo "every setting does what it says"
