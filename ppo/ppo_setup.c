@@ -137,6 +137,12 @@ static Status check_sizes(Ppo *p) {
                            "a rollout of %lld sequences (batch_size x minibatches) is too large",
                            (long long)S);
     p->S = (int)S;
+    if (c->kl_target > 0.0f && c->kl_horizon <= 0.2 * p->S)
+        return status_fail(
+            E_USAGE,
+            "ppo.kl_horizon %g is too short for rollouts of %d sequences: one of them "
+            "could turn the sign of beta (more than %g cannot)",
+            c->kl_horizon, p->S, 0.2 * p->S);
     if (p->S % c->samples)
         return status_fail(E_USAGE, "ppo.samples %d does not divide the %d sequences of a rollout",
                            c->samples, p->S);
