@@ -18,7 +18,8 @@ const Field dpo_fields[] = {
 };
 const int dpo_n_fields = sizeof dpo_fields / sizeof *dpo_fields;
 
-/* What run.best may name: figures of held-out pairs, then those of answers to held-out prompts. */
+/* What run.best may name: figures of held-out pairs, then those of answers to held-out prompts, at
+ * the end the gold rule's. */
 static const char *const evaluated[] = {"eval/loss",
                                         "eval/rewards/chosen",
                                         "eval/rewards/rejected",
@@ -27,11 +28,17 @@ static const char *const evaluated[] = {"eval/loss",
                                         "eval/logps/chosen",
                                         "eval/logps/rejected",
                                         "eval/entropy",
-                                        "eval/gold",
                                         "eval/kl",
-                                        "eval/win_rate",
-                                        "eval/response_length"};
-enum { OF_PAIRS = 8, OF_ALL = sizeof evaluated / sizeof *evaluated };
+                                        "eval/response_length",
+                                        "eval/gold",
+                                        "eval/win_rate"};
+enum { OF_PAIRS = 8, OF_ANSWERS = 10, OF_ALL = sizeof evaluated / sizeof *evaluated };
+
+static Status check_best(const Dpo *d) {
+    const Dataset *prompts = &d->held.prompts;
+    int n = policy_eval_knows_gold(prompts) ? OF_ALL : prompts->n ? OF_ANSWERS : OF_PAIRS;
+    return stage_check_best(d->stage, evaluated, n);
+}
 
 static Status load_networks(Dpo *d, const char *reference) {
     TRY(model_read_weights(&d->reference.w, reference, d->stage->run.seed));
@@ -80,7 +87,7 @@ Status dpo_create(Dpo *d) {
     d->steps = stage_steps(&d->data, c->step.batch_size, c->step.epochs, c->step.max_steps);
     d->micro_tokens = stage_micro_tokens(c->step.micro_tokens, 2 * stage->data.max_length);
 
-    TRY(stage_check_best(stage, evaluated, d->held.prompts.n ? OF_ALL : OF_PAIRS));
+    TRY(check_best(d));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&d->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = d->session.b;

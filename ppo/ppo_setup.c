@@ -294,8 +294,8 @@ static Status create_rollouts(Ppo *p, const Roles *r, int rows) {
 }
 
 Status ppo_create(Ppo *p) {
-    static const char *const evaluated[] = {"eval/scores", "eval/gold", "eval/kl", "eval/win_rate",
-                                            "eval/response_length"};
+    static const char *const evaluated[] = {"eval/scores", "eval/kl", "eval/win_rate",
+                                            "eval/response_length", "eval/gold"};
     Stage *stage = p->stage;
     const PpoConfig *c = p->cfg;
     Roles r;
@@ -308,7 +308,7 @@ Status ppo_create(Ppo *p) {
     if (c->ptx_coef > 0.0f)
         TRY(ptx_open(&p->ptx, c->ptx_data, &stage->data, p->tokenizer, stage->run.seed));
     resolve_settings(p);
-    TRY(stage_check_best(stage, evaluated, sizeof evaluated / sizeof *evaluated));
+    TRY(stage_check_best(stage, evaluated, policy_eval_knows_gold(&p->data.eval) ? 5 : 4));
 
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&p->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));

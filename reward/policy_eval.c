@@ -26,11 +26,15 @@ static void answers_release(Answers *a) {
     memory_release(a->gold);
 }
 
+int policy_eval_knows_gold(const Dataset *prompts) {
+    Gold g;
+    return prompts->n > 0 && world_gold(&g, prompts->rows[0].prompt, "", 1) == OK;
+}
+
 Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int samples, const Tokenizer *t,
                           RolloutEngine *engine, const SamplingConfig *sampling, int max_length,
                           int micro_tokens, uint64_t seed) {
     int S = prompts->n, written = samples < S ? samples : S;
-    Gold g;
     *e = (PolicyEval){.prompts = prompts,
                       .tokenizer = t,
                       .engine = engine,
@@ -38,7 +42,7 @@ Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int samples, co
                       .seed = seed,
                       .micro_tokens = micro_tokens};
     if (!S) return OK;
-    e->has_gold = world_gold(&g, prompts->rows[0].prompt, "", 1) == OK;
+    e->has_gold = policy_eval_knows_gold(prompts);
     TRY(answers_create(&e->sampled, S, max_length));
     TRY(answers_create(&e->greedy, written, max_length));
     TRY(memory_alloc((void **)&e->value, (size_t)written * (size_t)max_length * sizeof(float),

@@ -45,6 +45,8 @@ typedef struct {
     Judge *judge;       /* NULL: gold alone */
 } PolicyModels;
 
+/* Are the prompts of the embedded world, whose gold rule judges answers? 0 for none. */
+int policy_eval_knows_gold(const Dataset *prompts);
 /* Memory for all prompts, the first `samples` of which are written down. */
 Status policy_eval_create(PolicyEval *e, const Dataset *prompts, int samples, const Tokenizer *t,
                           RolloutEngine *engine, const SamplingConfig *sampling, int max_length,

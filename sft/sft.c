@@ -46,9 +46,15 @@ typedef struct {
     SftState state;
 } Sft;
 
-enum { LOSS_NAMES = 1, ALL_NAMES = 4 }; /* the others are of answers */
-static const char *const eval_names[ALL_NAMES] = {"eval/loss", "eval/gold", "eval/kl",
-                                                  "eval/response_length"};
+/* Figures of answers are there only with prompts, and with what judges them. */
+static Status check_best(const Sft *s) {
+    const char *names[4] = {"eval/loss"};
+    int n = 1, answers = s->held.prompts.n > 0;
+    if (answers) names[n++] = "eval/response_length";
+    if (answers && s->cfg->kl_coef > 0.0f) names[n++] = "eval/kl";
+    if (policy_eval_knows_gold(&s->held.prompts)) names[n++] = "eval/gold";
+    return stage_check_best(s->stage, names, n);
+}
 
 static TokenOutputs outputs(Sft *s, size_t offset) {
     return (TokenOutputs){.logp = s->logp + offset,
@@ -105,7 +111,7 @@ static Status sft_create(Sft *s) {
         stage_steps(&s->data, s->cfg->step.batch_size, s->cfg->step.epochs, s->cfg->step.max_steps);
     s->micro_tokens = stage_micro_tokens(s->cfg->step.micro_tokens, stage->data.max_length);
 
-    TRY(stage_check_best(stage, eval_names, s->held.prompts.n ? ALL_NAMES : LOSS_NAMES));
+    TRY(check_best(s));
     /* the run directory comes last: a typo above leaves nothing behind */
     TRY(session_open(&s->session, &stage->cfg, &stage->run, stage->verb, stage->recipe));
     Backend *b = s->session.b;

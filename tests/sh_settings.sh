@@ -87,4 +87,20 @@ cp -r rm/model two && sed 's/"num_labels": 1/"num_labels": 2/' rm/model/config.j
     refused 'ppo.kl_horizon 8 is too short for rollouts of 40 sequences' $PPO --ppo.batch_size 40 --ppo.kl_target 6 --ppo.kl_horizon 8
 }
 
+# a best model by a metric that this run does not have
+for i in 1 2 3; do echo '{"prompt":"What is the capital of Peru?"}'; done > foreign.jsonl
+ASKED="--data.eval data/sft.eval.jsonl --sft.prompts data/prompts.eval.jsonl --sft.max_new_tokens 8"
+# shellcheck disable=SC2086
+{
+    refused 'run.best: sft does not evaluate "eval/kl"' $SFT $ASKED --run.best eval/kl
+    refused 'run.best: sft does not evaluate "eval/gold"' $SFT $ASKED --sft.prompts foreign.jsonl --run.best eval/gold
+    refused 'run.best: dpo does not evaluate "eval/win_rate"' $DPO --data.eval data/pairs.eval.jsonl \
+        --dpo.prompts foreign.jsonl --dpo.max_new_tokens 8 --run.best eval/win_rate
+    refused 'run.best: ppo does not evaluate "eval/gold"' $PPO --data.eval foreign.jsonl --run.best eval/gold
+    for best in eval/kl eval/gold; do
+        rlhf $SFT $ASKED --sft.kl_coef 1 --run.best $best --run.dir best --run.overwrite
+        [ -s best/best/model.safetensors ] || fail "sft has no best model by $best"
+    done
+}
+
 [ $failed -eq 0 ] && echo "every setting does what it says"
