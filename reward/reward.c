@@ -203,6 +203,12 @@ static Status evaluate(Reward *r, RewardEval *e, const Dataset *d, float *pairs)
     return reward_evaluate(e, &r->net, d, &r->batch, r->score, r->micro_tokens, pairs);
 }
 
+/* They stay with the model that is written next, for PPO's normalisation. */
+static void keep_statistics(Reward *r, const RewardEval *e) {
+    r->net.w.cfg.score_mean = e->mean;
+    r->net.w.cfg.score_std = e->std;
+}
+
 static Status reward_eval_step(Reward *r, Metrics *m) {
     RewardEval e;
     if (!r->data.eval.n) return OK;
@@ -211,11 +217,12 @@ static Status reward_eval_step(Reward *r, Metrics *m) {
     metrics_set(m, "eval/accuracy", reward_accuracy(&e));
     metrics_set(m, "eval/mean_reward", e.mean);
     metrics_set(m, "eval/longer_wins", reward_longer_wins(&e));
+    keep_statistics(r, &e);
     reward_eval_release(&e);
     return stage_keep_best(r->stage, m, &r->state.best, &r->net.w, r->tokenizer, r->session.run);
 }
 
-/* Held-out figures; the scores' mean and deviation stay with the model, for PPO's normalisation. */
+/* Held-out figures, and the model. */
 static Status reward_finish(Reward *r) {
     RewardEval e = {0};
     if (r->data.eval.n) {
@@ -223,8 +230,7 @@ static Status reward_finish(Reward *r) {
         Status s = reward_report(r->session.run, &e, &r->data.eval, r->pairs, "model",
                                  r->stage->data.eval);
         reward_eval_summary(r->stage, &e);
-        r->net.w.cfg.score_mean = e.mean;
-        r->net.w.cfg.score_std = e.std;
+        keep_statistics(r, &e);
         reward_eval_release(&e);
         TRY(s);
     }

@@ -103,4 +103,14 @@ ASKED="--data.eval data/sft.eval.jsonl --sft.prompts data/prompts.eval.jsonl --s
     done
 }
 
+# ------------------------------------------------ a reward model carries its scores' mean and deviation, the best one, too
+
+# shellcheck disable=SC2086
+{
+    rlhf $REWARD --max_steps 2 --run.eval_every 1 --run.best eval/loss --run.dir rm.best
+    for model in best model; do
+        rlhf $PPO --reward_model rm.best/$model --ppo.normalize_score stored --run.dir stored --run.overwrite
+    done
+}
+
 [ $failed -eq 0 ] && echo "every setting does what it says"
