@@ -130,7 +130,8 @@ static void credit(Ppo *p) {
         memset(p->state_mask + first, 1, (size_t)n);
         memset(p->whitened + first, 1, (size_t)R);
     }
-    if (p->cfg->whiten_rewards) whiten(p->reward_at, p->whitened, N, 0);
+    if (p->cfg->whiten_rewards) /* with the state after EOS, which has the score */
+        whiten(p->reward_at, p->state_mask, N, 0);
     for (int s = 0; s < p->S; s++) {
         int n = response_states(p, s, &first);
         gae(p->adv + first, p->ret + first, p->reward_at + first, p->value + first, n,

@@ -113,4 +113,21 @@ ASKED="--data.eval data/sft.eval.jsonl --sft.prompts data/prompts.eval.jsonl --s
     done
 }
 
+# ------------------------------------------------ whitened rewards: the scores among them, wherever they stand
+
+# a policy that answers "ok" and ends; scores of at most 0.01 are whitened to the size of values
+i=0
+while [ $i -lt 16 ]; do echo '{"prompt":"Is it number '$i'?","completion":" ok"}' && i=$((i + 1)); done > ok.jsonl
+# shellcheck disable=SC2086
+{
+    rlhf $SFT --data.train ok.jsonl --max_steps 60 --sft.learning_rate 1e-2 --run.dir ok
+    for at in last_token after_eos; do
+        rlhf $PPO --model ok/model --data.train ok.jsonl --ppo.batch_size 16 --ppo.kl_coef 0 --ppo.normalize_score initial \
+            --ppo.score_clip 0.01 --ppo.lambda 1 --ppo.whiten_rewards --ppo.score_at $at --run.dir white.$at
+        sed -n 's/.*"critic\/vf_explained_var":\([^,]*\).*"rollout\/truncated_rate":\([^,]*\).*/\1 \2/p' white.$at/metrics.jsonl > numbers
+        awk '{ bad += !($1 > -10 && $1 < 1 && $2 < 0.2) } END { exit bad || NR != 1 }' numbers ||
+            fail "$at: explained variance of the returns, share of cut answers: $(cat numbers)"
+    done
+}
+
 [ $failed -eq 0 ] && echo "every setting does what it says"
