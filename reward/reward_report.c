@@ -85,6 +85,15 @@ static void put_lengths(Text *t, const float *margin, const int *difference, int
     text_add(t, "]");
 }
 
+/* Of all answers, each by itself: how far do scores follow lengths? */
+static void put_length_correlation(Text *t, const Dataset *d, const float *pairs, float *length) {
+    for (int i = 0; i < d->n; i++) {
+        const Sequence *s[2] = {&d->rows[i].a, &d->rows[i].b};
+        for (int k = 0; k < 2; k++) length[2 * i + k] = (float)(s[k]->n - s[k]->n_prompt);
+    }
+    put(t, "score_length_corr", pearson(pairs, length, 2 * d->n));
+}
+
 static void put_figures(Text *t, const RewardEval *e) {
     Interval limits = wilson(reward_accuracy(e), e->pairs);
     put(t, "n", e->pairs);
@@ -102,7 +111,8 @@ Status reward_report(Run *run, const RewardEval *e, const Dataset *d, const floa
     Arena arena = {0};
     Text t = {0};
     int n = d->n;
-    float *margin = arena_alloc(&arena, (size_t)n * sizeof *margin);
+    float *margin = arena_alloc(&arena, (size_t)n * sizeof *margin),
+          *length = arena_alloc(&arena, 2 * (size_t)n * sizeof *length);
     int *difference = arena_alloc(&arena, (size_t)n * sizeof *difference),
         *order = arena_alloc(&arena, (size_t)n * sizeof *order);
     double sum = 0.0, low = INFINITY, high = -INFINITY;
@@ -122,6 +132,7 @@ Status reward_report(Run *run, const RewardEval *e, const Dataset *d, const floa
     put(&t, "margin_mean", sum / n);
     put_subsets(&t, e);
     put_calibration(&t, margin, n);
+    put_length_correlation(&t, d, pairs, length);
     put_lengths(&t, margin, difference, order, n);
     put_counts(&t, "chosen", pairs, 2, n, e->min, e->max);
     put_counts(&t, "rejected", pairs + 1, 2, n, e->min, e->max);

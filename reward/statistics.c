@@ -79,6 +79,21 @@ int length_bins(LengthBin bins[LENGTH_BINS], int *order, const int *difference, 
     return count;
 }
 
+double pearson(const float *x, const float *y, int n) {
+    double mean_x = 0.0, mean_y = 0.0, xx = 0.0, yy = 0.0, xy = 0.0;
+    for (int i = 0; i < n; i++) {
+        mean_x += (double)x[i] / n;
+        mean_y += (double)y[i] / n;
+    }
+    for (int i = 0; i < n; i++) {
+        double dx = x[i] - mean_x, dy = y[i] - mean_y;
+        xx += dx * dx;
+        yy += dy * dy;
+        xy += dx * dy;
+    }
+    return xx > 0.0 && yy > 0.0 ? xy / sqrt(xx * yy) : NAN;
+}
+
 void histogram(int *counts, int bins, double low, double high, const float *v, int stride, int n) {
     memset(counts, 0, (size_t)bins * sizeof *counts);
     for (int i = 0; i < n; i++) {

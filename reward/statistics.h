@@ -39,6 +39,9 @@ typedef struct {
 int length_bins(LengthBin bins[LENGTH_BINS], int *order, const int *difference, const float *margin,
                 int n);
 
+/* Pearson's correlation of x and y; NaN where one of them does not vary. */
+double pearson(const float *x, const float *y, int n);
+
 /* Counts of values in `bins` parts of equal width of [low, high]; the last holds high, too. */
 void histogram(int *counts, int bins, double low, double high, const float *v, int stride, int n);
 

@@ -108,6 +108,7 @@ ASKED="--data.eval data/sft.eval.jsonl --sft.prompts data/prompts.eval.jsonl --s
 # shellcheck disable=SC2086
 {
     rlhf $REWARD --max_steps 2 --run.eval_every 1 --run.best eval/loss --run.dir rm.best
+    grep -q '"score_length_corr":-\{0,1\}0\.[0-9]' rm.best/evals/reward.json || fail "reward.json: no correlation with lengths"
     for model in best model; do
         rlhf $PPO --reward_model rm.best/$model --ppo.normalize_score stored --run.dir stored --run.overwrite
     done

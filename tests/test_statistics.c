@@ -30,6 +30,16 @@ static void wilson_is_wilson(void **state) {
     near(few.high, 1.0, 0.0);
 }
 
+static void correlation_by_hand(void **state) {
+    (void)state;
+    const float x[4] = {1, 2, 3, 4}, y[4] = {2, 1, 4, 3}, down[4] = {9, 7, 5, 3},
+                same[4] = {5, 5, 5, 5}, far[4] = {1e6f + 2, 1e6f + 1, 1e6f + 4, 1e6f + 3};
+    near(pearson(x, y, 4), 0.6, 1e-12); /* 3 / sqrt(5 * 5) */
+    near(pearson(x, down, 4), -1.0, 1e-12);
+    near(pearson(x, far, 4), 0.6, 1e-6);
+    assert_true(isnan(pearson(x, same, 4)) && isnan(pearson(x, y, 1)));
+}
+
 enum { ROWS = 400 };
 
 static void bootstrap_covers_the_mean(void **state) {
@@ -176,6 +186,7 @@ static void best_of_n_by_force(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wilson_is_wilson),
+        cmocka_unit_test(correlation_by_hand),
         cmocka_unit_test(bootstrap_covers_the_mean),
         cmocka_unit_test(calibration_of_known_margins),
         cmocka_unit_test(calibrated_margins_have_little_error),
