@@ -294,11 +294,11 @@ static Status sft_loop(Sft *s) {
         Metrics m;
         metrics_clear(&m);
         TRY(sft_step(s, &m));
-        int step = s->state.step, last = step == s->steps;
+        int step = s->state.step, last = step == s->steps, tokens = s->batch.N;
         if (last || step % cfg->log_every == 0) put_histograms(s, step);
         if (last || (cfg->eval_every && step % cfg->eval_every == 0)) TRY(sft_eval_step(s, &m));
         progress_watch(&p, metrics_get(&m, "loss"));
-        progress_step(&p, step, (uint64_t)s->batch.N, "loss %.4f", metrics_get(&m, "loss"));
+        progress_step(&p, step, (uint64_t)tokens, "loss %.4f", metrics_get(&m, "loss"));
         TRY(run_log(run, step, s->state.tokens, s->state.samples, &m));
         if (run_save_due(cfg, step, last)) TRY(sft_save(s));
         if (run_stop_requested() && !last) return run_stopped(run, step);
