@@ -84,6 +84,7 @@ cp -r rm/model two && sed 's/"num_labels": 1/"num_labels": 2/' rm/model/config.j
 # shellcheck disable=SC2086
 {
     refused 'ppo.normalize_score "stored" needs a reward model' $PPO --reward_model gold --ppo.normalize_score stored
+    refused 'run.keep must be between 2 and 4000, not 5000' $SFT --run.keep 5000
     refused 'ppo.kl_horizon 8 is too short for rollouts of 40 sequences' $PPO --ppo.batch_size 40 --ppo.kl_target 6 --ppo.kl_horizon 8
 }
 

@@ -21,7 +21,8 @@ const Field run_fields[] = {
              "steps between evaluations; 0: at the end"),
     FIELD_IN(RunConfig, save_every, FIELD_INT, "0", 0, 1e9,
              "steps between checkpoints; 0: at the end"),
-    FIELD_IN(RunConfig, keep, FIELD_INT, "2", 2, 1e6, "newest checkpoints kept"),
+    /* with what may stand beside them, fewer than STEP_DIRS_MAX: a resume lists them all */
+    FIELD_IN(RunConfig, keep, FIELD_INT, "2", 2, 4000, "newest checkpoints kept"),
     FIELD(RunConfig, best, FIELD_STRING, "", "metric whose best value's model is kept"),
     FIELD(RunConfig, resume, FIELD_BOOL, "false",
           "continue from the newest good checkpoint, if any"),
