@@ -8,7 +8,9 @@
 
 const Field ppo_fields[] = {
     OPTIM_FIELDS(PpoConfig, "3e-6"),
-    STEP_FIELDS(PpoConfig, "64", "4"),
+    STEP_FIELDS_OF(
+        PpoConfig, "64", "4", "passes over each rollout",
+        "rollouts, each with epochs x minibatches optimizer steps; 0 = every prompt once"),
     FIELD_IN(PpoConfig, minibatches, FIELD_INT, "1", 1, 1 << 16,
              "optimizer steps per pass; a rollout has batch_size times as many sequences"),
     FIELD_IN(PpoConfig, samples, FIELD_INT, "1", 1, 1024, "responses per prompt"),

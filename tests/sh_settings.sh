@@ -88,6 +88,12 @@ cp -r rm/model two && sed 's/"num_labels": 1/"num_labels": 2/' rm/model/config.j
     refused 'ppo.kl_horizon 8 is too short for rollouts of 40 sequences' $PPO --ppo.batch_size 40 --ppo.kl_target 6 --ppo.kl_horizon 8
 }
 
+# what a name means differs between trainers, and so does its help
+for said in 'ppo.epochs INT *passes over each rollout' 'ppo.max_steps INT *rollouts, each with' \
+    'sft.epochs INT *passes over the data'; do
+    "$RLHF" help "${said%%.*}" | grep -q "$said" || fail "rlhf help ${said%%.*} does not say: $said"
+done
+
 # a best model by a metric that this run does not have
 for i in 1 2 3; do echo '{"prompt":"What is the capital of Peru?"}'; done > foreign.jsonl
 ASKED="--data.eval data/sft.eval.jsonl --sft.prompts data/prompts.eval.jsonl --sft.max_new_tokens 8"

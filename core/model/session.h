@@ -36,14 +36,16 @@ typedef struct { /* how much a step takes, and how it is cut to fit into memory 
 } StepConfig;
 /* Rows for the table of a trainer whose settings S hold a StepConfig as their member `step`. */
 #define STEP_FIELDS(S, batch, epochs_default)                                                      \
+    STEP_FIELDS_OF(S, batch, epochs_default, "passes over the data",                               \
+                   "optimizer steps; 0 = all epochs")
+/* Where epochs and max_steps count something else. */
+#define STEP_FIELDS_OF(S, batch, epochs_default, what_epochs, what_steps)                          \
     PART_FIELD_IN(S, step, batch_size, FIELD_INT, batch, 1, 1 << 20,                               \
                   "sequences (pairs) per optimizer step"),                                         \
         PART_FIELD_IN(S, step, micro_tokens, FIELD_INT, "0", 0, 1 << 24,                           \
                       "packed tokens per forward; 0 chooses"),                                     \
-        PART_FIELD_IN(S, step, epochs, FIELD_INT, epochs_default, 1, 1 << 20,                      \
-                      "passes over the data"),                                                     \
-        PART_FIELD_IN(S, step, max_steps, FIELD_INT, "0", 0, 1 << 30,                              \
-                      "optimizer steps; 0 = all epochs"),                                          \
+        PART_FIELD_IN(S, step, epochs, FIELD_INT, epochs_default, 1, 1 << 20, what_epochs),        \
+        PART_FIELD_IN(S, step, max_steps, FIELD_INT, "0", 0, 1 << 30, what_steps),                 \
         PART_FIELD(S, step, recompute, FIELD_BOOL, "false",                                        \
                    "compute activations again in the backward, to save memory")
 
