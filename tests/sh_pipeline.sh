@@ -62,6 +62,14 @@ refused() {
     grep -qF -- "$message" log || fail "no \"$message\": $(tail -n 1 log)"
     rm -rf bad
 }
+# keys that nobody reads, before any stage runs
+unread() {
+    refused "$@" --dry_run
+    grep -q -- '---' log && fail "a stage ran before: $1"
+}
+unread '"run" of a pipeline has no key "eval_every"' 's/"seed": 3/"eval_every": 3/'
+unread 'a pipeline has no key "stage"; did you mean "stages"?' 's/"stages": \[/"stage": 1, "stages": [/'
+unread 'a stage has no key "input"; did you mean "inputs"?' '/"pref"/s/"inputs"/"input"/'
 refused 'two stages are named "base"' 's/"name": "pref"/"name": "base"/'
 refused '"dop" is no verb of a stage' 's/"verb": "dpo"/"verb": "dop"/' --max_steps 1 --data.max_length 256
 refused 'unknown setting --ppo.clip' '' --ppo.clip 0.1

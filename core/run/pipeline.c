@@ -51,6 +51,30 @@ static void own_flags(Pipeline *p, int argc, char **argv) {
     }
 }
 
+/* A key that nobody reads is a mistake, such as a setting that belongs into a stage's recipe. */
+static Status check_keys(const Pipeline *p, const Json *object, const char *what,
+                         const char *const *keys, int n) {
+    if (json_type(object) != JSON_OBJECT)
+        return json_fail(p->doc, object, "%s must be an object", what);
+    for (const Json *m = json_first(object); m; m = json_next(m)) {
+        int known = 0;
+        for (int i = 0; i < n; i++) known |= !strcmp(json_key(m), keys[i]);
+        if (known) continue;
+        const char *near = settings_nearest(json_key(m), keys, n);
+        return json_fail(p->doc, m, "%s has no key \"%s\"%s%s%s", what, json_key(m),
+                         near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+    }
+    return OK;
+}
+
+/* Of all stages: a slip in the last one shows before the first one runs. */
+static Status check_stages(const Pipeline *p, const Json *stages) {
+    static const char *const keys[] = {"name", "verb", "recipe", "inputs"};
+    for (const Json *s = json_first(stages); s; s = json_next(s))
+        TRY(check_keys(p, s, "a stage", keys, 4));
+    return OK;
+}
+
 static int stage_exists(const Json *stages, const Json *before, const char *name, size_t n) {
     for (const Json *s = json_first(stages); s && s != before; s = json_next(s)) {
         const Json *own = json_get(s, "name");
@@ -174,11 +198,16 @@ static Status run_one(Pipeline *p, const Json *stages, const Json *stage) {
 }
 
 static Status pipeline_stages(Pipeline *p, PipelineResult *out) {
+    static const char *const keys[] = {"run", "stages", "$schema"};
+    static const char *const of_run[] = {"dir", "seed"};
     const Json *root = json_root(p->doc), *stages, *run = NULL;
+    TRY(check_keys(p, root, "a pipeline", keys, 3));
     TRY(json_get_node(p->doc, root, "stages", JSON_REQUIRED, JSON_ARRAY, &stages));
+    TRY(check_stages(p, stages));
     TRY(json_get_node(p->doc, root, "run", JSON_OPTIONAL, JSON_OBJECT, &run));
     const char *dir = "runs/pipeline";
     int seed = 1;
+    if (run) TRY(check_keys(p, run, "\"run\" of a pipeline", of_run, 2));
     if (run) TRY(json_get_str(p->doc, run, "dir", JSON_OPTIONAL, &dir));
     if (run) TRY(json_get_int(p->doc, run, "seed", JSON_OPTIONAL, &seed));
     if (!p->dir) p->dir = dir;
