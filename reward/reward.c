@@ -76,8 +76,11 @@ static Status reward_create(Reward *r) {
     m.scores = 1;
     m.score_std = 0.0;
     TRY(train_data_open(&r->data, stage, ROWS_PAIRS, ROWS_PAIRS, r->tokenizer));
-    if (r->cfg->parts[0])
-        TRY(dataset_open(&r->parts, &stage->data, r->cfg->parts, ROWS_PAIRS, r->tokenizer));
+    if (r->cfg->parts[0]) {
+        DataConfig parts = stage->data;
+        parts.limit = parts.eval_limit;
+        TRY(dataset_open(&r->parts, &parts, r->cfg->parts, ROWS_PAIRS, r->tokenizer));
+    }
     r->steps =
         stage_steps(&r->data, r->cfg->step.batch_size, r->cfg->step.epochs, r->cfg->step.max_steps);
     r->micro_tokens = stage_micro_tokens(r->cfg->step.micro_tokens, 2 * stage->data.max_length);

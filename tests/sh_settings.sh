@@ -121,6 +121,23 @@ ASKED="--data.eval data/sft.eval.jsonl --sft.prompts data/prompts.eval.jsonl --s
     done
 }
 
+# ------------------------------------------------ data.limit is of training files, data.eval_limit of the others
+
+# parts LIMIT ARGUMENTS...: of so many subsets reward.parts is evaluated
+parts() {
+    want=$1
+    shift
+    # shellcheck disable=SC2086
+    rlhf $REWARD --reward.parts parts.jsonl "$@" --run.dir parts --run.overwrite
+    found=$(grep -o '"[a-f]":[01]' parts/run.json | wc -l)
+    [ "$found" -eq "$want" ] || fail "reward.parts with $*: $found parts, not $want"
+}
+for part in a b c d e f; do
+    echo '{"prompt":"q","chosen":"many words of '$part'","rejected":"few","subset":"'$part'"}'
+done > parts.jsonl
+parts 6 --data.limit 4
+parts 4 --data.eval_limit 4
+
 # ------------------------------------------------ whitened rewards: the scores among them, wherever they stand
 
 # a policy that answers "ok" and ends; scores of at most 0.01 are whitened to the size of values
