@@ -67,6 +67,15 @@ static Status load_network(Reward *r) {
     return session_load_network(r->session.from, "model", &r->net, &r->optim);
 }
 
+static Status check_margins(const Reward *r) {
+    if (!r->cfg->use_margin) return OK;
+    for (int i = 0; i < r->data.n_sets; i++)
+        for (int row = 0; row < r->data.sets[i].n; row++)
+            if (!isnan(r->data.sets[i].rows[row].margin)) return OK;
+    return status_fail(E_USAGE, "reward.use_margin: no training row has a \"margin\", or "
+                                "\"score_chosen\" and \"score_rejected\"");
+}
+
 static Status reward_create(Reward *r) {
     Stage *stage = r->stage;
     ModelConfig m;
@@ -81,6 +90,7 @@ static Status reward_create(Reward *r) {
         parts.limit = parts.eval_limit;
         TRY(dataset_open(&r->parts, &parts, r->cfg->parts, ROWS_PAIRS, r->tokenizer));
     }
+    TRY(check_margins(r));
     r->steps =
         stage_steps(&r->data, r->cfg->step.batch_size, r->cfg->step.epochs, r->cfg->step.max_steps);
     r->micro_tokens = stage_micro_tokens(r->cfg->step.micro_tokens, 2 * stage->data.max_length);

@@ -81,11 +81,15 @@ cp -r rm/model two && sed 's/"num_labels": 1/"num_labels": 2/' rm/model/config.j
 
 # ------------------------------------------------ settings that could do nothing, or the opposite
 
+echo '{"prompt":"q","chosen":"many words","rejected":"few"}' > plain.jsonl
+echo '{"prompt":"q","chosen":"more words","rejected":"few","score_chosen":2,"score_rejected":1}' | cat plain.jsonl - > margin.jsonl
 # shellcheck disable=SC2086
 {
     refused 'ppo.normalize_score "stored" needs a reward model' $PPO --reward_model gold --ppo.normalize_score stored
     refused 'run.keep must be between 2 and 4000, not 5000' $SFT --run.keep 5000
     refused 'ppo.kl_horizon 8 is too short for rollouts of 40 sequences' $PPO --ppo.batch_size 40 --ppo.kl_target 6 --ppo.kl_horizon 8
+    refused 'reward.use_margin: no training row has a "margin"' $REWARD --data.train plain.jsonl --reward.use_margin
+    rlhf $REWARD --data.train margin.jsonl --reward.use_margin --run.dir margin
 }
 
 # what a name means differs between trainers, and so does its help
