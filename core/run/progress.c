@@ -23,7 +23,7 @@ void progress_begin(Progress *p, const char *verb, int first_step, int total, in
                     .verb = verb};
 }
 
-double progress_seconds(const Progress *p) {
+static double progress_seconds(const Progress *p) {
     return clock_seconds() - p->began;
 }
 

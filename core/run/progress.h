@@ -23,6 +23,5 @@ void progress_watch(Progress *p, double value);
 void progress_step(Progress *p, int step, uint64_t tokens, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 double progress_rate(const Progress *p); /* tokens per second so far */
-double progress_seconds(const Progress *p);
 
 #endif
