@@ -34,8 +34,8 @@ static void store_row(act *to, const float *from, float scale, int n) {
 
 /* s[r][j] = x_r . y_j for a block's j; yT is [HS][B] */
 static void dots(float s[][B], RowsF32 x, const float *yT, int rows, int HS) {
-    small_product(s[0], B, FROM_ZERO, NULL, (Factors){x.at, x.stride, 1}, (RowsF32){yT, B}, rows,
-                  HS, B);
+    memset(s, 0, (size_t)rows * B * sizeof(float));
+    small_product(s[0], B, (Factors){x.at, x.stride, 1}, (RowsF32){yT, B}, rows, HS, B);
 }
 
 /* a bent score (Gemma Team 2024): softcap times the tanh of its share of it */
@@ -108,12 +108,14 @@ static void meet_block(float *o, float *m, float *l, RowsF32 q, const float *kT,
         int n = smaller(rows - r, VW);
         if (n > 0) vstore_upto(keep + r, vexp(vload_upto(keep + r, n, 0.0f)), n);
     }
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < rows; r++, o += a->HS) {
         vf sum = {0};
         for (int i = 0; i < B; i += VW) sum = sum + vload(p[r] + i);
         l[r] = sfma(l[r], keep[r], vsum(sum));
+        for (int d = 0; d < a->HS; d += VW)
+            vstore_upto(o + d, vload_upto(o + d, a->HS - d, 0.0f) * vset1(keep[r]), a->HS - d);
     }
-    small_product(o, (size_t)a->HS, FROM_SCALED, keep, (Factors){p[0] + any.first, B, 1},
+    small_product(o - (size_t)rows * a->HS, (size_t)a->HS, (Factors){p[0] + any.first, B, 1},
                   (RowsF32){v.at + any.first * v.stride, v.stride}, rows, any.end - any.first,
                   a->HS);
 }
@@ -258,12 +260,12 @@ static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int
 /* dq[n][HS] += ds k */
 static void add_keys(float *dq, size_t stride, const Meeting *x, RowsF32 k, int n, int keys,
                      int HS) {
-    small_product(dq, stride, FROM_Y, NULL, (Factors){x->ds[0], B, 1}, k, n, keys, HS);
+    small_product(dq, stride, (Factors){x->ds[0], B, 1}, k, n, keys, HS);
 }
 
 /* dy[keys][HS] += w' x: dk from ds and q, dv from p and dout */
 static void add_queries(float *dy, float w[][B], RowsF32 x, int n, int keys, int HS) {
-    small_product(dy, (size_t)HS, FROM_Y, NULL, (Factors){w[0], 1, B}, x, keys, n, HS);
+    small_product(dy, (size_t)HS, (Factors){w[0], 1, B}, x, keys, n, HS);
 }
 
 /* gradients of one block of keys and values, and in f32 of the queries, whose chains rest in dqkv

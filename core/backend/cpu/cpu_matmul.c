@@ -44,6 +44,10 @@ static inline __attribute__((always_inline)) void b_load(vf b[2], const void *pa
     }
 }
 
+/* A tile may read rows of f32 where they lie, k along the row, when it has few enough of them for a
+ * pointer each. */
+enum { CAN_READ_DIRECT = !IN_BF16 && MR <= 6 };
+
 typedef struct { /* where a tile goes */
     void *at;
     size_t ld;
@@ -149,11 +153,11 @@ static void tile_rows(int m, int kc, const float *a, size_t lda, const void *b, 
         tile_narrow_bf16(m, kc, a, b, c, ahead);
     else if (IN_BF16 && narrow)
         tile_narrow_f32(m, kc, a, b, c, add, ahead);
-    else if (lda && ahead.at)
+    else if (CAN_READ_DIRECT && lda && ahead.at)
         tile_direct_ahead(m, kc, a, lda, b, c, add, ahead);
-    else if (lda)
+    else if (CAN_READ_DIRECT && lda)
         tile_direct(m, kc, a, lda, b, c, add);
-    else if (ahead.at)
+    else if (!IN_BF16 && !CAN_READ_DIRECT && ahead.at)
         tile_plain_ahead(m, kc, a, b, c, add, ahead);
     else
         tile_plain(m, kc, a, b, c, add);
@@ -269,10 +273,9 @@ static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
         pack_rows(p, 0, m0, m1, k0, kc);
 }
 
-/* Rows of A that lie as the tiles can read them: f32, k along the row, and few enough of them at a
- * time for a pointer each. */
+/* Rows of A that lie as the tiles can read them. */
 static int reads_direct(const Product *p) {
-    return !IN_BF16 && MR <= 6 && p->a_col == 1;
+    return CAN_READ_DIRECT && p->a_col == 1;
 }
 
 static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, int kc) {

@@ -1,8 +1,8 @@
 /* small_product.h - products of matrices that lie in the nearest cache, tiled in registers as those
  * of cpu_matmul.c are: what attention is made of.
  *
- * y[rows][n] = start + sum over u of a(r, u) x[u][n]: one chain of fused multiply-adds per element,
- * u ascending, so that a row's bits are its own however many rows are computed together. */
+ * y[rows][n] += sum over u of a(r, u) x[u][n]: one chain of fused multiply-adds per element, u
+ * ascending, so that a row's bits are its own however many rows are computed together. */
 #ifndef SMALL_PRODUCT_H
 #define SMALL_PRODUCT_H
 
@@ -22,62 +22,60 @@ typedef struct { /* a(r, u) = at[r * row + u * step] */
 /* The eight chains of a tile hide the latency of a multiply-add. */
 enum { TILE_VECTORS = VW == 16 ? 1 : 2, TILE_ROWS = 8 / TILE_VECTORS };
 
-typedef enum { FROM_ZERO, FROM_Y, FROM_SCALED } Start; /* scaled: y[r] times scale[r] */
-
-/* one tile: `rows` by `vectors`, the last of them cut to `left` floats; constants in each call */
-STEP small_tile(int rows, int vectors, int left, float *y, size_t y_stride, Start start,
-                const float *scale, Factors a, RowsF32 x, int steps) {
+/* one tile of whole vectors; `rows` is a constant in each call */
+STEP small_tile(int rows, float *y, size_t y_stride, Factors a, RowsF32 x, int steps) {
     vf acc[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int v = 0; v < vectors; v++) {
-            vf old =
-                start == FROM_ZERO ? (vf){0} : vload_upto(y + r * y_stride + v * VW, left, 0.0f);
-            acc[r][v] = start == FROM_SCALED ? old * vset1(scale[r]) : old;
-        }
-    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] =
+        vload(y + r * y_stride + v * VW);
     for (int u = 0; u < steps; u++) {
         vf w[TILE_VECTORS];
-        UNROLL for (int v = 0; v < vectors; v++) w[v] =
-            vload_upto(x.at + u * x.stride + v * VW, left, 0.0f);
+        UNROLL for (int v = 0; v < TILE_VECTORS; v++) w[v] = vload(x.at + v * VW);
         UNROLL for (int r = 0; r < rows; r++) {
-            vf f = vset1(a.at[r * a.row + u * a.step]);
-            UNROLL for (int v = 0; v < vectors; v++) acc[r][v] = vfma(f, w[v], acc[r][v]);
+            vf f = vset1(a.at[r * a.row]);
+            UNROLL for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = vfma(f, w[v], acc[r][v]);
+        }
+        a.at += a.step;
+        x.at += x.stride;
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < TILE_VECTORS; v++)
+        vstore(y + r * y_stride + v * VW, acc[r][v]);
+}
+
+/* n columns that fill no tile */
+static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, RowsF32 x, int steps,
+                              int n) {
+    for (int r = 0; r < rows; r++, y += y_stride, a.at += a.row) {
+        for (int d = 0; d < n; d += VW) {
+            vf acc = vload_upto(y + d, n - d, 0.0f);
+            for (int u = 0; u < steps; u++)
+                acc = vfma(vset1(a.at[u * a.step]),
+                           vload_upto(x.at + u * x.stride + d, n - d, 0.0f), acc);
+            vstore_upto(y + d, acc, n - d);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++)
-        vstore_upto(y + r * y_stride + v * VW, acc[r][v], left);
 }
 
-STEP small_rows(int rows, float *y, size_t y_stride, Start start, const float *scale, Factors a,
-                RowsF32 x, int steps, int n) {
-    int d = 0;
-    for (; d + TILE_VECTORS * VW <= n; d += TILE_VECTORS * VW, x.at += TILE_VECTORS * VW)
-        small_tile(rows, TILE_VECTORS, VW, y + d, y_stride, start, scale, a, x, steps);
-    for (; d + VW <= n; d += VW, x.at += VW)
-        small_tile(rows, 1, VW, y + d, y_stride, start, scale, a, x, steps);
-    if (d < n) small_tile(rows, 1, n - d, y + d, y_stride, start, scale, a, x, steps);
-}
-
-#define SMALL_CASE(rows)                                                                           \
-    case rows: small_rows(rows, y, y_stride, start, scale, a, x, steps, n); break
-STEP small_product(float *y, size_t y_stride, Start start, const float *scale, Factors a, RowsF32 x,
-                   int rows, int steps, int n) {
-    for (; rows > 0; rows -= TILE_ROWS) {
-        switch (rows < TILE_ROWS ? rows : TILE_ROWS) {
-            SMALL_CASE(1);
-            SMALL_CASE(2);
-            SMALL_CASE(3);
-            SMALL_CASE(4);
-#if defined(__AVX512F__)
-            SMALL_CASE(5);
-            SMALL_CASE(6);
-            SMALL_CASE(7);
-            SMALL_CASE(8);
-#endif
+/* One copy for a whole file: it is long. */
+static __attribute__((noinline)) void small_product(float *y, size_t y_stride, Factors a, RowsF32 x,
+                                                    int rows, int steps, int n) {
+    enum { COLUMNS = TILE_VECTORS * VW };
+    int whole = n / COLUMNS * COLUMNS;
+    if (whole < n)
+        small_rest(rows, y + whole, y_stride, a, (RowsF32){x.at + whole, x.stride}, steps,
+                   n - whole);
+    for (int m; rows > 0; rows -= m, y += m * y_stride, a.at += m * a.row) {
+        m = rows >= TILE_ROWS ? TILE_ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+        for (int d = 0; d < whole; d += COLUMNS) {
+            RowsF32 columns = {x.at + d, x.stride};
+            if (m == TILE_ROWS)
+                small_tile(TILE_ROWS, y + d, y_stride, a, columns, steps);
+            else if (m == 4)
+                small_tile(4, y + d, y_stride, a, columns, steps);
+            else if (m == 2)
+                small_tile(2, y + d, y_stride, a, columns, steps);
+            else
+                small_tile(1, y + d, y_stride, a, columns, steps);
         }
-        y += TILE_ROWS * y_stride;
-        a.at += TILE_ROWS * a.row;
-        if (scale) scale += TILE_ROWS;
     }
 }
 
