@@ -107,7 +107,17 @@ static Status set_string(const Setting *x, Arena *a, const char *text) {
     return OK;
 }
 
-static void set_list(const Setting *x, Arena *a, const char *text) {
+/* An empty text would be a file without a name, or end every answer. */
+static Status full_list(const Setting *x, StringList list) {
+    for (int i = 0; i < list.n; i++)
+        if (!list.items[i][0])
+            return status_fail(E_USAGE, "%s holds an empty text (number %d of %d)", x->name, i + 1,
+                               list.n);
+    *(StringList *)slot(x) = list;
+    return OK;
+}
+
+static Status set_list(const Setting *x, Arena *a, const char *text) {
     StringList list = {NULL, text[0] != '\0'};
     for (const char *c = text; *c; c++) list.n += *c == ',';
     list.items = arena_alloc(a, (size_t)(list.n + 1) * sizeof *list.items);
@@ -116,7 +126,7 @@ static void set_list(const Setting *x, Arena *a, const char *text) {
         list.items[i] = arena_strndup(a, text, k);
         text += k + 1;
     }
-    *(StringList *)slot(x) = list;
+    return full_list(x, list);
 }
 
 static Status set_text(const Setting *x, Arena *a, const char *text) {
@@ -136,7 +146,7 @@ static Status set_text(const Setting *x, Arena *a, const char *text) {
         *(int *)slot(x) = bool_word(text);
         return OK;
     case FIELD_STRING: return set_string(x, a, text);
-    case FIELD_LIST: set_list(x, a, text); return OK;
+    case FIELD_LIST: return set_list(x, a, text);
     }
     return OK;
 }
@@ -164,8 +174,7 @@ static Status set_list_json(const Setting *x, Arena *a, const Json *node) {
                                json_type_name(json_type(item)));
         list.items[i++] = arena_strdup(a, json_str(item));
     }
-    *(StringList *)slot(x) = list;
-    return OK;
+    return full_list(x, list);
 }
 
 static Status set_json(const Setting *x, Arena *a, const Json *node) {
