@@ -135,6 +135,7 @@ static Status check_first_loss(Dpo *d, const DpoStats *stats, Metrics *m) {
 
 static Status dpo_step(Dpo *d, Metrics *m) {
     const DpoConfig *cfg = d->cfg;
+    double began = clock_seconds();
 
     /* 1. the next pairs, chosen and rejected side by side */
     packed_clear(&d->batch);
@@ -168,6 +169,7 @@ static Status dpo_step(Dpo *d, Metrics *m) {
     metrics_set(m, "optimizer/skipped", d->optim.skipped);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)d->state.position / d->data.order.total);
+    metrics_set(m, "perf/tokens_per_second", d->batch.N / (clock_seconds() - began));
     return OK;
 }
 

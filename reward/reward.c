@@ -159,6 +159,7 @@ static void pair_losses(Reward *r, RewardStats *stats, int first, int last) {
 
 static Status reward_step(Reward *r, Metrics *m) {
     const RewardConfig *cfg = r->cfg;
+    double began = clock_seconds();
 
     /* 1. the next pairs, chosen and rejected side by side */
     packed_clear(&r->batch);
@@ -199,6 +200,7 @@ static Status reward_step(Reward *r, Metrics *m) {
     metrics_set(m, "optimizer/skipped", r->optim.skipped);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)r->state.position / r->data.order.total);
+    metrics_set(m, "perf/tokens_per_second", r->batch.N / (clock_seconds() - began));
     return OK;
 }
 

@@ -177,6 +177,7 @@ static Status learn(Sft *s, const Batch *b, size_t at, int tokens, SftStats *sum
 
 static Status sft_step(Sft *s, Metrics *m) {
     const SftConfig *cfg = s->cfg;
+    double began = clock_seconds();
 
     /* 1. the next rows, end to end */
     packed_clear(&s->batch);
@@ -219,6 +220,7 @@ static Status sft_step(Sft *s, Metrics *m) {
     metrics_set(m, "optimizer/skipped", s->optim.skipped);
     metrics_set(m, "learning_rate", rate);
     metrics_set(m, "epoch", (double)s->state.position / s->data.order.total);
+    metrics_set(m, "perf/tokens_per_second", s->batch.N / (clock_seconds() - began));
     return OK;
 }
 

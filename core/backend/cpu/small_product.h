@@ -25,8 +25,9 @@ enum { TILE_VECTORS = VW == 16 ? 1 : 2, TILE_ROWS = 8 / TILE_VECTORS };
 /* one tile of whole vectors; `rows` is a constant in each call */
 STEP small_tile(int rows, float *y, size_t y_stride, Factors a, RowsF32 x, int steps) {
     vf acc[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] =
-        vload(y + r * y_stride + v * VW);
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = vload(y + r * y_stride + v * VW);
+    }
     for (int u = 0; u < steps; u++) {
         vf w[TILE_VECTORS];
         UNROLL for (int v = 0; v < TILE_VECTORS; v++) w[v] = vload(x.at + v * VW);
@@ -37,8 +38,9 @@ STEP small_tile(int rows, float *y, size_t y_stride, Factors a, RowsF32 x, int s
         a.at += a.step;
         x.at += x.stride;
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < TILE_VECTORS; v++)
-        vstore(y + r * y_stride + v * VW, acc[r][v]);
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int v = 0; v < TILE_VECTORS; v++) vstore(y + r * y_stride + v * VW, acc[r][v]);
+    }
 }
 
 /* n columns that fill no tile */
