@@ -4,24 +4,8 @@
 # name; each is a false alarm, or the run was not well. A16 slow-step, which is about the machine and what else it
 # does, is counted by itself. `make clean-run-test N=4` calls it (docs/alarms.md).
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-RLHF=${RLHF:-$(cd "$BUILD" && pwd)/rlhf} || exit 1
 SEEDS=${1:-4}
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
-
-# rlhf ARGUMENTS...: or the end of the test
-rlhf() {
-    "$RLHF" "$@" > log 2>&1 && return
-    cat log >&2
-    echo "FAILED: rlhf $*" >&2
-    exit 1
-}
+. tests/scratch.sh
 
 SHAPE="--init.hidden_size 64 --init.num_hidden_layers 2 --init.num_attention_heads 2 --init.num_key_value_heads 1
     --init.intermediate_size 128 --init.initializer_range 0.05"

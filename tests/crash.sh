@@ -4,19 +4,11 @@
 # metrics but for the clock. CRASH_SEED=S repeats the moments, KEEP=1 keeps the runs, RLHF_FLAGS="--device cuda:0"
 # goes to every trainer.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
 N=${1:-20}
 [ $# -eq 0 ] || shift
 TRAINERS=${*:-sft reward ppo dpo}
 SEED=${CRASH_SEED:-$(date +%s)}
-RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
+. tests/scratch.sh
 
 # ------------------------------------------------ what is trained
 
@@ -24,21 +16,14 @@ INIT="--init.hidden_size 32 --init.num_hidden_layers 2 --init.num_attention_head
     --init.num_key_value_heads 1 --init.intermediate_size 64 --init.max_position_embeddings 256"
 COMMON="--data.max_length 192 --threads 1 --run.save_every 3 --run.eval_every 6 --run.keep 2 ${RLHF_FLAGS:-}"
 
-must() {
-    "$@" > prepare.log 2>&1 && return
-    cat prepare.log >&2
-    echo "cannot prepare: $*" >&2
-    exit 1
-}
-
 prepare() {
-    must "$RLHF" data make-demo --out data --sft 120 --pairs 80 --prompts 60 --eval 12
-    must "$RLHF" data train-tokenizer --data data/sft.jsonl --vocab-size 400 --out tok
+    rlhf data make-demo --out data --sft 120 --pairs 80 --prompts 60 --eval 12
+    rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 400 --out tok
     # shellcheck disable=SC2086
-    must "$RLHF" sft --model init --tokenizer tok $INIT $COMMON --run.dir base \
+    rlhf sft --model init --tokenizer tok $INIT $COMMON --run.dir base \
         --data.train data/sft.jsonl --max_steps 10 --sft.learning_rate 1e-2
     # shellcheck disable=SC2086
-    must "$RLHF" reward --model base/model $COMMON --run.dir rm --max_steps 6 --reward.learning_rate 3e-3 \
+    rlhf reward --model base/model $COMMON --run.dir rm --max_steps 6 --reward.learning_rate 3e-3 \
         --data.train data/pairs.jsonl --data.eval data/pairs.eval.jsonl
 }
 
@@ -142,7 +127,7 @@ one_trainer() {
     # shellcheck disable=SC2046
     set -- $(cat args)
     began=$(milliseconds)
-    must "$RLHF" "$@" --run.dir "$trainer"
+    rlhf "$@" --run.dir "$trainer"
     ms=$(($(milliseconds) - began))
     i=0
     while [ $i -lt "$N" ]; do

@@ -3,19 +3,12 @@
 # after its window has filled; runs without a fault must raise none. Faults of code are written into copies of
 # the sources (each must still find its place), faults of data and settings are given as such.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-ROOT=$(pwd)
-LIB=$(cd "$BUILD" && pwd) || exit 1
-if nm "$LIB/librlhf.a" 2> /dev/null | grep -q __asan_init; then
+. tests/scratch.sh
+if nm "$BUILD/librlhf.a" 2> /dev/null | grep -q __asan_init; then
     echo "skipped: the library was built with sanitizers"
     exit 77
 fi
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
+cd "$ROOT" || exit 1
 
 # ------------------------------------------------ a program with faults in it
 
@@ -57,23 +50,11 @@ print-libs: ; @echo $(LDLIBS)
 MAKE
 )
 # shellcheck disable=SC2086
-${CC:-cc} ${EXTRA_CFLAGS:-} -o "$WORK/rlhf" "$LIB/rlhf.o" $objects "$LIB/librlhf.a" $LIBS || exit 1
+${CC:-cc} ${EXTRA_CFLAGS:-} -o "$WORK/rlhf" "$BUILD/rlhf.o" $objects "$BUILD/librlhf.a" $LIBS || exit 1
 RLHF=$WORK/rlhf
 cd "$WORK" || exit 1
 
-failed=0 caught=0 planted=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
-
-# rlhf ARGUMENTS...: or the end of the test
-rlhf() {
-    "$RLHF" "$@" > log 2>&1 && return
-    cat log >&2
-    fail "rlhf $*"
-    exit 1
-}
+caught=0 planted=0
 
 rlhf data make-demo --out data --sft 3000 --pairs 400 --prompts 300 --eval 24
 rlhf data train-tokenizer --data data/sft.jsonl --vocab-size 512 --out tok

@@ -2,31 +2,14 @@
 # sh_cuda.sh - trainers on an emulated GPU (docs/gpu.md): the invariants of the first step in f32 and bf16, a
 # recorded decoding step, resume after a kill.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-[ -x "$BUILD/emulated/rlhf" ] || { echo "$BUILD/emulated/rlhf is not built"; exit 77; }
-RLHF=$(cd "$BUILD" && pwd)/emulated/rlhf
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-cd "$WORK" || exit 1
+RLHF=$(cd "${BUILD:-build}" && pwd)/emulated/rlhf
+[ -x "$RLHF" ] || { echo "$RLHF is not built"; exit 77; }
+. tests/scratch.sh
 
 INIT="--init.hidden_size 16 --init.num_hidden_layers 1 --init.num_attention_heads 2
     --init.num_key_value_heads 1 --init.intermediate_size 24 --init.max_position_embeddings 256"
 COMMON="--data.max_length 192 --threads 1"
-failed=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
-rlhf() {
-    "$RLHF" "$@" > log 2>&1 && return
-    cat log >&2
-    fail "rlhf $*"
-    exit 1
-}
-numbers() { sed -n "s|.*\"$2\":\\([^,}]*\\).*|\\1|p" "$1/metrics.jsonl"; }
+
 # small RUN METRIC LIMIT: the first value's size
 small() {
     numbers "$1" "$2" | head -n 1 |

@@ -1,15 +1,7 @@
 #!/bin/sh
 # sh_evaluation.sh - what evaluations leave in run directories: samples.jsonl, rollouts.jsonl, evals/*.json.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
+. tests/scratch.sh
 
 INIT="--init.hidden_size 32 --init.num_hidden_layers 2 --init.num_attention_heads 2
     --init.num_key_value_heads 1 --init.intermediate_size 64 --init.max_position_embeddings 256"
@@ -23,20 +15,6 @@ DPO="dpo --model base/model $COMMON --data.train data/pairs.jsonl --data.eval da
 SFT="sft --model base/model $COMMON --data.train data/sft.jsonl --data.eval data/sft.eval.jsonl
     --sft.prompts data/prompts.eval.jsonl --sft.batch_size 4 --sft.learning_rate 1e-3 --sft.max_new_tokens 24
     --run.eval_every 2 --run.save_every 2"
-
-failed=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
-
-# rlhf ARGUMENTS...: or the end of the test
-rlhf() {
-    "$RLHF" "$@" > log 2>&1 && return
-    cat log >&2
-    fail "rlhf $*"
-    exit 1
-}
 
 # rows FILE PATTERN WANTED
 rows() {

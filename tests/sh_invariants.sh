@@ -2,15 +2,7 @@
 # sh_invariants.sh - what holds for every trainer whatever it learns: the first step's KL, ratios and margins, a
 # learning rate of 0, frozen models, counts of steps, and results that do not depend on threads or on cuts.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
+. tests/scratch.sh
 
 INIT="--init.hidden_size 32 --init.num_hidden_layers 2 --init.num_attention_heads 2
     --init.num_key_value_heads 1 --init.intermediate_size 64 --init.max_position_embeddings 256"
@@ -26,23 +18,6 @@ PPO="ppo --model base/model --reward_model rm/model $COMMON --data.train data/pr
     --ppo.max_new_tokens 24 --max_steps 4 --ppo.ema 0.9"
 LEARN="--ppo.learning_rate 1e-3 --ppo.critic_learning_rate 1e-3 --ppo.ptx_coef 0.5 --ppo.ptx_data data/sft.jsonl
     --ppo.entropy_coef 0.01"
-
-failed=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
-
-# rlhf ARGUMENTS...: or the end of the test
-rlhf() {
-    "$RLHF" "$@" > log 2>&1 && return
-    cat log >&2
-    fail "rlhf $*"
-    exit 1
-}
-
-# numbers RUN METRIC: its values, a line each
-numbers() { sed -n "s|.*\"$2\":\\([^,}]*\\).*|\\1|p" "$1/metrics.jsonl"; }
 
 # every RUN METRIC VALUE TOLERANCE [ROWS]: the first ROWS rows (all of them) that have the metric
 every() {

@@ -2,11 +2,7 @@
 # sh_memory.sh - a run takes the memory that it planned: the most that the process was ever resident, less what it
 # was before the models, is the plan's total within the larger of 3 % and 16 MiB, for every trainer.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-BUILD=$(cd "$BUILD" && pwd) || exit 1
+. tests/scratch.sh
 if nm "$BUILD/librlhf.a" 2> /dev/null | grep -q __asan_init; then
     echo "skipped: sanitizers take memory of their own"
     exit 77
@@ -15,24 +11,6 @@ if ! grep -qs VmHWM /proc/self/status; then
     echo "skipped: the system does not say what a process takes"
     exit 77
 fi
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
-
-failed=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
-
-# rlhf ARGUMENTS...: or the end of the test
-rlhf() {
-    "$BUILD/rlhf" "$@" > log 2>&1 && return
-    cat log >&2
-    fail "rlhf $*"
-    exit 1
-}
 
 # takes DIR ARGUMENTS...: trains in DIR and compares. The models have 24 MiB in f32: a second copy is more than what
 # is allowed, and a checkpoint that stays in memory more than the program

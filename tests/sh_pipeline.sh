@@ -2,21 +2,7 @@
 # sh_pipeline.sh - a recipe of several stages: inputs from earlier stages, flags for all of them or for one verb,
 # a resume that skips what is finished, and recipes that make no sense.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
-WORK=$(mktemp -d) || exit 1
-trap 'rm -rf "$WORK"' EXIT
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
-
-failed=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
+. tests/scratch.sh
 
 cat > recipe.json << 'JSON'
 // four stages from nothing

@@ -2,15 +2,7 @@
 # sh_settings.sh - a setting does what it says, or is refused by name before anything is written; models that cannot be
 # the role they are given are refused, too, and never crash a run.
 set -u
-LC_ALL=C
-export LC_ALL
-
-BUILD=${BUILD:-build}
-RLHF=$(cd "$BUILD" && pwd)/rlhf || exit 1
-WORK=$(mktemp -d) || exit 1
-if [ -n "${KEEP:-}" ]; then echo "runs are in $WORK"; else trap 'rm -rf "$WORK"' EXIT; fi
-trap 'exit 1' INT TERM
-cd "$WORK" || exit 1
+. tests/scratch.sh
 
 INIT="--init.hidden_size 16 --init.num_hidden_layers 1 --init.num_attention_heads 2
     --init.num_key_value_heads 1 --init.intermediate_size 32 --init.max_position_embeddings 192"
@@ -21,20 +13,6 @@ REWARD="reward --model base/model $COMMON --data.train data/pairs.jsonl --data.e
 DPO="dpo --model base/model $COMMON --data.train data/pairs.jsonl --dpo.batch_size 4 --max_steps 1"
 PPO="ppo --model base/model --reward_model rm/model $COMMON --data.train data/prompts.jsonl
     --ppo.batch_size 4 --ppo.max_new_tokens 8 --max_steps 1"
-
-failed=0
-fail() {
-    echo "FAILED: $*" >&2
-    failed=$((failed + 1))
-}
-
-# rlhf ARGUMENTS...: or the end of the test
-rlhf() {
-    "$RLHF" "$@" > log 2>&1 && return
-    cat log >&2
-    fail "rlhf $*"
-    exit 1
-}
 
 # refused SENTENCE ARGUMENTS...: a regular expression of what is said; no directory is left
 refused() {
