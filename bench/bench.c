@@ -18,6 +18,11 @@ void bench_refresh(Bench *bench) {
     if (now > bench->flops) bench->flops = now;
 }
 
+int bench_usage(const char *program, const char *word, const char *takes) {
+    fprintf(stderr, "%s: what is \"%s\"? %s %s\n", program, word, program, takes);
+    return 2;
+}
+
 int bench_wanted(const Bench *bench, const char *name) {
     return !bench->only[0] || !strncmp(bench->only, name, strlen(bench->only));
 }

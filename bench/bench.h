@@ -38,6 +38,8 @@ typedef struct { /* another way to do the same work, measured in this run; rate 
 
 /* A neighbour may have slowed what was measured before: the limit is the best seen yet. */
 void bench_refresh(Bench *bench);
+/* Says what the program takes instead of `word`; its exit status. */
+int bench_usage(const char *program, const char *word, const char *takes);
 int bench_wanted(const Bench *bench, const char *name);
 /* One result. limit in the same unit (0: none), of which the share is printed: rates as
  * value/limit, times as limit/value. */

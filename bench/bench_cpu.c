@@ -131,14 +131,6 @@ static void whole_models(Bench *bench, const char *name, const ModelConfig *m, i
         bench_ppo(bench, name, m, is_big ? 8 : 64, is_big ? 64 : 32, is_big ? 64 : 48, 2048);
 }
 
-static int usage(const char *word) {
-    fprintf(stderr,
-            "bench_cpu: what is \"%s\"? [--only NAME] [--threads N] [--kernels K] "
-            "[--dtype f32|bf16] [--big] [--no-peers] [--json FILE]\n",
-            word);
-    return 2;
-}
-
 int main(int argc, char **argv) {
     const char *kernels = "auto", *dtype = "f32", *json = NULL;
     Bench bench = {.only = "", .peers = 1, .unit = 1e9, .rate_unit = "GFLOP/s"};
@@ -158,7 +150,9 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--no-peers"))
             bench.peers = 0;
         else
-            return usage(argv[i]);
+            return bench_usage("bench_cpu", argv[i],
+                               "[--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] "
+                               "[--big] [--no-peers] [--json FILE]");
     }
     MUST(threads_start(threads));
     MUST(backend_create(&bench.b, "cpu", kernels, dtype));

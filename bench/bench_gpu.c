@@ -71,6 +71,10 @@ int main(int argc, char **argv) {
             *text = argv[++i];
         else if (!strcmp(argv[i], "--small"))
             is_small = 1;
+        else
+            return bench_usage("bench_gpu", argv[i],
+                               "[--only NAME] [--device cuda:0] [--dtype bf16|f32] "
+                               "[--kernels auto|invariant] [--small] [--json FILE]");
     }
     if (!strncmp(device, "cuda", 4) && cuda_device_count() == 0) {
         printf("bench_gpu: no usable GPU, skipped\n");

@@ -47,6 +47,13 @@ static double time_of(const Bench *bench, Call call, void *ctx) {
     return median(t, RUNS);
 }
 
+/* operations per second beside the peak, measured again */
+static void rate_row(Bench *bench, const char *name, const char *shape, int batch, double rate) {
+    bench_refresh(bench);
+    bench_row(bench, name, shape, batch, rate / bench->unit, bench->rate_unit,
+              bench->flops / bench->unit);
+}
+
 /* --- products and copies --- */
 
 typedef struct {
@@ -99,10 +106,7 @@ double bench_copy_rate(const Bench *bench, size_t n) {
 
 static void product_row(Bench *bench, int kind, const char *shape, int N, int O, int K) {
     static const char *const names[] = {"matmul", "matmul_dx", "matmul_dw"};
-    double rate = bench_product_rate(bench, kind, N, O, K);
-    bench_refresh(bench);
-    bench_row(bench, names[kind], shape, N, rate / bench->unit, bench->rate_unit,
-              bench->flops / bench->unit);
+    rate_row(bench, names[kind], shape, N, bench_product_rate(bench, kind, N, O, K));
 }
 
 void bench_products(Bench *bench, const char *name, const ModelConfig *m, const int *rows, int n) {
@@ -161,9 +165,7 @@ void bench_attention(Bench *bench, int S, int T, int NH, int NKV, int HS) {
     snprintf(shape, sizeof shape, "HS %d, T %d", HS, T);
     for (a.backward = 0; a.backward < 2; a.backward++) {
         double rate = (a.backward ? 2.5 : 1.0) * flops / time_of(bench, run_attention, &a);
-        bench_refresh(bench);
-        bench_row(bench, a.backward ? "attention_bwd" : "attention", shape, N, rate / bench->unit,
-                  bench->rate_unit, bench->flops / bench->unit);
+        rate_row(bench, a.backward ? "attention_bwd" : "attention", shape, N, rate);
     }
     release(bench, &all);
 }
@@ -208,9 +210,7 @@ void bench_head(Bench *bench, const char *name, const ModelConfig *m, int R) {
     double flops = 2.0 * R * (double)m->V * m->C;
     for (h.backward = 0; h.backward < 2; h.backward++) {
         double rate = (h.backward ? 3.0 : 1.0) * flops / time_of(bench, run_head, &h);
-        bench_refresh(bench);
-        bench_row(bench, h.backward ? "head_bwd" : "head", name, R, rate / bench->unit,
-                  bench->rate_unit, bench->flops / bench->unit);
+        rate_row(bench, h.backward ? "head_bwd" : "head", name, R, rate);
     }
     release(bench, &all);
 }

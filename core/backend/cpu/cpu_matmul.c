@@ -327,7 +327,7 @@ static inline Ahead share_ahead(const char *next, int kc, size_t row_bytes, int 
 static void meet_panels(const Product *p, const Block *x, const float *a, size_t lda, const char *b,
                         size_t panel_bytes, Out c, int m0, int m1) {
     int narrow = IN_BF16 && p->packed, kc = x->kc, tiles = ceil_div(m1 - m0, MR);
-    size_t row_bytes = NR * (p->packed ? sizeof(act) : sizeof(float)), element = c.half ? 2 : 4;
+    size_t row_bytes = NR * sizeof(act), element = c.half ? 2 : 4;
     for (int panel = x->panel0; panel < x->panel1; panel++, b += panel_bytes) {
         int n = p->N - panel * NR, tile = 0;
         const float *a_m = a;
