@@ -19,8 +19,7 @@ DYGRAPHS ?= /usr/share/javascript/dygraphs
 
 DIRS    := core/base core/run core/model core/backend policy reward sft dpo ppo datasets monitor
 SRC     := $(foreach d,$(DIRS),$(wildcard $(d)/*.c))
-DOT_SRC := core/backend/cpu/cpu_matmul_dot.c
-CPU_SRC := $(filter-out $(DOT_SRC),$(wildcard core/backend/cpu/*.c))
+CPU_SRC := $(filter-out %/cpu_matmul_amx.c,$(wildcard core/backend/cpu/*.c))
 ARCH    := $(shell uname -m)
 ISAS    := portable
 ifeq ($(ARCH),x86_64)
@@ -31,16 +30,20 @@ FLAGS_portable :=
 FLAGS_avx2     := -mavx2 -mfma
 FLAGS_avx512   := -mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma -mprefer-vector-width=512
 $(foreach i,portable avx2 avx512,$(eval FLAGS_$(i)_bf16 := $(FLAGS_$(i)) -DCPU_BF16))
-# products by bf16 instructions over a page of the above, and the same in plain C for the tests (which gcc 12
-# vectorizes wrongly at -O3)
+# Products by bf16 instructions over a page of the above, and the same in plain C for the tests (which gcc 12
+# vectorizes wrongly at -O3): cpu_matmul.c once more, or the file of AMX.
 DOTS    := amx_plain avx512bf16_plain
 ifeq ($(ARCH),x86_64)
 DOTS    += amx avx512bf16
 endif
-FLAGS_amx              := $(FLAGS_avx512_bf16) -mamx-tile -mamx-bf16 -O3 -DCPU_ISA=avx512_bf16 -DCPU_DOT_AMX
-FLAGS_avx512bf16       := $(FLAGS_avx512_bf16) -mavx512bf16 -O3 -DCPU_ISA=avx512_bf16
-FLAGS_amx_plain        := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_DOT_AMX -DCPU_DOT_PLAIN
-FLAGS_avx512bf16_plain := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_DOT_PLAIN
+DOT_SRC_amx              := cpu_matmul_amx
+DOT_SRC_amx_plain        := cpu_matmul_amx
+DOT_SRC_avx512bf16       := cpu_matmul
+DOT_SRC_avx512bf16_plain := cpu_matmul
+FLAGS_amx                := $(FLAGS_avx512_bf16) -mamx-tile -mamx-bf16 -O3 -DCPU_ISA=avx512_bf16
+FLAGS_avx512bf16         := $(FLAGS_avx512_bf16) -mavx512bf16 -O3 -DCPU_ISA=avx512_bf16
+FLAGS_amx_plain          := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16 -DCPU_DOT_PLAIN
+FLAGS_avx512bf16_plain   := $(FLAGS_portable_bf16) -DCPU_ISA=portable_bf16
 
 # CUDA=0 leaves the GPU out where nvcc is; sm_80 and sm_90a as code, the rest from PTX
 CUDA     ?= $(HAVE_CUDA)
@@ -62,7 +65,7 @@ CXXFLAGS := -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas -ffp-co
             $(EXTRA_CFLAGS)
 
 OBJ     := $(SRC:%.c=$(BUILD)/%.o) $(CUDA_OBJ) $(foreach i,$(ISAS),$(CPU_SRC:%.c=$(BUILD)/%.$(i).o)) \
-           $(foreach i,$(DOTS),$(DOT_SRC:%.c=$(BUILD)/%.$(i).o))
+           $(foreach i,$(DOTS),$(BUILD)/core/backend/cpu/$(DOT_SRC_$(i)).$(i).o)
 LIB     := $(BUILD)/librlhf.a
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 ifneq ($(EMULATE),1)
@@ -103,7 +106,7 @@ $(BUILD)/core/backend/cpu/%.$(1).o: core/backend/cpu/%.c
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 define dot_rule
-$(DOT_SRC:%.c=$(BUILD)/%.$(1).o): $(DOT_SRC)
+$(BUILD)/core/backend/cpu/$(DOT_SRC_$(1)).$(1).o: core/backend/cpu/$(DOT_SRC_$(1)).c
 	@mkdir -p $$(@D)
 	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -DCPU_DOT_PAGE=cpu_page_$(1) -c -o $$@ $$<
 endef

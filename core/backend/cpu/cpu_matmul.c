@@ -1,52 +1,110 @@
 /* cpu_matmul.c - matrix products: register tiles over packed panels (Goto & van de Geijn 2008).
  *
- * C[M,N] (+)= A B. Each element is one chain of fused multiply-adds over k ascending, the same for
- * every M, tile and thread. Between blocks of k the chain rests in C or, where C is bf16, in a
- * patch of f32, which loses nothing. The forward product reads weights packed once, panel by panel
- * of NR columns; the two backward products pack their right side block by block as they go.
+ * C[M,N] (+)= A B. Each element is one chain of multiply-adds over k ascending, the same for every
+ * M, tile and thread. Between blocks of k the chain rests in C or, where C is bf16, in a patch of
+ * f32, which loses nothing. The forward product reads weights packed once, panel by panel of NR
+ * columns; the two backward products pack their right side block by block as they go.
  *
- * In bf16 operands are widened: A and blocks of B when they are packed, packed weights in the
- * innermost loop. */
+ * A link of a chain takes a word of A and one of B. On f32 pages that is an f32 each. In bf16 it is
+ * an f32, too: operands are widened, A and blocks of B when they are packed, packed weights in the
+ * innermost loop. With CPU_DOT_PAGE it is a pair of bf16, neighbours in k, and the instruction is
+ * the dot product of AVX512-BF16 or, over the portable page, the same in plain C, so that tests see
+ * it on any machine. A weight gradient's pairs are of tokens, so it depends on where batches are
+ * cut. */
 #include "core/backend/cpu/product.h"
 #include "core/backend/cpu/step.h"
 
 #include <string.h>
 
-#if defined(__AVX512F__)
-enum { MR = 14, NR = 2 * VW };
+#if defined(CPU_DOT_PAGE)
+enum { PAIR = 2 }; /* of k in a word */
 #else
-enum { MR = 6, NR = 2 * VW };
+enum { PAIR = 1 };
 #endif
+enum { WIDENED = IN_BF16 && PAIR == 1 };
+enum { MR = VW == 16 ? 14 : 6, NR = 2 * VW };
 enum {
-    KC = 256,
+    KC = 256, /* words */
     ROWS = 504,
-    PANELS = 256 / NR, /* a packed block: KC x 256 floats, half of a small L2 */
-    BLOCK = ROWS * KC, /* floats of a packed block of A */
-    KC_LONG = 768,     /* with packed weights, which are not copied block by block */
-    KC_PACKED = 2048,  /* packed bf16 weights: most products are one block of k */
-    NEAR = 64 << 10,   /* floats of A that stay near while panels pass them */
-    PATCH = 1024 * KC, /* floats of C that rest between blocks of k, in bf16 */
+    PANELS = 256 / NR,       /* a packed block: KC x 256 words, half of a small L2 */
+    BLOCK = ROWS * KC + VW,  /* words of a packed block of A, and what its last store may spill */
+    KC_LONG = 768,           /* with packed weights, which are not copied block by block */
+    KC_PACKED = 2048 / PAIR, /* packed bf16 weights: most products are one block of k */
+    NEAR = 64 << 10,         /* words of A that stay near while panels pass them */
+    PATCH = 1024 * 256,      /* floats of C that rest between blocks of k, in bf16 */
     FEW = 8 /* rows read side by side when packing: rows are multiples of pages apart often enough,
              * and more of them than a cache has ways push each other out */
 };
+typedef float word; /* moved as bits, never computed with where it is a pair */
 
-/* NR columns of a panel at k. A packed panel in bf16 holds column j and column VW + j in the lower
- * and upper half of word j, so that widening is a shift and a mask. */
+/* --- words --- */
+
+/* acc + a b */
+static inline vf link(vf acc, vf a, vf b) {
+#if !defined(CPU_DOT_PAGE)
+    return vfma(a, b, acc);
+#elif defined(__AVX512BF16__)
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#else
+    const vu upper = (vu)(vi){0} + 0xffff0000u;
+    acc = vfma((vf)((vu)a & upper), (vf)((vu)b & upper), acc);
+    return vfma((vf)((vu)a << 16), (vf)((vu)b << 16), acc);
+#endif
+}
+
+static inline vf broadcast(const void *word_) {
+    int32_t bits;
+    memcpy(&bits, word_, sizeof bits);
+    return (vf)(bits - (vi){0});
+}
+
+/* the upper halves of two vectors as words: `low` in the lower */
+static inline vf two_halves(vu low, vu high) {
+    return (vf)(low >> 16 | (high & 0xffff0000u));
+}
+
+/* VW words along k, of which the first n elements are there; 0 behind them. */
+static inline vf along(Buf x, size_t at, int n, int weights) {
+#if defined(CPU_DOT_PAGE)
+    if (x.dtype == DT_BF16 && n >= 2 * VW) return *(const vf_mem *)(const void *)(bf16(x) + at);
+    uint16_t pairs[2 * VW];
+    (void)weights; /* all is rounded */
+    vstore_bf16(pairs, any_upto(x, at, n));
+    vstore_bf16(pairs + VW, any_upto(x, at + VW, n - VW));
+    return *(const vf_mem *)(const void *)pairs;
+#else
+    return weights ? weights_upto(x, at, n) : any_upto(x, at, n);
+#endif
+}
+
+/* Words of n columns at one k or, in pairs, at it and the next, `stride` further, if that is there.
+ */
+static inline vf across(Buf x, size_t at, size_t stride, int n, int has_next, int weights) {
+#if defined(CPU_DOT_PAGE)
+    (void)weights;
+    vf next = has_next ? any_upto(x, at + stride, n) : (vf){0};
+    return two_halves(vround_bits(any_upto(x, at, n)), vround_bits(next));
+#else
+    (void)stride, (void)has_next;
+    return weights ? weights_upto(x, at, n) : any_upto(x, at, n);
+#endif
+}
+
+/* NR columns of a panel at a word of k. A packed panel of a widened page holds column j and column
+ * VW + j in the lower and upper half of word j, so that widening is a shift and a mask. */
 static inline __attribute__((always_inline)) void b_load(vf b[2], const void *panel, size_t k,
                                                          int narrow) {
     if (narrow) {
-        vu word = (vu)vload((const float *)panel + k * VW);
-        b[0] = (vf)(word << 16);
-        b[1] = (vf)(word & 0xffff0000u);
+        vu halves = (vu)vload((const float *)panel + k * VW);
+        b[0] = (vf)(halves << 16);
+        b[1] = (vf)(halves & 0xffff0000u);
     } else {
         b[0] = vload((const float *)panel + k * NR);
         b[1] = vload((const float *)panel + k * NR + VW);
     }
 }
 
-/* A tile may read rows of f32 where they lie, k along the row, when it has few enough of them for a
- * pointer each. */
-enum { CAN_READ_DIRECT = !IN_BF16 && MR <= 6 };
+/* --- tiles --- */
 
 typedef struct { /* where a tile goes */
     void *at;
@@ -61,31 +119,57 @@ static inline __attribute__((always_inline)) void c_store(Out c, size_t at, vf v
         vstore((float *)c.at + at, v);
 }
 
-typedef struct { /* what a tile asks memory for on its way: `step` bytes further at each k */
+typedef struct { /* what a tile asks memory for on its way: `step` bytes further at each word of k
+                  */
     const char *at;
     int step;
 } Ahead;
-static const Ahead NOTHING = {NULL, 0};
 
-/* c[m][NR] (+)= a[kc][m]' b[kc][NR], or with `direct` a's rows as they lie, lda apart; m is a
- * constant in each call, so everything stays in registers */
-static inline __attribute__((always_inline)) void tile(int m, int kc, const float *a, int direct,
-                                                       size_t lda, const void *b, int narrow, Out c,
-                                                       int add, Ahead ahead) {
+/* Rows of A: as they lie, `row` bytes apart, or packed for a tile, row 0. */
+typedef struct {
+    const char *at;
+    size_t row;
+} Rows;
+
+/* Where the word of row i < 14 is, that of row 0 being at `at`: with the seventh row's address and
+ * three multiples of `row` every row is one address of an instruction. */
+static inline __attribute__((always_inline)) const char *
+row_at(const char *at, const char *seventh, size_t row, size_t row3, size_t row5, int i) {
+    const char *from = i < 7 ? at : seventh;
+    switch (i % 7) {
+    case 0: return from;
+    case 1: return from + row;
+    case 2: return from + 2 * row;
+    case 3: return from + row3;
+    case 4: return from + 4 * row;
+    case 5: return from + row5;
+    default: return from + 2 * row3;
+    }
+}
+
+/* c[m][NR] (+)= a[m][steps] b[steps][NR] in words; m, direct and narrow are constants in each call,
+ * so that all sums stay in registers. */
+STEP tile(int m, int steps, Rows a, int direct, const void *b, int narrow, Out c, int add,
+          Ahead ahead) {
+    size_t row3 = 3 * a.row, row5 = 5 * a.row;
+    const char *at = a.at, *seventh = a.at + 7 * a.row;
     vf acc[MR][2];
     UNROLL for (int i = 0; i < m; i++) {
         acc[i][0] = add ? vload((float *)c.at + i * c.ld) : (vf){0};
         acc[i][1] = add ? vload((float *)c.at + i * c.ld + VW) : (vf){0};
     }
-    for (int k = 0; k < kc; k++) {
+    for (int k = 0; k < steps; k++) {
         vf w[2];
-        if (ahead.at) __builtin_prefetch(ahead.at + k * ahead.step, 0, 2);
+        __builtin_prefetch(ahead.at + k * ahead.step, 0, 2);
         b_load(w, b, (size_t)k, narrow);
         UNROLL for (int i = 0; i < m; i++) {
-            vf x = vset1(direct ? a[i * lda + (size_t)k] : a[(size_t)k * m + i]);
-            acc[i][0] = vfma(x, w[0], acc[i][0]);
-            acc[i][1] = vfma(x, w[1], acc[i][1]);
+            vf x = broadcast(direct ? row_at(at, seventh, a.row, row3, row5, i)
+                                    : at + i * sizeof(word));
+            acc[i][0] = link(acc[i][0], x, w[0]);
+            acc[i][1] = link(acc[i][1], x, w[1]);
         }
+        at += direct ? sizeof(word) : (size_t)m * sizeof(word);
+        seventh += sizeof(word);
     }
     UNROLL for (int i = 0; i < m; i++) {
         c_store(c, i * c.ld, acc[i][0]);
@@ -94,11 +178,9 @@ static inline __attribute__((always_inline)) void tile(int m, int kc, const floa
 }
 
 #define TILE_CASE(m)                                                                               \
-    case m: tile(m, kc, a, direct, lda, b, narrow, c, add, ahead); break
-static inline __attribute__((always_inline)) void tile_switch(int m, int kc, const float *a,
-                                                              int direct, size_t lda, const void *b,
-                                                              int narrow, Out c, int add,
-                                                              Ahead ahead) {
+    case m: tile(m, steps, a, direct, b, narrow, c, add, ahead); break
+STEP tile_switch(int m, int steps, Rows a, int direct, const void *b, int narrow, Out c, int add,
+                 Ahead ahead) {
     switch (m) {
         TILE_CASE(1);
         TILE_CASE(2);
@@ -120,47 +202,23 @@ static inline __attribute__((always_inline)) void tile_switch(int m, int kc, con
 }
 
 /* one copy of the tiles for each way that occurs */
-static void tile_plain(int m, int kc, const float *a, const void *b, Out c, int add) {
-    c.half = 0;
-    tile_switch(m, kc, a, 0, 0, b, 0, c, add, NOTHING);
+static void tile_packed(int m, int steps, Rows a, const void *b, Out c, int add, Ahead ahead) {
+    tile_switch(m, steps, a, 0, b, 0, c, add, ahead);
 }
-static void tile_direct(int m, int kc, const float *a, size_t lda, const void *b, Out c, int add) {
-    c.half = 0;
-    tile_switch(m, kc, a, 1, lda, b, 0, c, add, NOTHING);
+static void tile_direct(int m, int steps, Rows a, const void *b, Out c, int add, Ahead ahead) {
+    tile_switch(m, steps, a, 1, b, 0, c, add, ahead);
 }
-static void tile_plain_ahead(int m, int kc, const float *a, const void *b, Out c, int add,
-                             Ahead ahead) {
-    c.half = 0;
-    tile_switch(m, kc, a, 0, 0, b, 0, c, add, ahead);
+static void tile_narrow(int m, int steps, Rows a, const void *b, Out c, int add, Ahead ahead) {
+    tile_switch(m, steps, a, 0, b, 1, c, add, ahead);
 }
-static void tile_direct_ahead(int m, int kc, const float *a, size_t lda, const void *b, Out c,
-                              int add, Ahead ahead) {
-    c.half = 0;
-    tile_switch(m, kc, a, 1, lda, b, 0, c, add, ahead);
-}
-static void tile_narrow_f32(int m, int kc, const float *a, const void *b, Out c, int add,
-                            Ahead ahead) {
-    c.half = 0;
-    tile_switch(m, kc, a, 0, 0, b, 1, c, add, ahead);
-}
-static void tile_narrow_bf16(int m, int kc, const float *a, const void *b, Out c, Ahead ahead) {
-    c.half = 1;
-    tile_switch(m, kc, a, 0, 0, b, 1, c, 0, ahead);
-}
-static void tile_rows(int m, int kc, const float *a, size_t lda, const void *b, int narrow, Out c,
-                      int add, Ahead ahead) {
-    if (IN_BF16 && narrow && c.half)
-        tile_narrow_bf16(m, kc, a, b, c, ahead);
-    else if (IN_BF16 && narrow)
-        tile_narrow_f32(m, kc, a, b, c, add, ahead);
-    else if (CAN_READ_DIRECT && lda && ahead.at)
-        tile_direct_ahead(m, kc, a, lda, b, c, add, ahead);
-    else if (CAN_READ_DIRECT && lda)
-        tile_direct(m, kc, a, lda, b, c, add);
-    else if (!IN_BF16 && !CAN_READ_DIRECT && ahead.at)
-        tile_plain_ahead(m, kc, a, b, c, add, ahead);
+static void tile_rows(int m, int steps, Rows a, const void *b, int narrow, Out c, int add,
+                      Ahead ahead) {
+    if (WIDENED && narrow)
+        tile_narrow(m, steps, a, b, c, add, ahead);
+    else if (!WIDENED && a.row)
+        tile_direct(m, steps, a, b, c, add, ahead);
     else
-        tile_plain(m, kc, a, b, c, add);
+        tile_packed(m, steps, a, b, c, add, ahead);
 }
 
 static void store_upto(Out c, size_t at, const float *from, int n) {
@@ -177,47 +235,49 @@ static void store_upto(Out c, size_t at, const float *from, int n) {
 }
 
 /* the last panel may be narrower than NR: through a small tile of its own */
-static void tile_edge(int m, int n, int kc, const float *a, size_t lda, const void *b, int narrow,
-                      Out c, int add, Ahead ahead) {
+static void tile_edge(int m, int n, int steps, Rows a, const void *b, int narrow, Out c, int add,
+                      Ahead ahead) {
     float t[MR * NR];
     const float *old = c.at;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++) t[i * NR + j] = add && j < n ? old[i * c.ld + j] : 0.0f;
-    tile_rows(m, kc, a, lda, b, narrow, (Out){t, NR, 0}, add, ahead);
+    tile_rows(m, steps, a, b, narrow, (Out){t, NR, 0}, add, ahead);
     for (int i = 0; i < m; i++) store_upto(c, i * c.ld, t + i * NR, n);
 }
 
 /* One row against four panels at once, for decoding a single sequence: eight chains hide the
  * latency. */
-static inline __attribute__((always_inline)) void
-row_panels(int kc, const float *a, const char *b, size_t panel_bytes, int narrow, Out c, int add) {
+STEP row_panels(int steps, const char *a, const char *b, size_t panel_bytes, int narrow, Out c,
+                int add) {
     vf acc[8];
     for (int i = 0; i < 8; i++) acc[i] = add ? vload((float *)c.at + i * VW) : (vf){0};
-    for (int k = 0; k < kc; k++) {
-        vf x = vset1(a[k]);
+    for (int k = 0; k < steps; k++) {
+        vf x = broadcast(a + (size_t)k * sizeof(word));
         UNROLL for (int p = 0; p < 4; p++) {
             vf w[2];
             b_load(w, b + p * panel_bytes, (size_t)k, narrow);
-            acc[2 * p] = vfma(x, w[0], acc[2 * p]);
-            acc[2 * p + 1] = vfma(x, w[1], acc[2 * p + 1]);
+            acc[2 * p] = link(acc[2 * p], x, w[0]);
+            acc[2 * p + 1] = link(acc[2 * p + 1], x, w[1]);
         }
     }
     for (int i = 0; i < 8; i++) c_store(c, (size_t)i * VW, acc[i]);
 }
 
-static void row_of_panels(int kc, const float *a, const void *b, size_t panel_bytes, int narrow,
+static void row_of_panels(int steps, const char *a, const void *b, size_t panel_bytes, int narrow,
                           Out c, int add) {
-    if (IN_BF16 && narrow)
-        row_panels(kc, a, b, panel_bytes, 1, c, add);
+    if (WIDENED && narrow)
+        row_panels(steps, a, b, panel_bytes, 1, c, add);
     else
-        row_panels(kc, a, b, panel_bytes, 0, (Out){c.at, c.ld, 0}, add);
+        row_panels(steps, a, b, panel_bytes, 0, c, add);
 }
 
+/* --- packing --- */
+
 /* in the thread's scratch: a block of A, a block of B, the patch */
-static inline float *a_block(void) {
+static inline word *a_block(void) {
     return cpu_scratch();
 }
-static inline float *b_block(void) {
+static inline word *b_block(void) {
     return a_block() + BLOCK;
 }
 static inline float *patch(void) {
@@ -225,12 +285,12 @@ static inline float *patch(void) {
 }
 _Static_assert((BLOCK + KC * PANELS * NR + PATCH) * sizeof(float) <= CPU_SCRATCH, "scratch");
 
-static inline float float_of(uint16_t x) {
-    return ((union {
-               uint32_t u;
-               float f;
-           }){(uint32_t)x << 16})
-        .f;
+static int smaller(int a, int b) {
+    return a < b ? a : b;
+}
+
+static inline int words_of(int k) {
+    return ceil_div(k, PAIR);
 }
 
 /* Rows of the next tile. One of three rows or fewer waits for its own sums: the last two share. */
@@ -238,67 +298,101 @@ static inline int tile_height(int left) {
     return left <= MR ? left : left < MR + 4 ? (left + 1) / 2 : MR;
 }
 
-/* rows of A side by side: to[k][rows]; `rows` is a constant where it matters */
-static inline __attribute__((always_inline)) void
-pack_tile(float *to, const void *from_, int half, size_t row, size_t col, int rows, int kc) {
-    const uint16_t *narrow = from_;
-    const float *from = from_;
-    for (int k = 0; k < kc; k++, to += rows, from += col, narrow += col)
-        for (int i = 0; i < rows; i++) to[i] = half ? float_of(narrow[i * row]) : from[i * row];
+/* VW rows of words along k, of which n are stored, as to[k * ld + row]; k ascends. */
+static inline void put_transposed(word *to, size_t ld, vf r[VW], int words, int n) {
+    vtranspose(r);
+    if (words >= VW && n >= VW) {
+        for (int k = 0; k < VW; k++) vstore(to + (size_t)k * ld, r[k]);
+        return;
+    }
+    for (int k = 0; k < VW; k++)
+        if (k < words) vstore_upto(to + (size_t)k * ld, r[k], n);
 }
 
-static inline __attribute__((always_inline)) void pack_rows(const Product *p, int half, int m0,
-                                                            int m1, int k0, int kc) {
-    int step = p->a_col == 1 ? kc : FEW; /* of k, before the next tile */
-    for (int k = 0; k < kc; k += step) {
-        int n = kc - k < step ? kc - k : step;
-        for (int m = m0, rows; m < m1; m += rows) {
-            rows = tile_height(m1 - m);
-            float *to = a_block() + (size_t)(m - m0) * kc + (size_t)k * rows;
-            const void *from = buf_at(p->A, (size_t)m * p->a_row + (size_t)(k0 + k) * p->a_col).ptr;
-            if (rows < MR)
-                pack_tile(to, from, half, p->a_row, p->a_col, rows, n);
-            else if (p->a_col == 1)
-                pack_tile(to, from, half, p->a_row, 1, MR, n);
-            else
-                pack_tile(to, from, half, 1, p->a_col, MR, n); /* A transposed: a_row is 1 */
+/* A tile's rows along k. Whole vectors are stored where they hold all rows: what one spills over
+ * the end of its word of k, the next one overwrites. */
+static void pack_tile_along(word *to, const Product *p, int m, int rows, int k0, int kc) {
+    for (int k = 0; rows == 1 && k < kc; k += VW * PAIR)
+        vstore(to + k / PAIR, along(p->A, (size_t)m * p->a_row + (size_t)(k0 + k), kc - k, 0));
+    for (int first = 0; rows > 1 && first < rows; first += VW) {
+        int n = rows <= VW ? VW : rows - first;
+        for (int k = 0; k < kc; k += VW * PAIR) {
+            vf r[VW] = {{0}};
+            for (int i = first; i < smaller(rows, first + VW); i++)
+                r[i - first] =
+                    along(p->A, (size_t)(m + i) * p->a_row + (size_t)(k0 + k), kc - k, 0);
+            put_transposed(to + first + (size_t)(k / PAIR) * rows, (size_t)rows, r,
+                           words_of(kc - k), n);
         }
     }
+}
+
+/* A transposed: its columns are the rows of a tile */
+static inline __attribute__((always_inline)) void
+pack_tile_across(word *to, const Product *p, int m, int rows, int k0, int kc) {
+    size_t at = (size_t)k0 * p->a_col + (size_t)m;
+    for (int k = 0; k < kc; k += PAIR, to += rows, at += PAIR * p->a_col)
+        for (int i = 0; i < rows; i += VW)
+            vstore_upto(to + i, across(p->A, at + i, p->a_col, rows - i, k + 1 < kc, 0), rows - i);
 }
 
 static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
-    if (IN_BF16 && p->A.dtype == DT_BF16)
-        pack_rows(p, 1, m0, m1, k0, kc);
-    else
-        pack_rows(p, 0, m0, m1, k0, kc);
+    word *to = a_block();
+    size_t height = (size_t)words_of(kc);
+    int rows;
+    if (p->a_col == 1) {
+        for (int m = m0; m < m1; m += rows, to += rows * height) {
+            rows = tile_height(m1 - m);
+            pack_tile_along(to, p, m, rows, k0, kc);
+        }
+        return;
+    }
+    for (int k = 0; k < kc; k += FEW * PAIR) {
+        int n = smaller(kc - k, FEW * PAIR);
+        for (int m = m0; m < m1; m += rows) {
+            rows = tile_height(m1 - m);
+            word *tile = to + (size_t)(m - m0) * height + (size_t)(k / PAIR) * rows;
+            if (rows == MR)
+                pack_tile_across(tile, p, m, MR, k0 + k, n);
+            else
+                pack_tile_across(tile, p, m, rows, k0 + k, n);
+        }
+    }
 }
 
-/* Rows of A that lie as the tiles can read them. */
+/* Rows of A that lie as the tiles can read them: in words, and not so far apart that all of a
+ * tile's fall into the same set of the nearest cache. */
 static int reads_direct(const Product *p) {
-    return CAN_READ_DIRECT && p->a_col == 1;
+    size_t row = p->a_row * sizeof(act);
+    int words = !WIDENED && p->A.dtype == (PAIR == 2 ? DT_BF16 : DT_F32) && p->K % PAIR == 0;
+    return p->a_col == 1 && words && (MR <= 8 || row % 4096 != 0);
 }
 
 static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, int kc) {
-    float v[QUANT_BLOCK], *to = b_block();
-    for (int n = panel0 * NR; n < panel1 * NR; n += NR, to += (size_t)kc * NR)
-        for (int j = 0; j < NR; j++)
+    word *to = b_block();
+    float v[VW][QUANT_BLOCK];
+    vf r[VW];
+    for (int n = panel0 * NR; n < panel1 * NR; n += NR, to += (size_t)words_of(kc) * NR) {
+        for (int half = 0; half < NR; half += VW) {
             for (int k = 0; k < kc; k += QUANT_BLOCK) {
-                quantized_block(v, p, n + j, k0 + k);
-                for (int i = 0; i < QUANT_BLOCK; i++) to[(size_t)(k + i) * NR + j] = v[i];
+                for (int j = 0; j < VW; j++) quantized_block(v[j], p, n + half + j, k0 + k);
+                for (int u = 0; u < QUANT_BLOCK; u += VW * PAIR) {
+                    for (int j = 0; j < VW; j++)
+                        r[j] = along((Buf){v[j], DT_F32}, (size_t)u, QUANT_BLOCK - u, 0);
+                    put_transposed(to + (size_t)((k + u) / PAIR) * NR + half, NR, r, VW, VW);
+                }
             }
-}
-
-/* n rows of B from k on, a panel's columns from n0 on */
-static inline void pack_few(const Product *p, float *to, int n0, int k, int n) {
-    int columns = p->N - n0 < NR ? p->N - n0 : NR;
-    size_t from = (size_t)k * p->ldb + n0;
-    for (; n > 0; n--, to += NR, from += p->ldb) {
-        for (int j = 0; j < NR; j += VW) {
-            int left = columns - j < 0 ? 0 : columns - j;
-            vstore(to + j, p->weights ? weights_upto(p->B, from + j, left)
-                                      : any_upto(p->B, from + j, left));
         }
     }
+}
+
+/* n of k of B from k on, a panel's columns from n0 on */
+static inline void pack_few(const Product *p, word *to, int n0, int k, int n) {
+    int columns = p->N - n0 < NR ? p->N - n0 : NR;
+    size_t from = (size_t)k * p->ldb + n0;
+    for (; n > 0; n -= PAIR, to += NR, from += PAIR * p->ldb)
+        for (int j = 0; j < NR; j += VW)
+            vstore(to + j, across(p->B, from + j, p->ldb, columns - j, n > 1, p->weights));
 }
 
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
@@ -306,11 +400,54 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
         unpack_quantized(p, panel0, panel1, k0, kc);
         return;
     }
-    for (int k = 0; k < kc; k += FEW)
+    size_t height = (size_t)words_of(kc);
+    for (int k = 0; k < kc; k += FEW * PAIR)
         for (int panel = panel0; panel < panel1; panel++)
-            pack_few(p, b_block() + ((size_t)(panel - panel0) * kc + k) * NR, panel * NR, k0 + k,
-                     kc - k < FEW ? kc - k : FEW);
+            pack_few(p, b_block() + ((size_t)(panel - panel0) * height + (size_t)(k / PAIR)) * NR,
+                     panel * NR, k0 + k, smaller(kc - k, FEW * PAIR));
 }
+
+static size_t packed_count(Backend *b, Dtype w, int O, int K) {
+    (void)b;
+    if (dtype_quantized(w)) return 0; /* unpacked block by block, on the way */
+    return (size_t)ceil_div(O, NR) * NR * (size_t)words_of(K) * PAIR;
+}
+
+/* VW of a panel's columns at VW words of k, ready to be stored k by k */
+static inline void columns_of(vf r[VW], const Mat *m, int o, int k) {
+    for (int j = 0; j < VW; j++)
+        r[j] =
+            o + j < m->O ? along(m->w, (size_t)(o + j) * m->K + (size_t)k, m->K - k, 1) : (vf){0};
+}
+
+static void pack_range(void *ctx, int first, int last) {
+    const Mat *m = ctx;
+    size_t panel_acts = (size_t)NR * (size_t)words_of(m->K) * PAIR;
+    vf low[VW], high[VW];
+    for (int panel = first; panel < last; panel++) {
+        word *to = (word *)(void *)(acts(m->packed) + (size_t)panel * panel_acts);
+        for (int k = 0; k < m->K; k += VW * PAIR) {
+            int words = words_of(m->K - k);
+            columns_of(low, m, panel * NR, k);
+            columns_of(high, m, panel * NR + VW, k);
+            if (WIDENED) {
+                for (int j = 0; j < VW; j++)
+                    low[j] = two_halves(vround_bits(low[j]), vround_bits(high[j]));
+                put_transposed(to + (size_t)k * VW, VW, low, words, VW);
+            } else {
+                put_transposed(to + (size_t)(k / PAIR) * NR, NR, low, words, VW);
+                put_transposed(to + (size_t)(k / PAIR) * NR + VW, NR, high, words, VW);
+            }
+        }
+    }
+}
+
+static void pack(Backend *b, Mat m) {
+    (void)b;
+    CPU(parallel)((m.O + NR - 1) / NR, 4, pack_range, &m);
+}
+
+/* --- the product --- */
 
 typedef struct { /* rows m0..m1 by panels of columns, over kc of k from k0 on */
     int m0, m1, panel0, panel1, k0, kc;
@@ -318,23 +455,25 @@ typedef struct { /* rows m0..m1 by panels of columns, over kc of k from k0 on */
 } Block;
 
 /* What is read of the panel behind b, by tiles of which each reads b once: a share each. */
-static inline Ahead share_ahead(const char *next, int kc, size_t row_bytes, int tile, int tiles) {
+static inline Ahead share_ahead(const char *next, int steps, size_t row_bytes, int tile,
+                                int tiles) {
     int step = ceil_div((int)row_bytes, tiles);
-    return (Ahead){next + (size_t)tile * kc * step, step};
+    return (Ahead){next + (size_t)tile * steps * step, step};
 }
 
 /* Rows m0..m1 meet the block's panels; a, b, c are of row m0 and the first panel. */
-static void meet_panels(const Product *p, const Block *x, const float *a, size_t lda, const char *b,
-                        size_t panel_bytes, Out c, int m0, int m1) {
-    int narrow = IN_BF16 && p->packed, kc = x->kc, tiles = ceil_div(m1 - m0, MR);
-    size_t row_bytes = NR * sizeof(act), element = c.half ? 2 : 4;
+static void meet_panels(const Product *p, const Block *x, Rows a, const char *b, size_t panel_bytes,
+                        Out c, int m0, int m1) {
+    int narrow = IN_BF16 && p->packed, steps = words_of(x->kc), tiles = ceil_div(m1 - m0, MR);
+    size_t row_bytes = NR * sizeof(act) * PAIR, element = c.half ? 2 : 4;
+    size_t tile_row = a.row ? a.row : (size_t)steps * sizeof(word);
     for (int panel = x->panel0; panel < x->panel1; panel++, b += panel_bytes) {
         int n = p->N - panel * NR, tile = 0;
-        const float *a_m = a;
+        Rows a_m = a;
         Out c_m = c;
         c.at = (char *)c.at + NR * element;
         if (m1 - m0 == 1 && panel + 4 <= x->panel1 && n >= 4 * NR) {
-            row_of_panels(kc, a, b, panel_bytes, narrow, c_m, x->add);
+            row_of_panels(steps, a.at, b, panel_bytes, narrow, c_m, x->add);
             c.at = (char *)c.at + 3 * NR * element;
             b += 3 * panel_bytes;
             panel += 3;
@@ -343,14 +482,14 @@ static void meet_panels(const Product *p, const Block *x, const float *a, size_t
         for (int m = m0, rows; m < m1; m += rows, tile++) {
             rows = tile_height(m1 - m);
             Ahead ahead = p->packed && panel + 1 < x->panel1
-                              ? share_ahead(b + panel_bytes, kc, row_bytes, tile, tiles)
-                              : NOTHING;
+                              ? share_ahead(b + panel_bytes, steps, row_bytes, tile, tiles)
+                              : (Ahead){b, 0};
             if (n >= NR)
-                tile_rows(rows, kc, a_m, lda, b, narrow, c_m, x->add, ahead);
+                tile_rows(rows, steps, a_m, b, narrow, c_m, x->add, ahead);
             else
-                tile_edge(rows, n, kc, a_m, lda, b, narrow, c_m, x->add, ahead);
+                tile_edge(rows, n, steps, a_m, b, narrow, c_m, x->add, ahead);
             c_m.at = (char *)c_m.at + rows * c.ld * element;
-            a_m += lda ? rows * lda : (size_t)rows * (size_t)kc;
+            a_m.at += (size_t)rows * tile_row;
         }
     }
 }
@@ -358,20 +497,24 @@ static void meet_panels(const Product *p, const Block *x, const float *a, size_t
 /* Weights come from far: they meet an item's rows panel by panel, and the rows, few enough, stay
  * near (most_rows). Panels packed for the item are near, and a tile of rows passes them. */
 static void block(const Product *p, const Block *x, Out c) {
-    size_t panel_bytes = (size_t)x->kc * NR * sizeof(float);
-    size_t lda = reads_direct(p) ? p->a_row : 0, a_row = lda ? lda : (size_t)x->kc;
-    const float *a = lda ? f32(p->A) + (size_t)x->m0 * lda + x->k0 : a_block();
+    int steps = words_of(x->kc);
+    size_t row = p->a_row * sizeof(act);
+    Rows a = reads_direct(p) ? (Rows){(const char *)(acts(p->A) + (size_t)x->m0 * p->a_row) +
+                                          (size_t)x->k0 * sizeof(act),
+                                      row}
+                             : (Rows){(const char *)a_block(), 0};
     if (p->packed) {
-        const act *b = p->packed + ((size_t)x->panel0 * p->K + (size_t)x->k0) * NR;
-        meet_panels(p, x, a, lda, (const char *)b, (size_t)p->K * NR * sizeof(act), c, x->m0,
-                    x->m1);
+        size_t panel_acts = (size_t)words_of(p->K) * PAIR * NR;
+        const act *b = p->packed + (size_t)x->panel0 * panel_acts + (size_t)x->k0 * NR;
+        meet_panels(p, x, a, (const char *)b, panel_acts * sizeof(act), c, x->m0, x->m1);
         return;
     }
     for (int m = x->m0, rows; m < x->m1; m += rows) {
         rows = tile_height(x->m1 - m);
-        meet_panels(p, x, a, lda, (const char *)b_block(), panel_bytes, c, m, m + rows);
+        meet_panels(p, x, a, (const char *)b_block(), (size_t)steps * NR * sizeof(word), c, m,
+                    m + rows);
         c.at = (char *)c.at + rows * c.ld * (c.half ? 2 : 4);
-        a += rows * a_row;
+        a.at += (size_t)rows * (a.row ? a.row : (size_t)steps * sizeof(word));
     }
 }
 
@@ -383,11 +526,11 @@ static void product_item(void *ctx, int item, int thread) {
     product_part(p, item, &x.m0, &x.m1, &first, &last);
     int step = p->packed ? last - first : PANELS;
     for (x.k0 = 0; x.k0 < p->K; x.k0 += p->kc) {
-        x.kc = p->K - x.k0 < p->kc ? p->K - x.k0 : p->kc;
+        x.kc = smaller(p->K - x.k0, p->kc);
         x.add = p->add || x.k0 > 0;
         if (!reads_direct(p)) pack_a(p, x.m0, x.m1, x.k0, x.kc);
         for (x.panel0 = first; x.panel0 < last; x.panel0 = x.panel1) {
-            x.panel1 = x.panel0 + step < last ? x.panel0 + step : last;
+            x.panel1 = smaller(x.panel0 + step, last);
             Out c = {buf_at(p->C, (size_t)x.m0 * p->ldc + (size_t)x.panel0 * NR).ptr,
                      (size_t)p->ldc, IN_BF16 && p->C.dtype == DT_BF16};
             if (patched)
@@ -401,44 +544,21 @@ static void product_item(void *ctx, int item, int thread) {
 }
 
 static void product_sizes(Product *p) {
+    int longest = ceil_div(p->K, ceil_div(p->K, KC_LONG)); /* f32: blocks of equal length */
     p->mr = MR;
     p->nr = NR;
-    p->kc = !p->packed ? KC : IN_BF16 ? KC_PACKED : ceil_div(p->K, ceil_div(p->K, KC_LONG));
-    p->a_room = p->packed ? NEAR : BLOCK;
+    p->kc = !p->packed ? KC * PAIR : IN_BF16 ? KC_PACKED * PAIR : longest;
+    p->a_room = (p->packed ? NEAR : ROWS * KC) * PAIR;
     p->patch_room = PATCH;
     p->tiles_f32 = !p->packed;
 }
 
-static size_t packed_count(Backend *b, Dtype w, int O, int K) {
-    (void)b;
-    if (dtype_quantized(w)) return 0; /* unpacked block by block, on the way */
-    return (size_t)((O + NR - 1) / NR) * NR * K;
-}
-
-static void pack_range(void *ctx, int first, int last) {
-    const Mat *m = ctx;
-    for (int panel = first; panel < last; panel++) {
-        act *to = acts(m->packed) + (size_t)panel * NR * m->K;
-        for (int j = 0; j < NR; j++) {
-            /* in bf16 column j and column VW + j share a word, see b_load */
-            int o = panel * NR + j, at = IN_BF16 ? j % VW * 2 + j / VW : j;
-            size_t row = (size_t)o * m->K;
-            for (int k = 0; k < m->K; k += VW) {
-                int n = m->K - k < VW ? m->K - k : VW;
-                act column[VW];
-                astore(column, o < m->O ? weights_upto(m->w, row + k, n) : (vf){0});
-                for (int i = 0; i < n; i++) to[(size_t)(k + i) * NR + at] = column[i];
-            }
-        }
-    }
-}
-
-static void pack(Backend *b, Mat m) {
-    (void)b;
-    CPU(parallel)((m.O + NR - 1) / NR, 4, pack_range, &m);
-}
-
+#if defined(CPU_DOT_PAGE)
+void CPU_DOT_PAGE(Backend *b) {
+    CPU(page)(b);
+#else
 void CPU(matmul_page)(Backend *b) {
+#endif
     b->packed_count = packed_count;
     b->pack = pack;
     b->matmul_forward = matmul_forward;

@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/backend/cpu/step.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { VW = 16 };
@@ -38,6 +40,9 @@ static inline vf vselect(vi mask, vf a, vf b) {
 }
 
 #if defined(__AVX512F__)
+static inline __mmask16 vmask(int n) { /* the first n lanes */
+    return (__mmask16)(n <= 0 ? 0 : n >= VW ? 0xffff : (1u << n) - 1);
+}
 static inline vf vfma(vf a, vf b, vf c) {
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
@@ -80,14 +85,42 @@ static inline float sfma(float a, float b, float c) {
 
 /* the first n floats of p, `fill` in the other lanes */
 static inline vf vload_n(const float *p, int n, float fill) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_mask_loadu_ps((__m512)vset1(fill), vmask(n), p);
+#elif defined(__AVX2__)
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane);
+    return vselect((vi)mask, (vf)_mm256_maskload_ps(p, mask), vset1(fill));
+#else
     float t[VW];
     for (int i = 0; i < VW; i++) t[i] = i < n ? p[i] : fill;
     return vload(t);
+#endif
 }
 static inline void vstore_n(float *p, vf v, int n) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, vmask(n), (__m512)v);
+#elif defined(__AVX2__) /* piece by piece: stores with a mask are slow where there is no AVX-512   \
+                         */
+    if (n >= VW) vstore(p, v);
+    if (n >= VW || n <= 0) return;
+    __m128 piece = _mm256_castps256_ps128((__m256)v);
+    if (n & 4) {
+        _mm_storeu_ps(p, piece);
+        piece = _mm256_extractf128_ps((__m256)v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_epi64((__m128i *)(void *)p, _mm_castps_si128(piece));
+        piece = _mm_movehl_ps(piece, piece);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, piece);
+#else
     float t[VW];
     vstore(t, v);
     for (int i = 0; i < n; i++) p[i] = t[i];
+#endif
 }
 /* whole vectors take the fast way; the value of a lane is the same either way */
 static inline vf vload_upto(const float *p, int n, float fill) {
@@ -147,21 +180,91 @@ static inline void vstore_bf16(uint16_t *p, vf v) {
     *(vh_mem *)p = vnarrow(v);
 }
 static inline vf vload_bf16_n(const uint16_t *p, int n) { /* 0 in the lanes from n on */
+#if defined(__AVX512F__)
+    return vwiden((vh)_mm256_maskz_loadu_epi16(vmask(n), p));
+#elif defined(__AVX2__)
+    uint64_t four = 0, rest = 0;
+    uint32_t two = 0;
+    if (n >= VW) return vload_bf16(p);
+    if (n <= 0) return (vf){0};
+    if (n & 4) memcpy(&four, p, sizeof four), p += 4;
+    if (n & 2) memcpy(&two, p, sizeof two), p += 2;
+    rest = two;
+    if (n & 1) rest |= (uint64_t)*p << (n & 2 ? 32 : 0);
+    return vwiden((vh)_mm_set_epi64x((int64_t)(n & 4 ? rest : 0), (int64_t)(n & 4 ? four : rest)));
+#else
     uint16_t t[VW];
     for (int i = 0; i < VW; i++) t[i] = i < n ? p[i] : 0;
     return vload_bf16(t);
+#endif
 }
 static inline void vstore_bf16_n(uint16_t *p, vf v, int n) {
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(p, vmask(n), (__m256i)vnarrow(v));
+#elif defined(__AVX2__)
+    __m128i h = (__m128i)vnarrow(v);
+    if (n >= VW) vstore_bf16(p, v);
+    if (n >= VW || n <= 0) return;
+    uint64_t four = (uint64_t)_mm_cvtsi128_si64(h);
+    if (n & 4) {
+        memcpy(p, &four, sizeof four);
+        four = (uint64_t)_mm_extract_epi64(h, 1);
+        p += 4;
+    }
+    uint32_t two = (uint32_t)four;
+    if (n & 2) {
+        memcpy(p, &two, sizeof two);
+        two = (uint32_t)(four >> 32);
+        p += 2;
+    }
+    if (n & 1) *p = (uint16_t)two;
+#else
     uint16_t t[VW];
     vstore_bf16(t, v);
     for (int i = 0; i < n; i++) p[i] = t[i];
+#endif
 }
 
 /* v with 0 in the lanes from n on */
 static inline vf vfirst(vf v, int n) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_maskz_mov_ps(vmask(n), (__m512)v);
+#else
     float t[VW];
     vstore(t, v);
     return vload_n(t, n, 0.0f);
+#endif
+}
+
+/* r[i][j] becomes r[j][i]: blocks of s x s change places across the diagonal, s = 1, 2, 4, 8. */
+#define LOWER_(l, s)       ((l) & (s) ? VW + (l) - (s) : (l))
+#define UPPER_(l, s)       ((l) & (s) ? VW + (l) : (l) + (s))
+#define LANES4_(of, l, s)  of(l, s), of(l + 1, s), of(l + 2, s), of(l + 3, s)
+#define LANES8_(of, l, s)  LANES4_(of, l, s), LANES4_(of, l + 4, s)
+#define LANES16_(of, l, s) LANES8_(of, l, s), LANES8_(of, l + 8, s)
+#if defined(__AVX512F__)
+#define LANES_(of, s) LANES16_(of, 0, s)
+#elif defined(__AVX2__)
+#define LANES_(of, s) LANES8_(of, 0, s)
+#else
+#define LANES_(of, s) LANES4_(of, 0, s)
+#endif
+#define TRANSPOSE_STEP_(s)                                                                         \
+    UNROLL for (int i_ = 0; i_ < VW; i_++) {                                                       \
+        if (i_ & (s)) continue;                                                                    \
+        vf a_ = r[i_], b_ = r[i_ + (s)];                                                           \
+        r[i_] = __builtin_shufflevector(a_, b_, LANES_(LOWER_, s));                                \
+        r[i_ + (s)] = __builtin_shufflevector(a_, b_, LANES_(UPPER_, s));                          \
+    }
+static inline void vtranspose(vf r[VW]) {
+    TRANSPOSE_STEP_(1)
+    TRANSPOSE_STEP_(2)
+#if defined(__AVX2__)
+    TRANSPOSE_STEP_(4)
+#endif
+#if defined(__AVX512F__)
+    TRANSPOSE_STEP_(8)
+#endif
 }
 
 static inline float vsum(vf v) { /* pairwise, in a fixed order */

@@ -1,7 +1,6 @@
-/* cpu_matmul_dot.c - matrix products in bf16 by instructions that multiply pairs: AMX tiles, or the
- * dot products of AVX-512. Compiled once for each (CPU_DOT_AMX, CPU_DOT_AVX512) over the
- * avx512_bf16 page, and once more with the instructions in plain C (CPU_DOT_PLAIN over the portable
- * page), so that tests see the packing and the edges on any machine.
+/* cpu_matmul_amx.c - matrix products in bf16 by AMX tiles, over the avx512_bf16 page; with
+ * CPU_DOT_PLAIN the instructions are in plain C over the portable page, so that tests see the
+ * packing and the edges on any machine.
  *
  * Both operands are packed in tiles of 16 x 32 bf16: A's rows m with k side by side; of B, a pair
  * of k for each of 16 columns side by side (VNNI). Panels have two tiles of columns, adjacent for
@@ -12,14 +11,10 @@
 
 #include <string.h>
 
-#if !defined(CPU_DOT_PLAIN)
-#include <immintrin.h>
-#endif
-
 enum {
-    STEP = 32,        /* k of a tile */
-    TILE = 16 * STEP, /* elements of a tile */
-    MR = 32,          /* rows and columns that are computed at once: 2 x 2 tiles */
+    K_STEP = 32,        /* k of a tile */
+    TILE = 16 * K_STEP, /* elements of a tile */
+    MR = 32,            /* rows and columns that are computed at once: 2 x 2 tiles */
     NR = 32,
     KC = 512, /* where B is packed on the way: 512 KiB with its columns */
     KC_PACKED = 2048,
@@ -43,7 +38,7 @@ static inline void pair_rows(uint32_t *to, Buf x, size_t at, size_t stride, int 
 
 /* The first n of 32 neighbours, rounded; 0 behind them. */
 static inline void row_of_tile(uint16_t *to, Buf x, size_t at, int n) {
-    for (int j = 0; j < STEP; j += VW) vstore_bf16(to + j, any_upto(x, at + j, n - j));
+    for (int j = 0; j < K_STEP; j += VW) vstore_bf16(to + j, any_upto(x, at + j, n - j));
 }
 
 typedef uint32_t words __attribute__((vector_size(16)));
@@ -81,7 +76,7 @@ static void a_tile(uint16_t *to, const Product *p, int m, int n_m, int k, int n_
     size_t at = (size_t)m * p->a_row + (size_t)k * p->a_col;
     if (p->a_col == 1) {
         for (int i = 0; i < 16; i++)
-            row_of_tile(to + i * STEP, p->A, at + (size_t)i * p->a_row, i < n_m ? n_k : 0);
+            row_of_tile(to + i * K_STEP, p->A, at + (size_t)i * p->a_row, i < n_m ? n_k : 0);
         return;
     }
     for (int i = 0; i < 16; i++) /* A transposed: a_row is 1 */
@@ -105,7 +100,7 @@ _Static_assert((A_ROOM + B_ROOM + 2 * PATCH) * sizeof(uint16_t) <= CPU_SCRATCH, 
 static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
     uint16_t *to = a_block();
     for (int m = m0; m < m1; m += MR)
-        for (int k = 0; k < kc; k += STEP)
+        for (int k = 0; k < kc; k += K_STEP)
             for (int half = 0; half < MR; half += 16, to += TILE)
                 a_tile(to, p, m + half, m1 - m - half, k0 + k, kc - k);
 }
@@ -113,13 +108,13 @@ static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
 static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, int kc) {
     uint16_t *to = b_block();
     _Alignas(64) uint16_t columns[TILE];
-    float v[STEP];
+    float v[K_STEP];
     for (int panel = panel0; panel < panel1; panel++)
-        for (int k = 0; k < kc; k += STEP)
+        for (int k = 0; k < kc; k += K_STEP)
             for (int half = 0; half < NR; half += 16, to += TILE) {
                 for (int j = 0; j < 16; j++) {
                     quantized_block(v, p, panel * NR + half + j, k0 + k);
-                    row_of_tile(columns + j * STEP, (Buf){v, DT_F32}, 0, STEP);
+                    row_of_tile(columns + j * K_STEP, (Buf){v, DT_F32}, 0, K_STEP);
                 }
                 transpose_words(as_words(to), as_words(columns));
             }
@@ -132,7 +127,7 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
         return;
     }
     for (int panel = panel0; panel < panel1; panel++) {
-        for (int k = 0; k < kc; k += STEP) {
+        for (int k = 0; k < kc; k += K_STEP) {
             for (int half = 0; half < NR; half += 16) {
                 size_t at = (size_t)(k0 + k) * p->ldb + (size_t)(panel * NR + half);
                 int n = p->N - panel * NR - half;
@@ -147,20 +142,20 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
 static size_t packed_count(Backend *b, Dtype w, int O, int K) {
     (void)b;
     if (dtype_quantized(w)) return 0; /* unpacked block by block, on the way */
-    return (size_t)ceil_div(O, NR) * NR * (size_t)ceil_div(K, STEP) * STEP;
+    return (size_t)ceil_div(O, NR) * NR * (size_t)ceil_div(K, K_STEP) * K_STEP;
 }
 
 static void pack_range(void *ctx, int first, int last) {
     const Mat *m = ctx;
-    size_t steps = (size_t)ceil_div(m->K, STEP);
+    size_t steps = (size_t)ceil_div(m->K, K_STEP);
     _Alignas(64) uint16_t columns[TILE];
     for (int panel = first; panel < last; panel++) {
         uint16_t *to = bf16(m->packed) + (size_t)panel * steps * 2 * TILE;
-        for (int k = 0; k < m->K; k += STEP) {
+        for (int k = 0; k < m->K; k += K_STEP) {
             for (int half = 0; half < NR; half += 16, to += TILE) {
                 for (int j = 0; j < 16; j++) {
                     int o = panel * NR + half + j;
-                    row_of_tile(columns + j * STEP, m->w, (size_t)o * m->K + (size_t)k,
+                    row_of_tile(columns + j * K_STEP, m->w, (size_t)o * m->K + (size_t)k,
                                 o < m->O ? m->K - k : 0);
                 }
                 transpose_words(as_words(to), as_words(columns));
@@ -176,8 +171,6 @@ static void pack(Backend *b, Mat m) {
 
 /* --- the instructions: t[32][32] (+)= a b over `steps` steps, of which `rows` rows are wanted ---
  */
-
-#if defined(CPU_DOT_AMX)
 
 #if defined(CPU_DOT_PLAIN)
 static _Thread_local float tmm[8][16][16];
@@ -196,9 +189,9 @@ static void plain_dot(float c[16][16], const uint16_t *a, const uint16_t *b) {
     for (int m = 0; m < 16; m++) {
         for (int n = 0; n < 16; n++) {
             float even = 0.0f, odd = 0.0f;
-            for (int k = 0; k < STEP; k += 2) {
-                even = sfma(aget(a[m * STEP + k]), aget(b[k * 16 + 2 * n]), even);
-                odd = sfma(aget(a[m * STEP + k + 1]), aget(b[k * 16 + 2 * n + 1]), odd);
+            for (int k = 0; k < K_STEP; k += 2) {
+                even = sfma(aget(a[m * K_STEP + k]), aget(b[k * 16 + 2 * n]), even);
+                odd = sfma(aget(a[m * K_STEP + k + 1]), aget(b[k * 16 + 2 * n + 1]), odd);
             }
             c[m][n] += even + odd;
         }
@@ -267,93 +260,6 @@ static void dot_tiles(float *t, const uint16_t *a, const uint16_t *b, int steps,
     TILE_STORE(3, t + 16 * NR + 16, ld);
 }
 
-#else /* CPU_DOT_AVX512 */
-
-#if defined(CPU_DOT_PLAIN)
-typedef struct {
-    float x[16];
-} Lanes;
-static inline Lanes lanes_load(const float *p) {
-    Lanes v;
-    memcpy(v.x, p, sizeof v.x);
-    return v;
-}
-static inline void lanes_store(float *p, Lanes v) {
-    memcpy(p, v.x, sizeof v.x);
-}
-static inline Lanes lanes_zero(void) {
-    return (Lanes){{0}};
-}
-/* acc += a pair of k, the same in all lanes, times the lane's own */
-static inline Lanes lanes_dot(Lanes acc, const uint16_t *a, const uint16_t *b) {
-    for (int i = 0; i < 16; i++)
-        acc.x[i] = sfma(aget(a[0]), aget(b[2 * i]), sfma(aget(a[1]), aget(b[2 * i + 1]), acc.x[i]));
-    return acc;
-}
-#else
-typedef __m512 Lanes;
-static inline Lanes lanes_load(const float *p) {
-    return _mm512_loadu_ps(p);
-}
-static inline void lanes_store(float *p, Lanes v) {
-    _mm512_storeu_ps(p, v);
-}
-static inline Lanes lanes_zero(void) {
-    return _mm512_setzero_ps();
-}
-static inline Lanes lanes_dot(Lanes acc, const uint16_t *a, const uint16_t *b) {
-    int pair;
-    memcpy(&pair, a, sizeof pair);
-    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair),
-                            (__m512bh)_mm512_loadu_si512(b));
-}
-#endif
-
-/* m rows, a constant in each call, so that the sums stay in registers */
-static inline __attribute__((always_inline)) void dot_rows(int m, float *t, const uint16_t *a,
-                                                           const uint16_t *b, int steps, int add) {
-    Lanes acc[8][2];
-    for (int i = 0; i < m; i++) {
-        acc[i][0] = add ? lanes_load(t + i * NR) : lanes_zero();
-        acc[i][1] = add ? lanes_load(t + i * NR + 16) : lanes_zero();
-    }
-    for (int s = 0; s < steps; s++, a += 2 * TILE, b += 2 * TILE) {
-        for (int k = 0; k < STEP; k += 2) {
-            for (int i = 0; i < m; i++) {
-                acc[i][0] = lanes_dot(acc[i][0], a + i * STEP + k, b + k * 16);
-                acc[i][1] = lanes_dot(acc[i][1], a + i * STEP + k, b + TILE + k * 16);
-            }
-        }
-    }
-    for (int i = 0; i < m; i++) {
-        lanes_store(t + i * NR, acc[i][0]);
-        lanes_store(t + i * NR + 16, acc[i][1]);
-    }
-}
-
-#define ROWS_CASE(m)                                                                               \
-    case m:                                                                                        \
-        dot_rows(m, t_i, a_i, b, steps, add);                                                      \
-        break
-static void dot_tiles(float *t, const uint16_t *a, const uint16_t *b, int steps, int rows,
-                      int add) {
-    for (int i = 0; i < rows; i += 8) {
-        const uint16_t *a_i = a + i / 16 * TILE + i % 16 * STEP;
-        float *t_i = t + i * NR;
-        switch (smaller(rows - i, 8)) {
-            ROWS_CASE(1);
-            ROWS_CASE(2);
-            ROWS_CASE(3);
-            ROWS_CASE(4);
-            ROWS_CASE(5);
-            ROWS_CASE(6);
-            ROWS_CASE(7);
-            ROWS_CASE(8);
-        }
-    }
-}
-#endif
-
 /* --- the product --- */
 
 typedef struct { /* where 32 x 32 elements go, of which rows x n are there */
@@ -406,9 +312,9 @@ static void product_item(void *ctx, int item, int thread) {
     const Product *p = ctx;
     int m0, m1, first, last, patched = in_patch(p);
     product_part(p, item, &m0, &m1, &first, &last);
-    size_t all_steps = (size_t)ceil_div(p->K, STEP), width = (size_t)(last - first) * NR;
+    size_t all_steps = (size_t)ceil_div(p->K, K_STEP), width = (size_t)(last - first) * NR;
     for (int k0 = 0; k0 < p->K; k0 += p->kc) {
-        int kc = smaller(p->K - k0, p->kc), steps = ceil_div(kc, STEP), add = p->add || k0 > 0;
+        int kc = smaller(p->K - k0, p->kc), steps = ceil_div(kc, K_STEP), add = p->add || k0 > 0;
         int panels = p->packed ? B_ROOM / (steps * 2 * TILE) : B_ROOM / (KC * NR);
         pack_a(p, m0, m1, k0, kc);
         for (int panel = first; panel < last; panel += panels) {
