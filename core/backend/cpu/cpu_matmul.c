@@ -293,9 +293,9 @@ static inline int words_of(int k) {
     return ceil_div(k, PAIR);
 }
 
-/* Rows of the next tile. One of three rows or fewer waits for its own sums: the last two share. */
+/* Rows of the next tile: of equal tiles, for a low one waits for its own sums and for its panel. */
 static inline int tile_height(int left) {
-    return left <= MR ? left : left < MR + 4 ? (left + 1) / 2 : MR;
+    return ceil_div(left, ceil_div(left, MR));
 }
 
 /* VW rows of words along k, of which n are stored, as to[k * ld + row]; k ascends. */
