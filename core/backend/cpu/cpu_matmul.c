@@ -90,6 +90,13 @@ static inline vf across(Buf x, size_t at, size_t stride, int n, int has_next, in
 #endif
 }
 
+/* Asks memory for n elements that will be read soon. */
+static inline void ask_for(Buf x, size_t at, int n) {
+    size_t size = x.dtype == DT_BF16 ? 2 : 4;
+    for (size_t i = 0; i < (size_t)n * size; i += 64)
+        __builtin_prefetch((const char *)x.ptr + at * size + i, 0, 2);
+}
+
 /* NR columns of a panel at a word of k. A packed panel of a widened page holds column j and column
  * VW + j in the lower and upper half of word j, so that widening is a shift and a mask. */
 static inline __attribute__((always_inline)) void b_load(vf b[2], const void *panel, size_t k,
@@ -331,9 +338,11 @@ static void pack_tile_along(word *to, const Product *p, int m, int rows, int k0,
 static inline __attribute__((always_inline)) void
 pack_tile_across(word *to, const Product *p, int m, int rows, int k0, int kc) {
     size_t at = (size_t)k0 * p->a_col + (size_t)m;
-    for (int k = 0; k < kc; k += PAIR, to += rows, at += PAIR * p->a_col)
+    for (int k = 0; k < kc; k += PAIR, to += rows, at += PAIR * p->a_col) {
+        for (int i = 0; i < PAIR; i++) ask_for(p->A, at + (FEW * PAIR + i) * p->a_col, 1);
         for (int i = 0; i < rows; i += VW)
             vstore_upto(to + i, across(p->A, at + i, p->a_col, rows - i, k + 1 < kc, 0), rows - i);
+    }
 }
 
 static void pack_a(const Product *p, int m0, int m1, int k0, int kc) {
@@ -390,9 +399,11 @@ static void unpack_quantized(const Product *p, int panel0, int panel1, int k0, i
 static inline void pack_few(const Product *p, word *to, int n0, int k, int n) {
     int columns = p->N - n0 < NR ? p->N - n0 : NR;
     size_t from = (size_t)k * p->ldb + n0;
-    for (; n > 0; n -= PAIR, to += NR, from += PAIR * p->ldb)
+    for (; n > 0; n -= PAIR, to += NR, from += PAIR * p->ldb) {
+        for (int i = 0; i < PAIR; i++) ask_for(p->B, from + (FEW * PAIR + i) * p->ldb, NR);
         for (int j = 0; j < NR; j += VW)
             vstore(to + j, across(p->B, from + j, p->ldb, columns - j, n > 1, p->weights));
+    }
 }
 
 static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc) {
