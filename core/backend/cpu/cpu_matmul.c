@@ -167,7 +167,9 @@ STEP tile(int m, int steps, Rows a, int direct, const void *b, int narrow, Out c
     }
     for (int k = 0; k < steps; k++) {
         vf w[2];
-        __builtin_prefetch(ahead.at + k * ahead.step, 0, 2);
+        const char *soon = ahead.at + k * ahead.step;
+        __builtin_prefetch(soon, 0, 2);
+        if (NR * sizeof(word) > 64) __builtin_prefetch(soon + (ahead.step > 64 ? 64 : 0), 0, 2);
         b_load(w, b, (size_t)k, narrow);
         UNROLL for (int i = 0; i < m; i++) {
             vf x = broadcast(direct ? row_at(at, seventh, a.row, row3, row5, i)
