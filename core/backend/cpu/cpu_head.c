@@ -247,33 +247,66 @@ static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w,
     if (dw.ptr) CPU(parallel)(C, 64, score_dw, &s);
 }
 
-/* Mass and number of the tokens whose logit is at least the threshold; stops early, with *stop_at
- * the token, when the mass exceeds `enough`. Sums run over tokens in order. */
-static double mass_from(const float *z, int vocab, float lse, float threshold, double enough,
-                        int *count, int *stop_at) {
+enum {
+    SIDE_BY_SIDE = 16
+}; /* tokens whose masses are added in pairs, before the sum joins the rest */
+_Static_assert(SIDE_BY_SIDE % VW == 0, "whole vectors");
+
+/* p = the masses of n neighbours, 0 of those whose logit is below the threshold; their sum. */
+static double masses(float p[SIDE_BY_SIDE], const float *z, int n, float lse, float threshold) {
+    double sum[SIDE_BY_SIDE];
+    for (int i = 0; i < SIDE_BY_SIDE; i += VW) {
+        vf logit = vload_upto(z + i, n - i, -INFINITY);
+        vstore(p + i, vselect(logit >= vset1(threshold), vexp(logit - vset1(lse)), (vf){0}));
+    }
+    for (int i = 0; i < SIDE_BY_SIDE; i++) sum[i] = p[i];
+    for (int w = SIDE_BY_SIDE / 2; w; w /= 2)
+        for (int i = 0; i < w; i++) sum[i] += sum[i + w];
+    return sum[0];
+}
+
+static int group_at(int v, int vocab) {
+    return vocab - v < SIDE_BY_SIDE ? vocab - v : SIDE_BY_SIDE;
+}
+
+/* Mass of the tokens whose logit is at least the threshold. */
+static double mass_from(const float *z, int vocab, float lse, float threshold) {
     double mass = 0.0;
-    float p[VW];
-    *count = 0;
-    for (int v = 0; v < vocab; v += VW) {
-        int n = vocab - v < VW ? vocab - v : VW;
-        vstore(p, vexp(vload_upto(z + v, n, -INFINITY) - vset1(lse)));
-        for (int i = 0; i < n; i++) {
-            if (z[v + i] < threshold) continue;
-            mass += p[i];
-            ++*count;
-            *stop_at = v + i;
-            if (mass > enough) return mass;
+    float p[SIDE_BY_SIDE];
+    for (int v = 0; v < vocab; v += SIDE_BY_SIDE)
+        mass += masses(p, z + v, group_at(v, vocab), lse, threshold);
+    return mass;
+}
+
+/* The first of them at which their running mass exceeds `enough`, or the last that has any. */
+static int token_at(const float *z, int vocab, float lse, float threshold, double enough) {
+    double mass = 0.0;
+    float p[SIDE_BY_SIDE];
+    int last = 0;
+    for (int v = 0; v < vocab; v += SIDE_BY_SIDE) {
+        double running = mass, sum = masses(p, z + v, group_at(v, vocab), lse, threshold);
+        mass += sum;
+        if (sum > 0.0) last = v;
+        if (mass <= enough) continue;
+        for (int i = 0; i < SIDE_BY_SIDE; i++) {
+            running += p[i];
+            if (running > enough && p[i] > 0.0f) return v + i;
         }
     }
-    return mass;
+    masses(p, z + last, group_at(last, vocab), lse, threshold);
+    int token = last;
+    for (int i = 0; i < SIDE_BY_SIDE; i++)
+        if (p[i] > 0.0f) token = last + i;
+    return token;
 }
 
 /* Does the threshold still keep >= top_k tokens, or >= top_p mass where top_k is 0? */
 static int keeps_enough(const float *z, int vocab, float lse, float threshold, int top_k,
                         double top_p) {
-    int count, last;
-    double mass = mass_from(z, vocab, lse, threshold, INFINITY, &count, &last);
-    return top_k ? count >= top_k : mass >= top_p;
+    if (!top_k) return mass_from(z, vocab, lse, threshold) >= top_p;
+    int count = 0;
+    for (int v = 0; v < vocab; v++) count += z[v] >= threshold;
+    return count >= top_k;
 }
 
 /* The largest threshold that keeps enough. Logits sit on a line, so 60 halvings between the largest
@@ -298,25 +331,23 @@ static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top
 /* Inverse transform: the first token at which the running mass exceeds u times what is kept. */
 static int draw(const float *z, RowStats s, const SampleParams *p, double u, float *cut) {
     float threshold = -INFINITY;
-    int count, token = 0;
-    double whole = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token), kept = whole;
+    double whole = mass_from(z, p->vocab, s.lse, threshold), kept = whole;
     if (p->top_k > 0 && p->top_k < p->vocab) {
         threshold = cut_at(z, p->vocab, s, p->top_k, 0.0);
-        kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
+        kept = mass_from(z, p->vocab, s.lse, threshold);
     }
     if (p->top_p < 1.0f) {
         threshold = fmaxf(threshold, cut_at(z, p->vocab, s, 0, p->top_p * kept));
-        kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
+        kept = mass_from(z, p->vocab, s.lse, threshold);
     }
     if (p->min_p > 0.0f) {
         float top = -INFINITY;
         for (int v = 0; v < p->vocab; v++) top = z[v] > top ? z[v] : top;
         threshold = fmaxf(threshold, top + logf(p->min_p));
-        kept = mass_from(z, p->vocab, s.lse, threshold, INFINITY, &count, &token);
+        kept = mass_from(z, p->vocab, s.lse, threshold);
     }
     *cut = (float)(whole - kept);
-    mass_from(z, p->vocab, s.lse, threshold, u * kept, &count, &token);
-    return token;
+    return token_at(z, p->vocab, s.lse, threshold, u * kept);
 }
 
 typedef struct {
