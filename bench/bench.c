@@ -16,6 +16,7 @@ double median(double *v, int n) {
 void bench_refresh(Bench *bench) {
     double now = bench->peak ? bench->peak() : 0.0;
     if (now > bench->flops) bench->flops = now;
+    if (bench->reading) bench->bandwidth = bench->reading();
 }
 
 int bench_usage(const char *program, const char *word, const char *takes) {

@@ -25,6 +25,7 @@ typedef struct {
     const char *only;        /* a benchmark's name, "" all */
     double flops, bandwidth; /* limits measured in this run: operations and bytes per second */
     double (*peak)(void);    /* measures the first again; NULL: it stays */
+    double (*reading)(void); /* and the second */
     double unit;             /* of rates of operations in rows, per second */
     const char *rate_unit;
     FILE *json; /* NULL: no rows in JSON */
@@ -36,7 +37,8 @@ typedef struct { /* another way to do the same work, measured in this run; rate 
     const char *name;
 } Peer;
 
-/* A neighbour may have slowed what was measured before: the limit is the best seen yet. */
+/* Measures the limits beside a row: of the peak, which a neighbour slows, the best seen yet counts;
+ * of the bandwidth, which changes with the neighbours by the minute, the one of this moment. */
 void bench_refresh(Bench *bench);
 /* Says what the program takes instead of `word`; its exit status. */
 int bench_usage(const char *program, const char *word, const char *takes);

@@ -9,14 +9,15 @@
 #include <string.h>
 
 #include "bench/bench.h"
+#include "core/backend/cpu/step.h"
 #include "core/base/memory.h"
 #include "core/base/threads.h"
 #include "core/run/progress.h"
 
 /* --- limits --- */
 
-/* Multiply-adds on registers alone, on all threads: the f32 peak. Twelve named chains hide the
- * latency. */
+/* Multiply-adds on registers alone, on all threads: the peak of the kernels under test. Twelve
+ * named chains hide the latency. */
 enum { SPINS = 1500000, READ_PIECE = 8 << 20 };
 #define SPIN(name, attributes, type, fma, set1)                                                    \
     attributes static float name(void) {                                                           \
@@ -40,16 +41,70 @@ SPIN(spin4, , four, FOUR_FMA, FOUR_SET)
 #include <immintrin.h>
 SPIN(spin8, __attribute__((target("avx2,fma"))), __m256, _mm256_fmadd_ps, _mm256_set1_ps)
 SPIN(spin16, __attribute__((target("avx512f"))), __m512, _mm512_fmadd_ps, _mm512_set1_ps)
+
+/* Pairs of bf16: more chains, since each takes longer. */
+enum { DOT_CHAINS = 24 };
+__attribute__((target("avx512f,avx512bf16"))) static float spin_dot(void) {
+    volatile float v = 0.1f;
+    __m512 acc[DOT_CHAINS], b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
+    for (int i = 0; i < DOT_CHAINS; i++) acc[i] = _mm512_set1_ps(v);
+    for (int n = 0; n < SPINS / 2; n++)
+        UNROLL for (int i = 0; i < DOT_CHAINS; i++) acc[i] =
+            _mm512_dpbf16_ps(acc[i], (__m512bh)b, (__m512bh)c);
+    for (int i = 1; i < DOT_CHAINS; i++) acc[0] = _mm512_add_ps(acc[0], acc[i]);
+    return acc[0][0];
+}
+
+/* Four sums of tiles; of numbers, for zeros are multiplied faster. */
+static float spin_amx(void) {
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    uint16_t numbers[16 * 32];
+    for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
+    for (int i = 0; i < 16 * 32; i++) numbers[i] = (uint16_t)(0x3f00 + i * 37 % 128);
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+#define TILE(load, to)                                                                             \
+    __asm__ volatile(load ", %%tmm" #to ::"r"(numbers), "r"((size_t)64) : "memory")
+    TILE("tileloadd (%0,%1,1)", 4);
+    TILE("tileloadd (%0,%1,1)", 5);
+    TILE("tileloadd (%0,%1,1)", 6);
+    TILE("tileloadd (%0,%1,1)", 7);
+#undef TILE
+    for (int n = 0; n < SPINS / 16; n++)
+        __asm__ volatile("tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\ttdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
+                         "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\ttdpbf16ps %%tmm7, %%tmm5, %%tmm3" ::);
+    __asm__ volatile("tilerelease");
+    return 0.0f;
+}
 #else
-#define spin8  spin4
-#define spin16 spin4
+#define spin8      spin4
+#define spin16     spin4
+#define DOT_CHAINS 12
+#define spin_dot   spin4
+#define spin_amx   spin4
 #endif
 
-static int lanes; /* of the kernels under test */
+typedef struct { /* the widest multiply-adds of some kernels */
+    const char *kernels;
+    float (*spin)(void);
+    double flops; /* of a call */
+    int lanes;    /* of their vectors of f32 */
+} Instructions;
+static const Instructions known[] = {
+    {"portable", spin4, 2.0 * 12 * 4 * SPINS, 4},
+    {"avx2", spin8, 2.0 * 12 * 8 * SPINS, 8},
+    {"avx512", spin16, 2.0 * 12 * 16 * SPINS, 16},
+    {"avx512bf16", spin_dot, 4.0 * DOT_CHAINS * 16 * (SPINS / 2), 16},
+    {"amx", spin_amx, 2.0 * 4 * 16 * 16 * 32 * (SPINS / 16), 16},
+};
+static const Instructions *used = &known[0];
 
 static void spin_item(void *ctx, int item, int thread) {
     (void)item, (void)thread;
-    *(volatile float *)ctx = lanes == 16 ? spin16() : lanes == 8 ? spin8() : spin4();
+    *(volatile float *)ctx = used->spin();
 }
 
 static double peak_flops(void) {
@@ -58,7 +113,7 @@ static double peak_flops(void) {
     for (int r = 0; r < RUNS; r++) {
         double t = clock_seconds();
         threads_run(threads_count(), spin_item, &sink);
-        double rate = 2.0 * 12 * lanes * (double)SPINS * threads_count() / (clock_seconds() - t);
+        double rate = used->flops * threads_count() / (clock_seconds() - t);
         if (rate > best) best = rate;
     }
     return best;
@@ -88,22 +143,23 @@ READ(read16, __attribute__((target("avx512f"))), __m512)
 static void read_item(void *ctx, int item, int thread) {
     (void)thread;
     const char *from = (const char *)ctx + (size_t)item * READ_PIECE;
-    lanes == 16 ? read16(from) : lanes == 8 ? read8(from) : read4(from);
+    used->lanes == 16 ? read16(from) : used->lanes == 8 ? read8(from) : read4(from);
 }
 
 static double read_bandwidth(void) {
     enum { PIECES = 64 };
-    void *memory = NULL;
+    static void *memory; /* kept, for the next row asks again */
     double best = 0.0;
-    MUST(memory_alloc(&memory, (size_t)PIECES * READ_PIECE, "a bandwidth test"));
-    memset(memory, 1, (size_t)PIECES * READ_PIECE);
+    if (!memory) {
+        MUST(memory_alloc(&memory, (size_t)PIECES * READ_PIECE, "a bandwidth test"));
+        memset(memory, 1, (size_t)PIECES * READ_PIECE);
+    }
     for (int r = 0; r < RUNS; r++) {
         double t = clock_seconds();
         threads_run(PIECES, read_item, memory);
         double rate = (double)PIECES * READ_PIECE / (clock_seconds() - t);
         if (rate > best) best = rate;
     }
-    memory_release(memory);
     return best;
 }
 
@@ -156,14 +212,13 @@ int main(int argc, char **argv) {
     }
     MUST(threads_start(threads));
     MUST(backend_create(&bench.b, "cpu", kernels, dtype));
-    lanes = !strncmp(bench.b->kernels, "avx512", 6) || !strcmp(bench.b->kernels, "amx") ? 16
-            : !strcmp(bench.b->kernels, "avx2")                                         ? 8
-                                                                                        : 4;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].kernels, bench.b->kernels)) used = &known[i];
     if (json && !(bench.json = fopen(json, "a"))) perror(json);
     bench.peak = peak_flops;
+    bench.reading = read_bandwidth;
     bench_refresh(&bench);
-    bench.bandwidth = read_bandwidth();
-    printf("kernels %s, %d threads; limits: f32 %.0f GFLOP/s, memory read %.1f GB/s\n",
+    printf("kernels %s, %d threads; limits: %.0f GFLOP/s, memory read %.1f GB/s\n",
            bench.b->kernels, threads_count(), bench.flops / 1e9, bench.bandwidth / 1e9);
     operations(&bench, "tiny", &bench_tiny, 32, 64);
     operations(&bench, "135m", &bench_135m, 4, 256);
