@@ -19,12 +19,17 @@ enum {
 };
 enum { IN_F32 = sizeof(act) == sizeof(float) };
 
-static RowsF32 rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
-    if (IN_F32) return (RowsF32){(const float *)(const void *)p, stride};
+static SmallRows as_they_lie(const act *p, size_t stride) {
+    return (SmallRows){p, stride, !IN_F32};
+}
+
+/* For rows that meet more than one tile: widened once. */
+static SmallRows rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
+    if (IN_F32) return as_they_lie(p, stride);
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < n; i += VW)
             vstore_upto(room + r * n + i, aload_upto(p + r * stride + i, n - i), n - i);
-    return (RowsF32){room, (size_t)n};
+    return (SmallRows){room, (size_t)n, 0};
 }
 
 static void store_row(act *to, const float *from, float scale, int n) {
@@ -32,10 +37,10 @@ static void store_row(act *to, const float *from, float scale, int n) {
         astore_upto(to + i, vload_upto(from + i, n - i, 0.0f) * vset1(scale), n - i);
 }
 
-/* s[r][j] = x_r . y_j for a block's j; yT is [HS][B] */
-static void dots(float s[][B], RowsF32 x, const float *yT, int rows, int HS) {
+/* s[r][j] = x_r . y_j for a block's j; x in f32, yT is [HS][B] */
+static void dots(float s[][B], SmallRows x, SmallRows yT, int rows, int HS) {
     memset(s, 0, (size_t)rows * B * sizeof(float));
-    small_product(s[0], B, (Factors){x.at, x.stride, 1}, (RowsF32){yT, B}, rows, HS, B);
+    small_product(s[0], B, (Factors){x.at, x.stride, 1}, yT, rows, HS, B);
 }
 
 /* a bent score (Gemma Team 2024): softcap times the tanh of its share of it */
@@ -65,8 +70,8 @@ static int first_block(int t, int window) {
 
 /* keys of the block that any of them sees */
 static Seen seen_by_any(const Seen *seen, int rows) {
-    Seen any = seen[0];
-    for (int r = 1; r < rows; r++) {
+    Seen any = {B, 0};
+    for (int r = 0; r < rows; r++) {
         if (seen[r].first < any.first) any.first = seen[r].first;
         if (seen[r].end > any.end) any.end = seen[r].end;
     }
@@ -98,7 +103,7 @@ static float weigh(float p[B], float *m, Seen seen, const AttentionShape *a) {
 
 /* Rows of queries meet the keys of one block: o, m, l are their running outputs, maxima and sums. A
  * key that a row does not see has weight 0, which changes no bit of its sums. */
-static void meet_block(float *o, float *m, float *l, RowsF32 q, const float *kT, RowsF32 v,
+static void meet_block(float *o, float *m, float *l, SmallRows q, SmallRows kT, SmallRows v,
                        const Seen *seen, int rows, const AttentionShape *a) {
     float p[GROUP][B], keep[GROUP];
     Seen any = seen_by_any(seen, rows);
@@ -116,14 +121,20 @@ static void meet_block(float *o, float *m, float *l, RowsF32 q, const float *kT,
             vstore_upto(o + d, vload_upto(o + d, a->HS - d, 0.0f) * vset1(keep[r]), a->HS - d);
     }
     small_product(o - (size_t)rows * a->HS, (size_t)a->HS, (Factors){p[0] + any.first, B, 1},
-                  (RowsF32){v.at + any.first * v.stride, v.stride}, rows, any.end - any.first,
-                  a->HS);
+                  small_from(v, any.first * v.stride), rows, any.end - any.first, a->HS);
 }
 
 /* x[count][HS] with a row stride -> xT[HS][B]; keys that are not there are 0 */
 static void transpose_block(float *xT, const act *x, size_t stride, int count, int HS) {
-    for (int j = 0; j < B; j++)
-        for (int d = 0; d < HS; d++) xT[d * B + j] = j < count ? aget(x[j * stride + d]) : 0.0f;
+    vf r[VW];
+    for (int j0 = 0; j0 < B; j0 += VW) {
+        for (int d = 0; d < HS; d += VW) {
+            for (int j = 0; j < VW; j++)
+                r[j] = j0 + j < count ? aload_upto(x + (j0 + j) * stride + d, HS - d) : (vf){0};
+            vtranspose(r);
+            for (int i = 0; i < VW && d + i < HS; i++) vstore(xT + (d + i) * B + j0, r[i]);
+        }
+    }
 }
 
 typedef struct {
@@ -170,16 +181,16 @@ static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int 
     for (int j0 = first_block(t0, a->of.window); j0 < t1; j0 += B) {
         int keys = smaller(i->T - j0, B);
         transpose_block(kT, i->k + j0 * i->stride, i->stride, keys, HS);
-        RowsF32 v = rows_f32(room, i->v + j0 * i->stride, i->stride, keys, HS);
+        SmallRows v = rows_f32(room, i->v + j0 * i->stride, i->stride, keys, HS);
         for (int h = h0; h < h1; h++) {
             for (int t = t0 > j0 ? t0 : j0, n; t < t1; t += n) {
                 int r = (h - h0) * queries + t - t0;
                 Seen seen[GROUP];
                 n = smaller(t1 - t, GROUP);
                 for (int u = 0; u < n; u++) seen[u] = seen_by(t + u, j0, a->of.window);
-                RowsF32 q =
+                SmallRows q =
                     rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
-                meet_block(o + r * HS, m + r, l + r, q, kT, v, seen, n, &a->of);
+                meet_block(o + r * HS, m + r, l + r, q, (SmallRows){kT, B, 0}, v, seen, n, &a->of);
             }
         }
     }
@@ -224,7 +235,7 @@ static inline float dot_row(const act *x, const act *y, int n) {
 
 /* What n queries from t on give a block of keys and values, and take of it. */
 typedef struct {
-    RowsF32 q, dout;
+    SmallRows q, dout;
     float p[GROUP][B], ds[GROUP][B];
     float q_room[GROUP * HS_MAX], dout_room[GROUP * HS_MAX];
 } Meeting;
@@ -237,8 +248,8 @@ static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int
     size_t at = (size_t)(i->start + t) * i->out_stride + (size_t)h * HS;
     x->q = rows_f32(x->q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
     x->dout = rows_f32(x->dout_room, a->dout + at, i->out_stride, n, HS);
-    dots(x->p, x->q, kT, n, HS);
-    dots(x->ds, x->dout, vT, n, HS);
+    dots(x->p, x->q, (SmallRows){kT, B, 0}, n, HS);
+    dots(x->ds, x->dout, (SmallRows){vT, B, 0}, n, HS);
     for (int u = 0; u < n; u++, at += i->out_stride) {
         vf lse = vset1(a->saved_lse[(size_t)(i->start + t + u) * a->of.NH + h]);
         vf D = vset1(dot_row(a->dout + at, a->saved_out + at, HS));
@@ -258,13 +269,13 @@ static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int
 }
 
 /* dq[n][HS] += ds k */
-static void add_keys(float *dq, size_t stride, const Meeting *x, RowsF32 k, int n, int keys,
+static void add_keys(float *dq, size_t stride, const Meeting *x, SmallRows k, int n, int keys,
                      int HS) {
     small_product(dq, stride, (Factors){x->ds[0], B, 1}, k, n, keys, HS);
 }
 
 /* dy[keys][HS] += w' x: dk from ds and q, dv from p and dout */
-static void add_queries(float *dy, float w[][B], RowsF32 x, int n, int keys, int HS) {
+static void add_queries(float *dy, float w[][B], SmallRows x, int n, int keys, int HS) {
     small_product(dy, (size_t)HS, (Factors){w[0], 1, B}, x, keys, n, HS);
 }
 
@@ -280,7 +291,7 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
     memset(dv, 0, (size_t)keys * HS * sizeof *dv);
     transpose_block(kT, i->k + block, i->stride, keys, HS);
     transpose_block(vT, i->v + block, i->stride, keys, HS);
-    RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
+    SmallRows k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
     for (int h = i->h0; h < i->h1; h++) {
         for (int t = j0, n; t < end; t += n) {
             n = smaller(end - t, GROUP);
@@ -309,7 +320,7 @@ static void backward_tile(const Attention *a, const Item *i, int h0, int h1, int
         size_t block = j0 * i->stride;
         transpose_block(kT, i->k + block, i->stride, keys, HS);
         transpose_block(vT, i->v + block, i->stride, keys, HS);
-        RowsF32 k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
+        SmallRows k = rows_f32(k_room, i->k + block, i->stride, keys, HS);
         for (int h = h0; h < h1; h++) {
             for (int t = t0 > j0 ? t0 : j0, n; t < t1; t += n) {
                 n = smaller(t1 - t, GROUP);
@@ -395,8 +406,8 @@ static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
     int HS = d->of.HS, T = d->positions[n] + 1;
     int rows = h1 - h0;
     float o[HEADS * HS_MAX], m[HEADS], l[HEADS];
-    float k_room[HS_MAX * B], v_room[B * HS_MAX], q_room[HEADS * HS_MAX];
-    RowsF32 q =
+    float q_room[HEADS * HS_MAX];
+    SmallRows q =
         rows_f32(q_room, d->qkv + (size_t)n * (d->of.NH + 2 * d->of.NKV) * HS + (size_t)h0 * HS,
                  (size_t)HS, rows, HS);
     memset(o, 0, (size_t)rows * HS * sizeof *o);
@@ -405,9 +416,9 @@ static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
         size_t at = page_at(d, n, j0 / B, kvh);
         Seen seen[HEADS];
         for (int i = 0; i < rows; i++) seen[i] = seen_by(T - 1, j0, d->of.window);
-        RowsF32 kT = rows_f32(k_room, acts(d->kv.keys) + at, B, HS, B);
-        RowsF32 v = rows_f32(v_room, acts(d->kv.values) + at, (size_t)HS, seen[0].end, HS);
-        meet_block(o, m, l, q, kT.at, v, seen, rows, &d->of);
+        SmallRows kT = as_they_lie(acts(d->kv.keys) + at, B);
+        SmallRows v = as_they_lie(acts(d->kv.values) + at, (size_t)HS);
+        meet_block(o, m, l, q, kT, v, seen, rows, &d->of);
     }
     for (int h = h0; h < h1; h++)
         store_row(d->out + ((size_t)n * d->of.NH + h) * HS, o + (h - h0) * HS, 1.0f / l[h - h0],

@@ -2,83 +2,123 @@
  * of cpu_matmul.c are: what attention is made of.
  *
  * y[rows][n] += sum over u of a(r, u) x[u][n]: one chain of fused multiply-adds per element, u
- * ascending, so that a row's bits are its own however many rows are computed together. */
+ * ascending, so that a row's bits are its own however many rows are computed together. x may lie in
+ * bf16: widening it is exact. */
 #ifndef SMALL_PRODUCT_H
 #define SMALL_PRODUCT_H
 
 #include "core/backend/cpu/step.h"
 #include "core/backend/cpu/vec.h"
 
-typedef struct { /* rows of f32 */
-    const float *at;
-    size_t stride;
-} RowsF32;
+typedef struct { /* f32 or, with `half`, bf16 */
+    const void *at;
+    size_t stride; /* of rows, in elements */
+    int half;
+} SmallRows;
 
 typedef struct { /* a(r, u) = at[r * row + u * step] */
     const float *at;
     size_t row, step;
 } Factors;
 
-/* The eight chains of a tile hide the latency of a multiply-add. */
-enum { TILE_VECTORS = VW == 16 ? 1 : 2, TILE_ROWS = 8 / TILE_VECTORS };
+/* The chains of a tile hide the latency of a multiply-add: eight rows of one wide vector, or fewer
+ * rows of several. */
+enum { TILE_ROWS = VW == 16 ? 8 : 4 };
 
-/* one tile of whole vectors; `rows` is a constant in each call */
-STEP small_tile(int rows, float *y, size_t y_stride, Factors a, RowsF32 x, int steps) {
-    vf acc[TILE_ROWS][TILE_VECTORS];
+static inline SmallRows small_from(SmallRows x, size_t column) {
+    x.at = (const char *)x.at + column * (x.half ? 2 : 4);
+    return x;
+}
+
+/* one tile of whole vectors; rows, vectors and half are constants in each call */
+STEP small_tile(int rows, int vectors, int half, float *y, size_t y_stride, Factors a, SmallRows x,
+                int steps) {
+    vf acc[TILE_ROWS][4];
+    const char *from = x.at;
     UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = vload(y + r * y_stride + v * VW);
+        UNROLL for (int v = 0; v < vectors; v++) acc[r][v] = vload(y + r * y_stride + v * VW);
     }
     for (int u = 0; u < steps; u++) {
-        vf w[TILE_VECTORS];
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++) w[v] = vload(x.at + v * VW);
+        vf w[4];
+        UNROLL for (int v = 0; v < vectors; v++) w[v] =
+            half ? vload_bf16((const uint16_t *)(const void *)from + v * VW)
+                 : vload((const float *)(const void *)from + v * VW);
         UNROLL for (int r = 0; r < rows; r++) {
             vf f = vset1(a.at[r * a.row]);
-            UNROLL for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = vfma(f, w[v], acc[r][v]);
+            UNROLL for (int v = 0; v < vectors; v++) acc[r][v] = vfma(f, w[v], acc[r][v]);
         }
         a.at += a.step;
-        x.at += x.stride;
+        from += x.stride * (half ? 2 : 4);
     }
     UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int v = 0; v < TILE_VECTORS; v++) vstore(y + r * y_stride + v * VW, acc[r][v]);
+        UNROLL for (int v = 0; v < vectors; v++) vstore(y + r * y_stride + v * VW, acc[r][v]);
     }
 }
 
-/* n columns that fill no tile */
-static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, RowsF32 x, int steps,
-                              int n) {
+/* `rows` rows of n columns, in whole vectors */
+STEP small_row_of_tiles(int rows, int vectors, int half, float *y, size_t y_stride, Factors a,
+                        SmallRows x, int steps, int n) {
+    int d = 0;
+    for (; d + vectors * VW <= n; d += vectors * VW)
+        small_tile(rows, vectors, half, y + d, y_stride, a, small_from(x, (size_t)d), steps);
+    for (; vectors > 1 && d < n; d += VW)
+        small_tile(rows, 1, half, y + d, y_stride, a, small_from(x, (size_t)d), steps);
+}
+
+/* n columns that fill no vector */
+static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, SmallRows x,
+                              int steps, int n) {
     for (int r = 0; r < rows; r++, y += y_stride, a.at += a.row) {
-        for (int d = 0; d < n; d += VW) {
-            vf acc = vload_upto(y + d, n - d, 0.0f);
-            for (int u = 0; u < steps; u++)
-                acc = vfma(vset1(a.at[u * a.step]),
-                           vload_upto(x.at + u * x.stride + d, n - d, 0.0f), acc);
-            vstore_upto(y + d, acc, n - d);
+        vf acc = vload_n(y, n, 0.0f);
+        for (int u = 0; u < steps; u++) {
+            SmallRows row = small_from(x, u * x.stride);
+            vf w = x.half ? vload_bf16_n(row.at, n) : vload_n(row.at, n, 0.0f);
+            acc = vfma(vset1(a.at[u * a.step]), w, acc);
+        }
+        vstore_n(y, acc, n);
+    }
+}
+
+STEP small_product_of(int half, float *y, size_t y_stride, Factors a, SmallRows x, int rows,
+                      int steps, int n) {
+    enum { MANY = VW == 8 ? 4 : 2 }; /* vectors, for two rows or one; a block of keys has as many */
+    int whole = n / VW * VW;
+    if (whole < n)
+        small_rest(rows, y + whole, y_stride, a, small_from(x, (size_t)whole), steps, n - whole);
+    for (int m; rows > 0; rows -= m, y += m * y_stride, a.at += m * a.row) {
+        m = rows >= TILE_ROWS ? TILE_ROWS : rows >= 4 ? 4 : rows;
+        switch (m) {
+        case 8:
+            small_row_of_tiles(TILE_ROWS, TILE_ROWS == 8 ? 1 : 2, half, y, y_stride, a, x, steps,
+                               whole);
+            break;
+        case 4: small_row_of_tiles(4, 2, half, y, y_stride, a, x, steps, whole); break;
+        case 3: small_row_of_tiles(3, 2, half, y, y_stride, a, x, steps, whole); break;
+        case 2: small_row_of_tiles(2, MANY, half, y, y_stride, a, x, steps, whole); break;
+        default: small_row_of_tiles(1, MANY, half, y, y_stride, a, x, steps, whole);
         }
     }
 }
 
-/* One copy for a whole file: it is long. */
-static __attribute__((noinline)) void small_product(float *y, size_t y_stride, Factors a, RowsF32 x,
-                                                    int rows, int steps, int n) {
-    enum { COLUMNS = TILE_VECTORS * VW };
-    int whole = n / COLUMNS * COLUMNS;
-    if (whole < n)
-        small_rest(rows, y + whole, y_stride, a, (RowsF32){x.at + whole, x.stride}, steps,
-                   n - whole);
-    for (int m; rows > 0; rows -= m, y += m * y_stride, a.at += m * a.row) {
-        m = rows >= TILE_ROWS ? TILE_ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
-        for (int d = 0; d < whole; d += COLUMNS) {
-            RowsF32 columns = {x.at + d, x.stride};
-            if (m == TILE_ROWS)
-                small_tile(TILE_ROWS, y + d, y_stride, a, columns, steps);
-            else if (m == 4)
-                small_tile(4, y + d, y_stride, a, columns, steps);
-            else if (m == 2)
-                small_tile(2, y + d, y_stride, a, columns, steps);
-            else
-                small_tile(1, y + d, y_stride, a, columns, steps);
-        }
-    }
+/* One copy of each for a whole file: they are long. */
+static __attribute__((noinline)) void small_product_f32(float *y, size_t y_stride, Factors a,
+                                                        SmallRows x, int rows, int steps, int n) {
+    small_product_of(0, y, y_stride, a, x, rows, steps, n);
+}
+#if defined(CPU_BF16)
+static __attribute__((noinline)) void small_product_bf16(float *y, size_t y_stride, Factors a,
+                                                         SmallRows x, int rows, int steps, int n) {
+    small_product_of(1, y, y_stride, a, x, rows, steps, n);
+}
+#else
+#define small_product_bf16 small_product_f32
+#endif
+static inline void small_product(float *y, size_t y_stride, Factors a, SmallRows x, int rows,
+                                 int steps, int n) {
+    if (x.half)
+        small_product_bf16(y, y_stride, a, x, rows, steps, n);
+    else
+        small_product_f32(y, y_stride, a, x, rows, steps, n);
 }
 
 #endif
