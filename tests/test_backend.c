@@ -28,7 +28,7 @@ static const char *const bf16_kernels[] = {
     "portable", "avx2", "avx512", "avx512bf16", "amx", "avx512bf16 in C", "amx in C"};
 enum { BF16_KERNELS = sizeof bf16_kernels / sizeof *bf16_kernels };
 
-/* Kernels "... in C" are those of cpu_matmul_dot.c with their instructions written out. */
+/* Kernels "... in C" have their instructions written out. */
 static Backend *backend(const char *name, const char *dtype) {
     Backend *b;
     size_t n = strcspn(name, " ");
