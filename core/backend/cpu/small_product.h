@@ -21,8 +21,7 @@ typedef struct { /* a(r, u) = at[r * row + u * step] */
     size_t row, step;
 } Factors;
 
-/* The chains of a tile hide the latency of a multiply-add: eight rows of one wide vector, or fewer
- * rows of several. */
+/* A tile's chains hide the latency of a multiply-add, and few loads feed many of them. */
 enum { TILE_ROWS = VW == 16 ? 8 : 4 };
 
 static inline SmallRows small_from(SmallRows x, size_t column) {
@@ -88,10 +87,7 @@ STEP small_product_of(int half, float *y, size_t y_stride, Factors a, SmallRows 
     for (int m; rows > 0; rows -= m, y += m * y_stride, a.at += m * a.row) {
         m = rows >= TILE_ROWS ? TILE_ROWS : rows >= 4 ? 4 : rows;
         switch (m) {
-        case 8:
-            small_row_of_tiles(TILE_ROWS, TILE_ROWS == 8 ? 1 : 2, half, y, y_stride, a, x, steps,
-                               whole);
-            break;
+        case 8: small_row_of_tiles(TILE_ROWS, 2, half, y, y_stride, a, x, steps, whole); break;
         case 4: small_row_of_tiles(4, 2, half, y, y_stride, a, x, steps, whole); break;
         case 3: small_row_of_tiles(3, 2, half, y, y_stride, a, x, steps, whole); break;
         case 2: small_row_of_tiles(2, MANY, half, y, y_stride, a, x, steps, whole); break;
