@@ -11,9 +11,7 @@ void cpu_page_portable(Backend *b);
 void cpu_page_avx512_bf16(Backend *b);
 void cpu_page_avx2_bf16(Backend *b);
 void cpu_page_portable_bf16(Backend *b);
-/* avx512_bf16 with products by bf16 instructions; plain: portable_bf16 with the same in C, for
- * tests
- */
+/* avx512_bf16 with products by bf16 instructions; plain: portable_bf16 with them in C, for tests */
 void cpu_page_amx(Backend *b);
 void cpu_page_avx512bf16(Backend *b);
 void cpu_page_amx_plain(Backend *b);

@@ -39,7 +39,8 @@ static void store_row(act *to, const float *from, float scale, int n) {
 
 /* s[r][j] = x_r . y_j for a block's j; x in f32, yT is [HS][B] */
 static void dots(float s[][B], SmallRows x, SmallRows yT, int rows, int HS) {
-    memset(s, 0, (size_t)rows * B * sizeof(float));
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < B; j += VW) vstore(s[r] + j, (vf){0});
     small_product(s[0], B, (Factors){x.at, x.stride, 1}, yT, rows, HS, B);
 }
 

@@ -77,7 +77,7 @@ static inline vf along(Buf x, size_t at, int n, int weights) {
 #endif
 }
 
-/* Words of n columns at one k or, in pairs, at it and the next, `stride` further, if that is there.
+/* Words of n columns at one k or, in pairs, at it and the next, `stride` further, if there is one.
  */
 static inline vf across(Buf x, size_t at, size_t stride, int n, int has_next, int weights) {
 #if defined(CPU_DOT_PAGE)
@@ -126,8 +126,7 @@ static inline __attribute__((always_inline)) void c_store(Out c, size_t at, vf v
         vstore((float *)c.at + at, v);
 }
 
-typedef struct { /* what a tile asks memory for on its way: `step` bytes further at each word of k
-                  */
+typedef struct { /* what a tile asks memory for on its way: `step` bytes further at each word */
     const char *at;
     int step;
 } Ahead;
