@@ -66,12 +66,12 @@ static inline vf two_halves(vu low, vu high) {
 /* VW words along k, of which the first n elements are there; 0 behind them. */
 static inline vf along(Buf x, size_t at, int n, int weights) {
 #if defined(CPU_DOT_PAGE)
-    if (x.dtype == DT_BF16 && n >= 2 * VW) return *(const vf_mem *)(const void *)(bf16(x) + at);
+    if (x.dtype == DT_BF16 && n >= 2 * VW) return vload_pairs(bf16(x) + at);
     uint16_t pairs[2 * VW];
     (void)weights; /* all is rounded */
     vstore_bf16(pairs, any_upto(x, at, n));
     vstore_bf16(pairs + VW, any_upto(x, at + VW, n - VW));
-    return *(const vf_mem *)(const void *)pairs;
+    return vload_pairs(pairs);
 #else
     return weights ? weights_upto(x, at, n) : any_upto(x, at, n);
 #endif

@@ -173,6 +173,11 @@ static inline vh vnarrow(vf x) {
     return __builtin_convertvector(u, vh);
 #endif
 }
+/* pairs of them as they lie, two to a lane */
+typedef float pairs_mem __attribute__((vector_size(VW * 4), aligned(2), may_alias));
+static inline vf vload_pairs(const uint16_t *p) {
+    return *(const pairs_mem *)(const void *)p;
+}
 static inline vf vload_bf16(const uint16_t *p) {
     return vwiden(*(const vh_mem *)p);
 }
