@@ -878,7 +878,7 @@ static const struct {
               {"decoding", run_decoding, 2.5e-3},
               {"heads", run_heads, 4e-3},
               {"optimizer", run_optimizer, 1e-6}};
-static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},  {7, 31, 33},
+static const Size sizes[] = {{1, 1, 2},     {1, 33, 7},    {2, 16, 65},   {7, 31, 33},
                              {15, 64, 129}, {29, 70, 100}, {65, 48, 257}, {16, 20, 2048}};
 enum { GROUPS = sizeof groups / sizeof *groups, SIZES = sizeof sizes / sizeof *sizes };
 
