@@ -39,6 +39,9 @@ typedef float four __attribute__((vector_size(16)));
 SPIN(spin4, , four, FOUR_FMA, FOUR_SET)
 #if defined(__x86_64__)
 #include <immintrin.h>
+
+#include "core/backend/cpu/amx.h"
+
 SPIN(spin8, __attribute__((target("avx2,fma"))), __m256, _mm256_fmadd_ps, _mm256_set1_ps)
 SPIN(spin16, __attribute__((target("avx512f"))), __m512, _mm512_fmadd_ps, _mm512_set1_ps)
 
@@ -57,34 +60,25 @@ __attribute__((target("avx512f,avx512bf16"))) static float spin_dot(void) {
 
 /* Four sums of tiles; of numbers, for zeros are multiplied faster. */
 static float spin_amx(void) {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
     uint16_t numbers[16 * 32];
-    for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
     for (int i = 0; i < 16 * 32; i++) numbers[i] = (uint16_t)(0x3f00 + i * 37 % 128);
-    __asm__ volatile("ldtilecfg %0" ::"m"(config));
-#define TILE(load, to)                                                                             \
-    __asm__ volatile(load ", %%tmm" #to ::"r"(numbers), "r"((size_t)64) : "memory")
-    TILE("tileloadd (%0,%1,1)", 4);
-    TILE("tileloadd (%0,%1,1)", 5);
-    TILE("tileloadd (%0,%1,1)", 6);
-    TILE("tileloadd (%0,%1,1)", 7);
-#undef TILE
-    for (int n = 0; n < SPINS / 16; n++)
-        __asm__ volatile("tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\ttdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
-                         "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\ttdpbf16ps %%tmm7, %%tmm5, %%tmm3" ::);
-    __asm__ volatile("tilerelease");
+    tiles_configure();
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+    TILE_LOAD(4, numbers, 64);
+    TILE_LOAD(5, numbers, 64);
+    TILE_LOAD(6, numbers, 64);
+    TILE_LOAD(7, numbers, 64);
+    for (int n = 0; n < SPINS / 16; n++) {
+        TILE_DOT(0, 4, 6);
+        TILE_DOT(1, 4, 7);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
     return 0.0f;
 }
-#else
-#define spin8      spin4
-#define spin16     spin4
-#define DOT_CHAINS 12
-#define spin_dot   spin4
-#define spin_amx   spin4
 #endif
 
 typedef struct { /* the widest multiply-adds of some kernels */
@@ -95,10 +89,12 @@ typedef struct { /* the widest multiply-adds of some kernels */
 } Instructions;
 static const Instructions known[] = {
     {"portable", spin4, 2.0 * 12 * 4 * SPINS, 4},
+#if defined(__x86_64__)
     {"avx2", spin8, 2.0 * 12 * 8 * SPINS, 8},
     {"avx512", spin16, 2.0 * 12 * 16 * SPINS, 16},
     {"avx512bf16", spin_dot, 4.0 * DOT_CHAINS * 16 * (SPINS / 2), 16},
     {"amx", spin_amx, 2.0 * 4 * 16 * 16 * 32 * (SPINS / 16), 16},
+#endif
 };
 static const Instructions *used = &known[0];
 

@@ -273,8 +273,9 @@ void bench_streams(Bench *bench, const char *name, const ModelConfig *m, int tok
         t.r = get(bench, &all, DT_F32, (size_t)tokens, 1);
         t.positions = get(bench, &all, DT_I32, (size_t)tokens, 0);
         t.table = get(bench, &all, DT_F32, (size_t)m->C, 1);
-        bench_row(bench, names[i], name, tokens, bytes[i] / time_of(bench, run_stream, &t) / 1e9,
-                  "GB/s", bench->bandwidth / 1e9);
+        double rate = bytes[i] / time_of(bench, run_stream, &t);
+        bench_refresh(bench);
+        bench_row(bench, names[i], name, tokens, rate / 1e9, "GB/s", bench->bandwidth / 1e9);
         release(bench, &all);
     }
 }

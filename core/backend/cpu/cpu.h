@@ -36,6 +36,9 @@ static inline int *i32(Buf b) {
 static inline double *f64(Buf b) {
     return (double *)b.ptr;
 }
+static inline int smaller(int a, int b) {
+    return a < b ? a : b;
+}
 
 void CPU(page)(Backend *b);
 /* each file of operations puts its own into the page */

@@ -54,10 +54,6 @@ typedef struct { /* keys of a block that a query sees: [first, end), none where 
     int first, end;
 } Seen;
 
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
 /* of the block from j0 on, by the query at position t >= j0 */
 static Seen seen_by(int t, int j0, int window) {
     int past = window ? t - j0 - window + 1 : 0;

@@ -58,11 +58,6 @@ static inline vf broadcast(const void *word_) {
     return (vf)(bits - (vi){0});
 }
 
-/* the upper halves of two vectors as words: `low` in the lower */
-static inline vf two_halves(vu low, vu high) {
-    return (vf)(low >> 16 | (high & 0xffff0000u));
-}
-
 /* VW words along k, of which the first n elements are there; 0 behind them. */
 static inline vf along(Buf x, size_t at, int n, int weights) {
 #if defined(CPU_DOT_PAGE)
@@ -83,7 +78,7 @@ static inline vf across(Buf x, size_t at, size_t stride, int n, int has_next, in
 #if defined(CPU_DOT_PAGE)
     (void)weights;
     vf next = has_next ? any_upto(x, at + stride, n) : (vf){0};
-    return two_halves(vround_bits(any_upto(x, at, n)), vround_bits(next));
+    return vpairs(any_upto(x, at, n), next);
 #else
     (void)stride, (void)has_next;
     return weights ? weights_upto(x, at, n) : any_upto(x, at, n);
@@ -136,12 +131,16 @@ typedef struct {
     const char *at;
     size_t row;
 } Rows;
+static inline Rows rows_behind(Rows a, int rows, int steps) {
+    a.at += (size_t)rows * (a.row ? a.row : (size_t)steps * sizeof(word));
+    return a;
+}
 
-/* Where the word of row i < 14 is, that of row 0 being at `at`: with the seventh row's address and
- * three multiples of `row` every row is one address of an instruction. */
+/* Where the word of row i < 14 is, those of rows 0 and 7 being at `at` and `at7`: with two
+ * multiples of `row` in registers, every row is one address of an instruction. */
 static inline __attribute__((always_inline)) const char *
-row_at(const char *at, const char *seventh, size_t row, size_t row3, size_t row5, int i) {
-    const char *from = i < 7 ? at : seventh;
+row_at(const char *at, const char *at7, size_t row, size_t row3, size_t row5, int i) {
+    const char *from = i < 7 ? at : at7;
     switch (i % 7) {
     case 0: return from;
     case 1: return from + row;
@@ -158,7 +157,7 @@ row_at(const char *at, const char *seventh, size_t row, size_t row3, size_t row5
 STEP tile(int m, int steps, Rows a, int direct, const void *b, int narrow, Out c, int add,
           Ahead ahead) {
     size_t row3 = 3 * a.row, row5 = 5 * a.row;
-    const char *at = a.at, *seventh = a.at + 7 * a.row;
+    const char *at = a.at, *at7 = a.at + 7 * a.row;
     vf acc[MR][2];
     UNROLL for (int i = 0; i < m; i++) {
         acc[i][0] = add ? vload((float *)c.at + i * c.ld) : (vf){0};
@@ -171,13 +170,13 @@ STEP tile(int m, int steps, Rows a, int direct, const void *b, int narrow, Out c
         if (NR * sizeof(word) > 64) __builtin_prefetch(soon + (ahead.step > 64 ? 64 : 0), 0, 2);
         b_load(w, b, (size_t)k, narrow);
         UNROLL for (int i = 0; i < m; i++) {
-            vf x = broadcast(direct ? row_at(at, seventh, a.row, row3, row5, i)
-                                    : at + i * sizeof(word));
+            vf x =
+                broadcast(direct ? row_at(at, at7, a.row, row3, row5, i) : at + i * sizeof(word));
             acc[i][0] = link(acc[i][0], x, w[0]);
             acc[i][1] = link(acc[i][1], x, w[1]);
         }
         at += direct ? sizeof(word) : (size_t)m * sizeof(word);
-        seventh += sizeof(word);
+        at7 += sizeof(word);
     }
     UNROLL for (int i = 0; i < m; i++) {
         c_store(c, i * c.ld, acc[i][0]);
@@ -293,12 +292,13 @@ static inline float *patch(void) {
 }
 _Static_assert((BLOCK + KC * PANELS * NR + PATCH) * sizeof(float) <= CPU_SCRATCH, "scratch");
 
-static int smaller(int a, int b) {
-    return a < b ? a : b;
-}
-
 static inline int words_of(int k) {
     return ceil_div(k, PAIR);
+}
+
+/* of packed weights, in elements */
+static inline size_t panel_size(int K) {
+    return (size_t)NR * (size_t)words_of(K) * PAIR;
 }
 
 /* Rows of the next tile: of equal tiles, for a low one waits for its own sums and for its panel. */
@@ -320,9 +320,12 @@ static inline void put_transposed(word *to, size_t ld, vf r[VW], int words, int 
 /* A tile's rows along k. Whole vectors are stored where they hold all rows: what one spills over
  * the end of its word of k, the next one overwrites. */
 static void pack_tile_along(word *to, const Product *p, int m, int rows, int k0, int kc) {
-    for (int k = 0; rows == 1 && k < kc; k += VW * PAIR)
-        vstore(to + k / PAIR, along(p->A, (size_t)m * p->a_row + (size_t)(k0 + k), kc - k, 0));
-    for (int first = 0; rows > 1 && first < rows; first += VW) {
+    if (rows == 1) {
+        for (int k = 0; k < kc; k += VW * PAIR)
+            vstore(to + k / PAIR, along(p->A, (size_t)m * p->a_row + (size_t)(k0 + k), kc - k, 0));
+        return;
+    }
+    for (int first = 0; first < rows; first += VW) {
         int n = rows <= VW ? VW : rows - first;
         for (int k = 0; k < kc; k += VW * PAIR) {
             vf r[VW] = {{0}};
@@ -422,7 +425,7 @@ static void pack_panels(const Product *p, int panel0, int panel1, int k0, int kc
 static size_t packed_count(Backend *b, Dtype w, int O, int K) {
     (void)b;
     if (dtype_quantized(w)) return 0; /* unpacked block by block, on the way */
-    return (size_t)ceil_div(O, NR) * NR * (size_t)words_of(K) * PAIR;
+    return (size_t)ceil_div(O, NR) * panel_size(K);
 }
 
 /* VW of a panel's columns at VW words of k, ready to be stored k by k */
@@ -434,17 +437,15 @@ static inline void columns_of(vf r[VW], const Mat *m, int o, int k) {
 
 static void pack_range(void *ctx, int first, int last) {
     const Mat *m = ctx;
-    size_t panel_acts = (size_t)NR * (size_t)words_of(m->K) * PAIR;
     vf low[VW], high[VW];
     for (int panel = first; panel < last; panel++) {
-        word *to = (word *)(void *)(acts(m->packed) + (size_t)panel * panel_acts);
+        word *to = (word *)(void *)(acts(m->packed) + (size_t)panel * panel_size(m->K));
         for (int k = 0; k < m->K; k += VW * PAIR) {
             int words = words_of(m->K - k);
             columns_of(low, m, panel * NR, k);
             columns_of(high, m, panel * NR + VW, k);
             if (WIDENED) {
-                for (int j = 0; j < VW; j++)
-                    low[j] = two_halves(vround_bits(low[j]), vround_bits(high[j]));
+                for (int j = 0; j < VW; j++) low[j] = vpairs(low[j], high[j]);
                 put_transposed(to + (size_t)k * VW, VW, low, words, VW);
             } else {
                 put_transposed(to + (size_t)(k / PAIR) * NR, NR, low, words, VW);
@@ -456,7 +457,7 @@ static void pack_range(void *ctx, int first, int last) {
 
 static void pack(Backend *b, Mat m) {
     (void)b;
-    CPU(parallel)((m.O + NR - 1) / NR, 4, pack_range, &m);
+    CPU(parallel)(ceil_div(m.O, NR), 4, pack_range, &m);
 }
 
 /* --- the product --- */
@@ -478,7 +479,6 @@ static void meet_panels(const Product *p, const Block *x, Rows a, const char *b,
                         Out c, int m0, int m1) {
     int narrow = IN_BF16 && p->packed, steps = words_of(x->kc), tiles = ceil_div(m1 - m0, MR);
     size_t row_bytes = NR * sizeof(act) * PAIR, element = c.half ? 2 : 4;
-    size_t tile_row = a.row ? a.row : (size_t)steps * sizeof(word);
     for (int panel = x->panel0; panel < x->panel1; panel++, b += panel_bytes) {
         int n = p->N - panel * NR, tile = 0;
         Rows a_m = a;
@@ -501,7 +501,7 @@ static void meet_panels(const Product *p, const Block *x, Rows a, const char *b,
             else
                 tile_edge(rows, n, steps, a_m, b, narrow, c_m, x->add, ahead);
             c_m.at = (char *)c_m.at + rows * c.ld * element;
-            a_m.at += (size_t)rows * tile_row;
+            a_m = rows_behind(a_m, rows, steps);
         }
     }
 }
@@ -516,7 +516,7 @@ static void block(const Product *p, const Block *x, Out c) {
                                       row}
                              : (Rows){(const char *)a_block(), 0};
     if (p->packed) {
-        size_t panel_acts = (size_t)words_of(p->K) * PAIR * NR;
+        size_t panel_acts = panel_size(p->K);
         const act *b = p->packed + (size_t)x->panel0 * panel_acts + (size_t)x->k0 * NR;
         meet_panels(p, x, a, (const char *)b, panel_acts * sizeof(act), c, x->m0, x->m1);
         return;
@@ -526,7 +526,7 @@ static void block(const Product *p, const Block *x, Out c) {
         meet_panels(p, x, a, (const char *)b_block(), (size_t)steps * NR * sizeof(word), c, m,
                     m + rows);
         c.at = (char *)c.at + rows * c.ld * (c.half ? 2 : 4);
-        a.at += (size_t)rows * (a.row ? a.row : (size_t)steps * sizeof(word));
+        a = rows_behind(a, rows, steps);
     }
 }
 

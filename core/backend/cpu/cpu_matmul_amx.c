@@ -30,9 +30,8 @@ enum {
 static inline void pair_rows(uint32_t *to, Buf x, size_t at, size_t stride, int rows, int n) {
     for (int j = 0; j < 16; j += VW) {
         int low = rows > 0 ? n - j : 0, high = rows > 1 ? n - j : 0;
-        vu a = vround_bits(any_upto(x, at + j, low)) >> 16;
-        vu b = vround_bits(any_upto(x, at + stride + j, high)) & 0xffff0000u;
-        vstore((float *)(void *)(to + j), (vf)(a | b));
+        vf pairs = vpairs(any_upto(x, at + j, low), any_upto(x, at + stride + j, high));
+        vstore((float *)(void *)(to + j), pairs);
     }
 }
 
@@ -41,33 +40,20 @@ static inline void row_of_tile(uint16_t *to, Buf x, size_t at, int n) {
     for (int j = 0; j < K_STEP; j += VW) vstore_bf16(to + j, any_upto(x, at + j, n - j));
 }
 
-typedef uint32_t words __attribute__((vector_size(16)));
-typedef uint32_t words_mem __attribute__((vector_size(16), aligned(4), may_alias));
-
 /* to[j][i] = from[i][j], 16 x 16 words */
 static void transpose_words(uint32_t *to, const uint32_t *from) {
-    for (int i = 0; i < 16; i += 4) {
-        for (int j = 0; j < 16; j += 4) {
-            words r[4];
-            for (int u = 0; u < 4; u++) r[u] = *(const words_mem *)(from + (i + u) * 16 + j);
-            words t0 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
-            words t1 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-            words t2 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
-            words t3 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-            *(words_mem *)(to + j * 16 + i) = __builtin_shufflevector(t0, t2, 0, 1, 4, 5);
-            *(words_mem *)(to + (j + 1) * 16 + i) = __builtin_shufflevector(t0, t2, 2, 3, 6, 7);
-            *(words_mem *)(to + (j + 2) * 16 + i) = __builtin_shufflevector(t1, t3, 0, 1, 4, 5);
-            *(words_mem *)(to + (j + 3) * 16 + i) = __builtin_shufflevector(t1, t3, 2, 3, 6, 7);
+    vf r[VW];
+    for (int i = 0; i < 16; i += VW) {
+        for (int j = 0; j < 16; j += VW) {
+            for (int u = 0; u < VW; u++) r[u] = vload((const float *)(from + (i + u) * 16 + j));
+            vtranspose(r);
+            for (int u = 0; u < VW; u++) vstore((float *)(to + (j + u) * 16 + i), r[u]);
         }
     }
 }
 
 static inline uint32_t *as_words(uint16_t *p) { /* all access is by vectors that may alias */
     return (uint32_t *)(void *)p;
-}
-
-static int smaller(int a, int b) {
-    return a < b ? a : b;
 }
 
 /* Rows m.. and k.. of A as a tile; n_m and n_k of them are there. */
@@ -198,31 +184,7 @@ static void plain_dot(float c[16][16], const uint16_t *a, const uint16_t *b) {
     }
 }
 #else
-/* Of our own: gcc 12's intrinsics do not say that they read and write memory. */
-#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
-#define TILE_LOAD(t, from, stride)                                                                 \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(from), "r"((size_t)(stride)) : "memory")
-#define TILE_STREAM(t, from, stride)                                                               \
-    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"(from), "r"((size_t)(stride))          \
-                     : "memory")
-#define TILE_STORE(t, to, stride)                                                                  \
-    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(to), "r"((size_t)(stride))          \
-                     : "memory")
-#define TILE_DOT(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
-
-/* Every tile is 16 rows of 64 bytes. A thread keeps its configuration. */
-static void tiles_configure(void) {
-    static _Thread_local int done;
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } c = {.palette = 1};
-    if (done) return;
-    done = 1;
-    for (int i = 0; i < 8; i++) c.bytes[i] = 64, c.rows[i] = 16;
-    __asm__ volatile("ldtilecfg %0" ::"m"(c));
-}
+#include "core/backend/cpu/amx.h"
 #endif
 #if !defined(TILE_STREAM)
 #define TILE_STREAM TILE_LOAD

@@ -80,14 +80,18 @@ static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, Sm
 
 STEP small_product_of(int half, float *y, size_t y_stride, Factors a, SmallRows x, int rows,
                       int steps, int n) {
-    enum { MANY = VW == 8 ? 4 : 2 }; /* vectors, for two rows or one; a block of keys has as many */
+    enum {
+        MANY = VW == 8 ? 4 : 2
+    }; /* vectors, for two rows or one; a block of keys has no fewer */
     int whole = n / VW * VW;
     if (whole < n)
         small_rest(rows, y + whole, y_stride, a, small_from(x, (size_t)whole), steps, n - whole);
     for (int m; rows > 0; rows -= m, y += m * y_stride, a.at += m * a.row) {
         m = rows >= TILE_ROWS ? TILE_ROWS : rows >= 4 ? 4 : rows;
         switch (m) {
-        case 8: small_row_of_tiles(TILE_ROWS, 2, half, y, y_stride, a, x, steps, whole); break;
+#if defined(__AVX512F__)
+        case 8: small_row_of_tiles(8, 2, half, y, y_stride, a, x, steps, whole); break;
+#endif
         case 4: small_row_of_tiles(4, 2, half, y, y_stride, a, x, steps, whole); break;
         case 3: small_row_of_tiles(3, 2, half, y, y_stride, a, x, steps, whole); break;
         case 2: small_row_of_tiles(2, MANY, half, y, y_stride, a, x, steps, whole); break;

@@ -100,8 +100,8 @@ static inline vf vload_n(const float *p, int n, float fill) {
 static inline void vstore_n(float *p, vf v, int n) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(p, vmask(n), (__m512)v);
-#elif defined(__AVX2__) /* piece by piece: stores with a mask are slow where there is no AVX-512   \
-                         */
+#elif defined(__AVX2__)
+    /* piece by piece: a store with a mask is slow where there is no AVX-512 */
     if (n >= VW) vstore(p, v);
     if (n >= VW || n <= 0) return;
     __m128 piece = _mm256_castps256_ps128((__m256)v);
@@ -177,6 +177,10 @@ static inline vh vnarrow(vf x) {
 typedef float pairs_mem __attribute__((vector_size(VW * 4), aligned(2), may_alias));
 static inline vf vload_pairs(const uint16_t *p) {
     return *(const pairs_mem *)(const void *)p;
+}
+/* lane by lane a pair of bf16: `low`, rounded, in the lower half, `high` in the upper */
+static inline vf vpairs(vf low, vf high) {
+    return (vf)(vround_bits(low) >> 16 | (vround_bits(high) & 0xffff0000u));
 }
 static inline vf vload_bf16(const uint16_t *p) {
     return vwiden(*(const vh_mem *)p);
