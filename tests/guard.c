@@ -102,6 +102,8 @@ GUARD(sample,
 GUARD(adamw, (Backend * b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t n, AdamwParams p),
       (b, w, m, v, copy, g, n, p))
 
+GUARD(adamw_packed, (Backend * b, Mat w, Buf m, Buf v, Buf g, AdamwParams p), (b, w, m, v, g, p))
+
 static double guard_sum_squares(Backend *b, Buf g, size_t n) {
     enter();
     double sum = cpu.sum_squares(b, g, n);
@@ -126,7 +128,7 @@ Backend *guard_create(const char *dtype) {
     USE(activation_forward), USE(activation_backward), USE(gather_rows), USE(scatter_rows),
         USE(head_forward), USE(head_backward);
     USE(score_forward), USE(score_backward), USE(kv_write), USE(attention_decode), USE(sample),
-        USE(adamw), USE(sum_squares);
+        USE(adamw), USE(adamw_packed), USE(sum_squares);
     b->release = guard_free;
     return b;
 }

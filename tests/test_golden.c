@@ -18,6 +18,7 @@
 #include "ppo/ppo_loss.h"
 #include "reward/reward.h"
 #include "sft/sft.h"
+#include "tests/kernels.h"
 
 static const char fixture[] = "tests/fixtures/golden.json";
 static const ModelConfig tiny = {.V = 19,
@@ -284,14 +285,13 @@ static void compare_outputs(Model *m, const Json *want) {
 }
 
 static void everything_agrees_with_autograd(void **state) {
-    static const char *const kernels[] = {"avx512", "avx2", "portable"};
     JsonDoc *doc;
     (void)state;
     assert_int_equal(json_parse_file(&doc, fixture, JSON_STRICT), OK);
     assert_int_equal(json_size(json_root(doc)), 2);
-    for (int k = 0; k < 3; k++) {
-        Model m = {0};
-        if (backend_create(&m.b, "cpu", kernels[k], "f32") != OK) continue;
+    for (int k = 0; k < F32_KERNELS; k++) {
+        Model m = {.b = kernels_create(&cpu_kernels[k])};
+        if (!m.b) continue;
         double worst = 0.0;
         for (const Json *c = json_first(json_root(doc)); c; c = json_next(c)) {
             model_open(&m, json_bool(json_get(c, "tied")));
@@ -304,14 +304,14 @@ static void everything_agrees_with_autograd(void **state) {
                 expect_near(losses[i].name, value, json_num(json_get(loss, "loss")), 1e-5);
                 double error = gradients_error(&m, loss, &at);
                 if (!(error <= 1e-4))
-                    printf("%s, %s: the gradient of %s is off by %.3g of its norm\n", kernels[k],
-                           losses[i].name, at.name, error);
+                    printf("%s, %s: the gradient of %s is off by %.3g of its norm\n",
+                           cpu_kernels[k].name, losses[i].name, at.name, error);
                 assert_true(error <= 1e-4);
                 worst = fmax(worst, error);
             }
             model_close(&m);
         }
-        printf("%s: gradients within %.2g of their norms\n", kernels[k], worst);
+        printf("%s: gradients within %.2g of their norms\n", cpu_kernels[k].name, worst);
         backend_release(m.b);
     }
     json_release(doc);

@@ -9,15 +9,16 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "core/backend/cpu/cpu.h"
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/base/threads.h"
 #include "core/model/average.h"
 #include "core/model/network.h"
+#include "core/model/optim.h"
 #include "core/model/packed.h"
 #include "tests/family_model.h"
 #include "tests/gradient.h"
+#include "tests/kernels.h"
 
 static const ModelConfig small = {.V = 61,
                                   .C = 40,
@@ -59,27 +60,6 @@ static const int starts[S + 1] = {0, 1, 37, 41};
 static int ids[N];
 static uint8_t wanted[N];
 
-static const struct {
-    const char *kernels, *dtype;
-    int pairs; /* a weight gradient's sum takes tokens in pairs or more: it depends on the cuts */
-} kinds[] = {{"avx512", "f32", 0},          {"avx2", "f32", 0},  {"portable", "f32", 0},
-             {"avx512", "bf16", 0},         {"avx2", "bf16", 0}, {"portable", "bf16", 0},
-             {"avx512bf16", "bf16", 1},     {"amx", "bf16", 1},  {"amx in C", "bf16", 1},
-             {"avx512bf16 in C", "bf16", 1}};
-enum { KINDS = sizeof kinds / sizeof *kinds, F32_KINDS = 3 };
-
-static Backend *backend(int kind) {
-    Backend *b;
-    int in_c = strchr(kinds[kind].kernels, ' ') != NULL; /* bf16 instructions, written out */
-    if (backend_create(&b, "cpu", in_c ? "portable" : kinds[kind].kernels, kinds[kind].dtype) ==
-        OK) {
-        if (in_c)
-            (kinds[kind].kernels[1] == 'm' ? cpu_page_amx_plain : cpu_page_avx512bf16_plain)(b);
-        return b;
-    }
-    printf("%s, %s: not on this processor\n", kinds[kind].kernels, kinds[kind].dtype);
-    return NULL;
-}
 static Backend *backend_auto(const char *dtype) {
     Backend *b;
     assert_int_equal(backend_create(&b, "cpu", "auto", dtype), OK);
@@ -203,8 +183,8 @@ static Status check_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
 static void gradients_of_the_whole_model(void **state) {
     (void)state;
     for (int kind = 0; kind < MODELS; kind++) {
-        for (int k = 0; k < F32_KINDS; k++) {
-            Backend *b = backend(k);
+        for (int k = 0; k < F32_KERNELS; k++) {
+            Backend *b = kernels_create(&cpu_kernels[k]);
             if (!b) continue;
             ModelConfig cfg = kind_of_model(kind);
             Model m = model_create(b, cfg, 0);
@@ -228,8 +208,8 @@ static void gradients_in_bf16_are_close_to_those_in_f32(void **state) {
         cfg.init_std = 0.1f; /* as a width of 40 asks for: at 0.3 errors grow tenfold */
         size_t n = tensors_count(&cfg);
         float *want = NULL;
-        for (int k = F32_KINDS - 1; k < KINDS; k++) { /* from the portable kernels in f32 on */
-            Backend *b = backend(k);
+        for (int k = 0; k < CPU_KERNELS; k++) { /* the portable ones in f32 first */
+            Backend *b = kernels_create(&cpu_kernels[k]);
             if (!b) continue;
             Model m = model_create(b, cfg, 0);
             Loss l;
@@ -241,8 +221,8 @@ static void gradients_in_bf16_are_close_to_those_in_f32(void **state) {
                 d += pow((double)grad[i] - want[i], 2);
                 norm += pow(want[i], 2);
             }
-            printf("%s, %s: the gradient is off by %.2g of its norm\n", kinds[k].kernels,
-                   kinds[k].dtype, sqrt(d / norm));
+            printf("%s, %s: the gradient is off by %.2g of its norm\n", cpu_kernels[k].name,
+                   cpu_kernels[k].dtype, sqrt(d / norm));
             /* what is normed again has larger scores than others here: attention is sharper */
             assert_true(sqrt(d / norm) < (kind >= HEAD_NORMS ? 0.025 : 0.015));
             if (grad != want) free(grad);
@@ -290,8 +270,8 @@ static void forward(Network *net, const Batch *batch, Outputs *o) {
 
 static void forward_bits_do_not_depend_on_threads_or_neighbours(void **state) {
     (void)state;
-    for (int i = 0; i < MODELS * KINDS; i++) {
-        Backend *b = backend(i / MODELS);
+    for (int i = 0; i < MODELS * CPU_KERNELS; i++) {
+        Backend *b = kernels_create(&cpu_kernels[i / MODELS]);
         if (!b) continue;
         Model m = model_create(b, kind_of_model(i % MODELS), 0);
         Batch all = batch_all();
@@ -364,15 +344,15 @@ static void gradient_bits(Backend *b, int model, int how, float *grad) {
 
 static void gradient_bits_do_not_depend_on_micro_batches(void **state) {
     (void)state;
-    for (int i = 0; i < MODELS * KINDS; i++) {
+    for (int i = 0; i < MODELS * CPU_KERNELS; i++) {
         int model = i % MODELS, kind = i / MODELS;
-        Backend *b = backend(kind);
+        Backend *b = kernels_create(&cpu_kernels[kind]);
         if (!b) continue;
         ModelConfig cfg = kind_of_model(model);
         size_t bytes = tensors_count(&cfg) * sizeof(float);
         float *want = malloc(bytes), *got = malloc(bytes);
         gradient_bits(b, model, 0, want);
-        for (int how = 1 + kinds[kind].pairs; how <= 4; how++) {
+        for (int how = 1 + cpu_kernels[kind].pairs; how <= 4; how++) {
             gradient_bits(b, model, how, got);
             if (memcmp(want, got, bytes))
                 printf("%s, %s, model %d, variant %d differs\n", b->kernels, dtype_name(b->dtype),
@@ -389,8 +369,8 @@ static void gradient_bits_do_not_depend_on_micro_batches(void **state) {
 static void decoding_equals_the_full_forward(void **state) {
     (void)state;
     enum { T = 45, PROMPT = 7 };
-    for (int i = 0; i < MODELS * KINDS; i++) {
-        Backend *b = backend(i / MODELS);
+    for (int i = 0; i < MODELS * CPU_KERNELS; i++) {
+        Backend *b = kernels_create(&cpu_kernels[i / MODELS]);
         if (!b) continue;
         ModelConfig cfg = kind_of_model(i % MODELS);
         Model m = model_create(b, cfg, 0);
@@ -434,8 +414,8 @@ static void decoding_equals_the_full_forward(void **state) {
  * rounded where it is read. */
 static void a_frozen_copy_gives_the_same_bits(void **state) {
     (void)state;
-    for (int k = 0; k < KINDS; k++) {
-        Backend *b = backend(k);
+    for (int k = 0; k < CPU_KERNELS; k++) {
+        Backend *b = kernels_create(&cpu_kernels[k]);
         if (!b) continue;
         for (int kind = 0; kind < MODELS; kind++) {
             ModelConfig cfg = kind_of_model(kind);
@@ -463,11 +443,74 @@ static void a_frozen_copy_gives_the_same_bits(void **state) {
     }
 }
 
+static Status update_alone(void *ctx, const TensorInfo *info, Buf *slot) {
+    const Optim *o = ctx;
+    Backend *b = o->net->b;
+    AdamwParams p = {.lr = 1e-2f,
+                     .beta1 = o->cfg.beta1,
+                     .beta2 = o->cfg.beta2,
+                     .eps = o->cfg.eps,
+                     .weight_decay = info->decay ? o->cfg.weight_decay : 0.0f,
+                     .grad_scale = 1.0f,
+                     .correction1 = (float)(1.0 - (double)o->cfg.beta1),
+                     .correction2 = (float)(1.0 - (double)o->cfg.beta2)};
+    b->adamw(b, *slot, buf_at(o->m, info->offset), buf_at(o->v, info->offset),
+             (Buf){NULL, b->dtype}, buf_at(o->net->grad, info->offset),
+             (size_t)info->rows * (size_t)info->cols, p);
+    return OK;
+}
+
+static void expect_same(Backend *b, Buf one, Buf other, size_t n) {
+    float *x = malloc(n * sizeof *x), *y = malloc(n * sizeof *y);
+    b->download(b, x, one, n);
+    b->download(b, y, other, n);
+    assert_memory_equal(x, y, n * sizeof *x);
+    free(x), free(y);
+}
+
+/* However it groups tensors: one step is that of each tensor alone, and what products read is as
+ * if packed anew. */
+static void a_step_is_that_of_each_tensor(void **state) {
+    (void)state;
+    OptimConfig cfg = {.beta1 = .9f, .beta2 = .99f, .eps = 1e-8f, .schedule = "constant"};
+    for (int i = 0; i < MODELS * CPU_KERNELS; i++) {
+        Backend *b = kernels_create(&cpu_kernels[i / MODELS]);
+        if (!b) continue;
+        ModelConfig kind = kind_of_model(i % MODELS);
+        cfg.weight_decay = i % 2 ? .1f : 0.0f;
+        Model one = model_create(b, kind, 0), other = model_create(b, kind, 0);
+        size_t n = one.net.w.count;
+        Optim of_one, of_other;
+        double norm;
+        float *grad = malloc(n * sizeof *grad);
+        fill_random(grad, n, 5, 1.0f);
+        assert_int_equal(optim_create(&of_one, &one.net, &cfg), OK);
+        assert_int_equal(optim_create(&of_other, &other.net, &cfg), OK);
+        b->upload(b, one.net.grad, grad, n);
+        b->upload(b, other.net.grad, grad, n);
+        assert_int_equal(optim_step(&of_one, 1e-2f, &norm), OK);
+        assert_int_equal(tensors_visit(&kind, &other.net.w.t, update_alone, &of_other), OK);
+        weights_pack(&other.net.w);
+        expect_same(b, one.net.w.flat, other.net.w.flat, n);
+        expect_same(b, of_one.m, of_other.m, n);
+        expect_same(b, of_one.v, of_other.v, n);
+        Batch all = batch_all();
+        Outputs left, right;
+        forward(&one.net, &all, &left);
+        forward(&other.net, &all, &right);
+        assert_memory_equal(&left, &right, sizeof left);
+        free(grad);
+        optim_release(&of_one), optim_release(&of_other);
+        model_release(&one), model_release(&other);
+        backend_release(b);
+    }
+}
+
 /* w0, then w1 at decay 3/4: w0 + (w1 - w0)/4; its view is the average by name and leaves the
  * network alone */
 static void an_average_follows_the_weights(void **state) {
     (void)state;
-    Backend *b = backend(F32_KINDS - 1);
+    Backend *b = kernels_create(&cpu_kernels[0]);
     Model m = model_create(b, small, 0);
     Average a, off;
     Weights view;
@@ -515,6 +558,7 @@ int main(void) {
         cmocka_unit_test(gradient_bits_do_not_depend_on_micro_batches),
         cmocka_unit_test(decoding_equals_the_full_forward),
         cmocka_unit_test(a_frozen_copy_gives_the_same_bits),
+        cmocka_unit_test(a_step_is_that_of_each_tensor),
         cmocka_unit_test(an_average_follows_the_weights),
         cmocka_unit_test(a_step_that_no_int_counts_is_refused),
     };

@@ -9,11 +9,11 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "core/backend/cpu/cpu.h"
 #include "core/backend/quant.h"
 #include "core/base/rng.h"
 #include "core/base/threads.h"
 #include "core/model/network.h"
+#include "tests/kernels.h"
 
 static const Dtype types[] = {DT_Q8, DT_Q4};
 
@@ -53,32 +53,6 @@ static void blocks_round_to_nearest(void **state) {
     quantize_q4(&q4, x);
     dequantize_q4(y, &q4);
     for (int i = 0; i < QUANT_BLOCK; i++) assert_true(y[i] == 0.0f);
-}
-
-static const struct {
-    const char *kernels, *dtype;
-    void (*in_c)(Backend *b); /* bf16 instructions, written out */
-    int rounds;               /* plain weights are rounded where quantized ones are not */
-} kinds[] = {{"avx512", "f32", NULL, 0},
-             {"avx2", "f32", NULL, 0},
-             {"portable", "f32", NULL, 0},
-             {"avx512", "bf16", NULL, 1},
-             {"avx2", "bf16", NULL, 1},
-             {"portable", "bf16", NULL, 1},
-             {"avx512bf16", "bf16", NULL, 0},
-             {"amx", "bf16", NULL, 0},
-             {"portable", "bf16", cpu_page_amx_plain, 0},
-             {"portable", "bf16", cpu_page_avx512bf16_plain, 0}};
-enum { KINDS = sizeof kinds / sizeof *kinds };
-
-static Backend *backend(int kind) {
-    Backend *b;
-    if (backend_create(&b, "cpu", kinds[kind].kernels, kinds[kind].dtype) != OK) {
-        printf("%s, %s: not on this processor\n", kinds[kind].kernels, kinds[kind].dtype);
-        return NULL;
-    }
-    if (kinds[kind].in_c) kinds[kind].in_c(b);
-    return b;
 }
 
 static Buf make(Backend *b, Dtype t, size_t n, const float *x) {
@@ -129,12 +103,14 @@ static void expect_product(Backend *b, Dtype t, int K, int rounds) {
 
 static void products_read_blocks(void **state) {
     (void)state;
-    for (int kind = 0; kind < KINDS; kind++) {
-        Backend *b = backend(kind);
+    for (int k = 0; k < CPU_KERNELS; k++) {
+        /* where products multiply f32, plain weights are rounded to bf16 and blocks' numbers not */
+        int rounds = k >= F32_KERNELS && !cpu_kernels[k].pairs;
+        Backend *b = kernels_create(&cpu_kernels[k]);
         if (!b) continue;
         for (int t = 0; t < 2; t++)
             for (int K = 32; K <= 2112; K = 3 * K + 96 > 2112 && K < 2112 ? 2112 : 3 * K + 96)
-                expect_product(b, types[t], K, kinds[kind].rounds);
+                expect_product(b, types[t], K, rounds);
         backend_release(b);
     }
 }

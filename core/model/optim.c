@@ -42,6 +42,7 @@ typedef struct {
     size_t first,
         count; /* the range gathered so far: neighbours with the same decay go in one call */
     int decay;
+    size_t done; /* where the last weight that products read ends: of several tensors, at times */
 } Update;
 
 static void update_range(Update *u) {
@@ -54,10 +55,28 @@ static void update_range(Update *u) {
                   buf_at(u->o->v, u->first), copy, buf_at(net->grad, u->first), u->count, p);
 }
 
+/* Weights that products read packed are a call of their own, which writes that copy, too. */
+static void update_packed(Update *u, const Mat *w, const TensorInfo *info) {
+    Optim *o = u->o;
+    Backend *b = o->net->b;
+    AdamwParams p = u->p;
+    if (!info->decay) p.weight_decay = 0.0f;
+    b->adamw_packed(b, *w, buf_at(o->m, info->offset), buf_at(o->v, info->offset),
+                    buf_at(o->net->grad, info->offset), p);
+    u->done = info->offset + (size_t)w->O * (size_t)w->K;
+}
+
 static Status update_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
-    (void)slot;
     Update *u = ctx;
     size_t count = (size_t)info->rows * (size_t)info->cols;
+    const Mat *w = weights_mat(&u->o->net->w, info->layer, *slot);
+    if (info->offset < u->done) return OK;
+    if (w && w->packed.ptr && !u->o->net->b->mirror) {
+        update_range(u);
+        u->count = 0;
+        update_packed(u, w, info);
+        return OK;
+    }
     if (u->count && info->decay != u->decay && u->p.weight_decay > 0.0f) {
         update_range(u);
         u->count = 0;
@@ -124,7 +143,6 @@ Status optim_step(Optim *o, float rate, double *norm) {
                       .correction2 = (float)(1.0 - pow(o->cfg.beta2, (double)o->step))}};
     TRY(tensors_visit(m, &net->w.t, update_tensor, &u));
     update_range(&u);
-    if (!b->mirror) weights_pack(&net->w);
     network_zero_grads(net);
     return b->sync(b);
 }

@@ -336,6 +336,15 @@ void weights_release(Weights *w) {
     *w = (Weights){0};
 }
 
+const Mat *weights_mat(const Weights *w, int layer, Buf tensor) {
+    if (layer < 0) return w->cfg.lm_head && w->head.w.ptr == tensor.ptr ? &w->head : NULL;
+    const LayerMats *y = &w->mats[layer];
+    const Mat *mats[] = {&y->qkv, &y->o, &y->gate_up, &y->down};
+    for (int i = 0; i < 4; i++)
+        if (mats[i]->w.ptr == tensor.ptr) return mats[i];
+    return NULL;
+}
+
 static void pack(Weights *w, Mat m) {
     if (m.packed.ptr) w->b->pack(w->b, m);
 }

@@ -79,6 +79,8 @@ Status weights_create(Weights *w, Backend *b, const ModelConfig *cfg, Dtype dtyp
 Status weights_create_quantized(Weights *w, Backend *b, const ModelConfig *cfg, Dtype layers);
 size_t weights_quantized_count(const ModelConfig *m); /* elements of those matrices */
 void weights_release(Weights *w);
+/* The weight of products that begins with a tensor of the layer (-1: of none), or NULL. */
+const Mat *weights_mat(const Weights *w, int layer, Buf tensor);
 /* To be called after the weights changed: renews the packed copies. */
 void weights_pack(Weights *w);
 /* Normal initialisation from the seed; packs. */

@@ -54,6 +54,15 @@ void CPU(optim_page)(Backend *b);
  * threads. */
 typedef void (*CpuRange)(void *ctx, int first, int last);
 void CPU(parallel)(int n, int grain, CpuRange body, void *ctx);
+
+typedef struct {
+    float *w, *m, *v;
+    const float *g;
+    size_t count;
+    AdamwParams p;
+} Adamw;
+/* AdamW of elements first..last, in the caller's thread */
+void CPU(adamw_range)(const Adamw *a, size_t first, size_t last);
 #endif
 
 #endif

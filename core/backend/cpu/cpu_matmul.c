@@ -455,11 +455,6 @@ static void pack_range(void *ctx, int first, int last) {
     }
 }
 
-static void pack(Backend *b, Mat m) {
-    (void)b;
-    CPU(parallel)(ceil_div(m.O, NR), 4, pack_range, &m);
-}
-
 /* --- the product --- */
 
 typedef struct { /* rows m0..m1 by panels of columns, over kc of k from k0 on */
@@ -571,9 +566,5 @@ void CPU_DOT_PAGE(Backend *b) {
 #else
 void CPU(matmul_page)(Backend *b) {
 #endif
-    b->packed_count = packed_count;
-    b->pack = pack;
-    b->matmul_forward = matmul_forward;
-    b->matmul_backward_input = matmul_backward_input;
-    b->matmul_backward_weight = matmul_backward_weight;
+    put_products(b);
 }

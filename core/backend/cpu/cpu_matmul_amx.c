@@ -150,11 +150,6 @@ static void pack_range(void *ctx, int first, int last) {
     }
 }
 
-static void pack(Backend *b, Mat m) {
-    (void)b;
-    CPU(parallel)(ceil_div(m.O, NR), 2, pack_range, &m);
-}
-
 /* --- the instructions: t[32][32] (+)= a b over `steps` steps, of which `rows` rows are wanted ---
  */
 
@@ -309,9 +304,5 @@ static void product_sizes(Product *p) {
 
 void CPU_DOT_PAGE(Backend *b) {
     CPU(page)(b);
-    b->packed_count = packed_count;
-    b->pack = pack;
-    b->matmul_forward = matmul_forward;
-    b->matmul_backward_input = matmul_backward_input;
-    b->matmul_backward_weight = matmul_backward_weight;
+    put_products(b);
 }

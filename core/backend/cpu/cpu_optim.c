@@ -7,18 +7,9 @@
 
 enum { CHUNK = 16384, PARTS = 4096 };
 
-typedef struct {
-    float *w, *m, *v;
-    const float *g;
-    size_t count;
-    AdamwParams p;
-} Adamw;
-
-static void adamw_chunks(void *ctx, int first, int last) {
-    const Adamw *a = ctx;
+void CPU(adamw_range)(const Adamw *a, size_t first, size_t last) {
     AdamwParams p = a->p;
-    size_t end = (size_t)last * CHUNK < a->count ? (size_t)last * CHUNK : a->count;
-    for (size_t i = (size_t)first * CHUNK; i < end; i++) {
+    for (size_t i = first; i < last; i++) {
         float g = a->g[i] * p.grad_scale;
         float m = p.beta1 * a->m[i] + (1.0f - p.beta1) * g;
         float v = p.beta2 * a->v[i] + (1.0f - p.beta2) * g * g;
@@ -27,6 +18,12 @@ static void adamw_chunks(void *ctx, int first, int last) {
         float step = (m / p.correction1) / (sqrtf(v / p.correction2) + p.eps);
         a->w[i] -= p.lr * (step + p.weight_decay * a->w[i]);
     }
+}
+
+static void adamw_chunks(void *ctx, int first, int last) {
+    const Adamw *a = ctx;
+    size_t end = (size_t)last * CHUNK < a->count ? (size_t)last * CHUNK : a->count;
+    CPU(adamw_range)(a, (size_t)first * CHUNK, end);
 }
 
 static void adamw(Backend *b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t count, AdamwParams p) {

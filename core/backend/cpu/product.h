@@ -40,9 +40,11 @@ static int ceil_div(int a, int b) {
     return (a + b - 1) / b;
 }
 
-/* The file that includes this gives both. */
+/* The file that includes this gives these. */
 static void product_sizes(Product *p);
 static void product_item(void *ctx, int item, int thread);
+static size_t packed_count(Backend *b, Dtype w, int O, int K);
+static void pack_range(void *ctx, int first, int last); /* panels of a Mat */
 
 /* Rows of A that an item packs at most. A product with packed weights may be one short block of k.
  */
@@ -176,6 +178,50 @@ static void matmul_backward_weight(Backend *b, Buf dw, Buf dy, Buf x, int N, int
                  .ldb = K,
                  .add = 1};
     product(&p);
+}
+
+static int panel_columns(void) {
+    Product p = {.K = 1};
+    product_sizes(&p);
+    return p.nr;
+}
+
+static void pack(Backend *b, Mat w) {
+    (void)b;
+    CPU(parallel)(ceil_div(w.O, panel_columns()), 4, pack_range, &w);
+}
+
+typedef struct {
+    Mat w;
+    Adamw a;
+    int columns; /* of a panel: rows of w */
+} Update;
+
+/* A panel's rows are packed while they are near. */
+static void update_panels(void *ctx, int first, int last) {
+    Update *u = ctx;
+    for (int panel = first; panel < last; panel++) {
+        int row = panel * u->columns, end = smaller(row + u->columns, u->w.O);
+        CPU(adamw_range)(&u->a, (size_t)row * (size_t)u->w.K, (size_t)end * (size_t)u->w.K);
+        pack_range(&u->w, panel, panel + 1);
+    }
+}
+
+static void adamw_packed(Backend *b, Mat w, Buf m, Buf v, Buf g, AdamwParams p) {
+    (void)b;
+    Adamw a = {f32(w.w), f32(m), f32(v), f32(g), (size_t)w.O * (size_t)w.K, p};
+    Update u = {w, a, panel_columns()};
+    CPU(parallel)(ceil_div(w.O, u.columns), 1, update_panels, &u);
+}
+
+/* Puts the file's operations into the page. */
+static void put_products(Backend *b) {
+    b->packed_count = packed_count;
+    b->pack = pack;
+    b->adamw_packed = adamw_packed;
+    b->matmul_forward = matmul_forward;
+    b->matmul_backward_input = matmul_backward_input;
+    b->matmul_backward_weight = matmul_backward_weight;
 }
 
 #endif
