@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { ALIGN = 64, BLOCK = 64 * 1024 };
 
@@ -103,6 +104,15 @@ Status memory_mul(size_t *out, size_t a, size_t b, const char *what) {
     return OK;
 }
 
+/* Weights and pages of keys and values are read in another order than they lie in: with pages of
+ * 4 KiB every few lines wait for an address to be translated. A system that does not grant large
+ * pages loses nothing. */
+static void ask_for_large_pages(void *p, size_t size) {
+    uintptr_t large = (uintptr_t)2 << 20, first = ((uintptr_t)p + large - 1) / large * large,
+              end = ((uintptr_t)p + size) / large * large;
+    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
+}
+
 static int frozen;
 static size_t in_use; /* of memory_alloc, in bytes */
 
@@ -113,6 +123,7 @@ Status memory_alloc(void **out, size_t bytes, const char *what) {
     size_t size = round_up(bytes ? bytes : 1);
     *out = aligned_alloc(ALIGN, size);
     if (!*out) return status_fail(E_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
+    ask_for_large_pages(*out, size);
     memset(*out, 0, size);
     in_use += malloc_usable_size(*out);
     return OK;

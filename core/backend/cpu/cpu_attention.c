@@ -19,17 +19,13 @@ enum {
 };
 enum { IN_F32 = sizeof(act) == sizeof(float) };
 
-static SmallRows as_they_lie(const act *p, size_t stride) {
-    return (SmallRows){p, stride, !IN_F32};
-}
-
 /* For rows that meet more than one tile: widened once. */
 static SmallRows rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
-    if (IN_F32) return as_they_lie(p, stride);
+    if (IN_F32) return (SmallRows){p, stride, NULL};
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < n; i += VW)
             vstore_upto(room + r * n + i, aload_upto(p + r * stride + i, n - i), n - i);
-    return (SmallRows){room, (size_t)n, 0};
+    return (SmallRows){room, (size_t)n, NULL};
 }
 
 static void store_row(act *to, const float *from, float scale, int n) {
@@ -37,11 +33,12 @@ static void store_row(act *to, const float *from, float scale, int n) {
         astore_upto(to + i, vload_upto(from + i, n - i, 0.0f) * vset1(scale), n - i);
 }
 
-/* s[r][j] = x_r . y_j for a block's j; x in f32, yT is [HS][B] */
-static void dots(float s[][B], SmallRows x, SmallRows yT, int rows, int HS) {
+/* s[r][j] = x_r . y_j for a block's j below `end`, and any number behind; x in f32, yT is [HS][B]
+ */
+static void dots(float s[][B], SmallRows x, SmallRows yT, int rows, int HS, int end) {
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < B; j += VW) vstore(s[r] + j, (vf){0});
-    small_product(s[0], B, (Factors){x.at, x.stride, 1}, yT, rows, HS, B);
+    small_product(s[0], B, (Factors){x.at, x.stride, 1}, yT, rows, HS, (end + VW - 1) / VW * VW);
 }
 
 /* a bent score (Gemma Team 2024): softcap times the tanh of its share of it */
@@ -104,7 +101,7 @@ static void meet_block(float *o, float *m, float *l, SmallRows q, SmallRows kT, 
                        const Seen *seen, int rows, const AttentionShape *a) {
     float p[GROUP][B], keep[GROUP];
     Seen any = seen_by_any(seen, rows);
-    dots(p, q, kT, rows, a->HS);
+    dots(p, q, kT, rows, a->HS, any.end);
     for (int r = 0; r < rows; r++) keep[r] = weigh(p[r], m + r, seen[r], a);
     for (int r = 0; r < GROUP; r += VW) {
         int n = smaller(rows - r, VW);
@@ -187,7 +184,8 @@ static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int 
                 for (int u = 0; u < n; u++) seen[u] = seen_by(t + u, j0, a->of.window);
                 SmallRows q =
                     rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
-                meet_block(o + r * HS, m + r, l + r, q, (SmallRows){kT, B, 0}, v, seen, n, &a->of);
+                meet_block(o + r * HS, m + r, l + r, q, (SmallRows){kT, B, NULL}, v, seen, n,
+                           &a->of);
             }
         }
     }
@@ -245,8 +243,9 @@ static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int
     size_t at = (size_t)(i->start + t) * i->out_stride + (size_t)h * HS;
     x->q = rows_f32(x->q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
     x->dout = rows_f32(x->dout_room, a->dout + at, i->out_stride, n, HS);
-    dots(x->p, x->q, (SmallRows){kT, B, 0}, n, HS);
-    dots(x->ds, x->dout, (SmallRows){vT, B, 0}, n, HS);
+    int end = seen_by(t + n - 1, j0, 0).end; /* what the last one sees */
+    dots(x->p, x->q, (SmallRows){kT, B, NULL}, n, HS, end);
+    dots(x->ds, x->dout, (SmallRows){vT, B, NULL}, n, HS, end);
     for (int u = 0; u < n; u++, at += i->out_stride) {
         vf lse = vset1(a->saved_lse[(size_t)(i->start + t + u) * a->of.NH + h]);
         vf D = vset1(dot_row(a->dout + at, a->saved_out + at, HS));
@@ -399,9 +398,18 @@ static void kv_write(Backend *b, KvLayer kv, Buf qkv, Buf rows, Buf positions, i
     CPU(parallel)(N, 64, write_rows, &d);
 }
 
-static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
+/* Where item `next` begins to read, or `here` behind the last one. */
+static size_t first_page(const Decode *d, int next, size_t here) {
+    int n = next / d->of.NKV;
+    if (n >= d->N) return here;
+    return page_at(d, n, first_block(d->positions[n], d->of.window) / B, next % d->of.NKV);
+}
+
+/* next: where this thread reads when it is done here, likely */
+static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1, size_t next) {
     int HS = d->of.HS, T = d->positions[n] + 1;
     int rows = h1 - h0;
+    const act *keys = acts(d->kv.keys), *values = acts(d->kv.values);
     float o[HEADS * HS_MAX], m[HEADS], l[HEADS];
     float q_room[HEADS * HS_MAX];
     SmallRows q =
@@ -410,11 +418,12 @@ static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1) {
     memset(o, 0, (size_t)rows * HS * sizeof *o);
     for (int i = 0; i < rows; i++) m[i] = -INFINITY, l[i] = 0.0f;
     for (int j0 = first_block(T - 1, d->of.window); j0 < T; j0 += B) {
-        size_t at = page_at(d, n, j0 / B, kvh);
+        size_t at = page_at(d, n, j0 / B, kvh),
+               soon = j0 + B < T ? page_at(d, n, j0 / B + 1, kvh) : next;
         Seen seen[HEADS];
         for (int i = 0; i < rows; i++) seen[i] = seen_by(T - 1, j0, d->of.window);
-        SmallRows kT = as_they_lie(acts(d->kv.keys) + at, B);
-        SmallRows v = as_they_lie(acts(d->kv.values) + at, (size_t)HS);
+        SmallRows kT = {keys + at, B, keys + soon};
+        SmallRows v = {values + at, (size_t)HS, values + soon};
         meet_block(o, m, l, q, kT, v, seen, rows, &d->of);
     }
     for (int h = h0; h < h1; h++)
@@ -426,8 +435,10 @@ static void decode_item(void *ctx, int item, int thread) {
     (void)thread;
     const Decode *d = ctx;
     int n = item / d->of.NKV, kvh = item % d->of.NKV, group = d->of.NH / d->of.NKV;
-    for (int h = kvh * group; h < (kvh + 1) * group; h += HEADS)
-        decode_heads(d, n, kvh, h, smaller(h + HEADS, (kvh + 1) * group));
+    int end = (kvh + 1) * group;
+    size_t here = first_page(d, item, 0), next = first_page(d, item + threads_count(), here);
+    for (int h = kvh * group; h < end; h += HEADS)
+        decode_heads(d, n, kvh, h, smaller(h + HEADS, end), h + HEADS < end ? here : next);
 }
 
 static void attention_decode(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,

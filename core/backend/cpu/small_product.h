@@ -3,17 +3,18 @@
  *
  * y[rows][n] += sum over u of a(r, u) x[u][n]: one chain of fused multiply-adds per element, u
  * ascending, so that a row's bits are its own however many rows are computed together. x may lie in
- * bf16: widening it is exact. */
+ * a page of keys or values, of the storage type: widening is exact, and the page that is read next
+ * is asked for line by line on the way, since pages lie where they like. */
 #ifndef SMALL_PRODUCT_H
 #define SMALL_PRODUCT_H
 
+#include "core/backend/cpu/act.h"
 #include "core/backend/cpu/step.h"
-#include "core/backend/cpu/vec.h"
 
-typedef struct { /* f32 or, with `half`, bf16 */
+typedef struct { /* f32, or of a page and then of the storage type */
     const void *at;
-    size_t stride; /* of rows, in elements */
-    int half;
+    size_t stride;    /* of rows, in elements */
+    const void *next; /* the page that is read next; NULL: not of a page */
 } SmallRows;
 
 typedef struct { /* a(r, u) = at[r * row + u * step] */
@@ -25,29 +26,37 @@ typedef struct { /* a(r, u) = at[r * row + u * step] */
 enum { TILE_ROWS = VW == 16 ? 8 : 4 };
 
 static inline SmallRows small_from(SmallRows x, size_t column) {
-    x.at = (const char *)x.at + column * (x.half ? 2 : 4);
+    size_t bytes = column * (x.next ? sizeof(act) : sizeof(float));
+    x.at = (const char *)x.at + bytes;
+    if (x.next) x.next = (const char *)x.next + bytes;
     return x;
 }
 
-/* one tile of whole vectors; rows, vectors and half are constants in each call */
-STEP small_tile(int rows, int vectors, int half, float *y, size_t y_stride, Factors a, SmallRows x,
+/* one tile of whole vectors; rows, vectors and paged are constants in each call */
+STEP small_tile(int rows, int vectors, int paged, float *y, size_t y_stride, Factors a, SmallRows x,
                 int steps) {
     vf acc[TILE_ROWS][4];
     const char *from = x.at;
+    ptrdiff_t next = paged ? (const char *)x.next - from : 0;
+    size_t element = paged ? sizeof(act) : sizeof(float);
     UNROLL for (int r = 0; r < rows; r++) {
         UNROLL for (int v = 0; v < vectors; v++) acc[r][v] = vload(y + r * y_stride + v * VW);
     }
     for (int u = 0; u < steps; u++) {
         vf w[4];
         UNROLL for (int v = 0; v < vectors; v++) w[v] =
-            half ? vload_bf16((const uint16_t *)(const void *)from + v * VW)
-                 : vload((const float *)(const void *)from + v * VW);
+            paged ? aload((const act *)(const void *)from + v * VW)
+                  : vload((const float *)(const void *)from + v * VW);
+        if (paged) {
+            UNROLL for (size_t at = 0; at < vectors * VW * element; at += 64)
+                __builtin_prefetch(from + next + at, 0, 2);
+        }
         UNROLL for (int r = 0; r < rows; r++) {
             vf f = vset1(a.at[r * a.row]);
             UNROLL for (int v = 0; v < vectors; v++) acc[r][v] = vfma(f, w[v], acc[r][v]);
         }
         a.at += a.step;
-        from += x.stride * (half ? 2 : 4);
+        from += x.stride * element;
     }
     UNROLL for (int r = 0; r < rows; r++) {
         UNROLL for (int v = 0; v < vectors; v++) vstore(y + r * y_stride + v * VW, acc[r][v]);
@@ -55,13 +64,13 @@ STEP small_tile(int rows, int vectors, int half, float *y, size_t y_stride, Fact
 }
 
 /* `rows` rows of n columns, in whole vectors */
-STEP small_row_of_tiles(int rows, int vectors, int half, float *y, size_t y_stride, Factors a,
+STEP small_row_of_tiles(int rows, int vectors, int paged, float *y, size_t y_stride, Factors a,
                         SmallRows x, int steps, int n) {
     int d = 0;
     for (; d + vectors * VW <= n; d += vectors * VW)
-        small_tile(rows, vectors, half, y + d, y_stride, a, small_from(x, (size_t)d), steps);
+        small_tile(rows, vectors, paged, y + d, y_stride, a, small_from(x, (size_t)d), steps);
     for (; vectors > 1 && d < n; d += VW)
-        small_tile(rows, 1, half, y + d, y_stride, a, small_from(x, (size_t)d), steps);
+        small_tile(rows, 1, paged, y + d, y_stride, a, small_from(x, (size_t)d), steps);
 }
 
 /* n columns that fill no vector */
@@ -71,14 +80,14 @@ static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, Sm
         vf acc = vload_n(y, n, 0.0f);
         for (int u = 0; u < steps; u++) {
             SmallRows row = small_from(x, u * x.stride);
-            vf w = x.half ? vload_bf16_n(row.at, n) : vload_n(row.at, n, 0.0f);
+            vf w = x.next ? aload_upto(row.at, n) : vload_n(row.at, n, 0.0f);
             acc = vfma(vset1(a.at[u * a.step]), w, acc);
         }
         vstore_n(y, acc, n);
     }
 }
 
-STEP small_product_of(int half, float *y, size_t y_stride, Factors a, SmallRows x, int rows,
+STEP small_product_of(int paged, float *y, size_t y_stride, Factors a, SmallRows x, int rows,
                       int steps, int n) {
     enum {
         MANY = VW == 8 ? 4 : 2
@@ -90,35 +99,31 @@ STEP small_product_of(int half, float *y, size_t y_stride, Factors a, SmallRows 
         m = rows >= TILE_ROWS ? TILE_ROWS : rows >= 4 ? 4 : rows;
         switch (m) {
 #if defined(__AVX512F__)
-        case 8: small_row_of_tiles(8, 2, half, y, y_stride, a, x, steps, whole); break;
+        case 8: small_row_of_tiles(8, 2, paged, y, y_stride, a, x, steps, whole); break;
 #endif
-        case 4: small_row_of_tiles(4, 2, half, y, y_stride, a, x, steps, whole); break;
-        case 3: small_row_of_tiles(3, 2, half, y, y_stride, a, x, steps, whole); break;
-        case 2: small_row_of_tiles(2, MANY, half, y, y_stride, a, x, steps, whole); break;
-        default: small_row_of_tiles(1, MANY, half, y, y_stride, a, x, steps, whole);
+        case 4: small_row_of_tiles(4, 2, paged, y, y_stride, a, x, steps, whole); break;
+        case 3: small_row_of_tiles(3, 2, paged, y, y_stride, a, x, steps, whole); break;
+        case 2: small_row_of_tiles(2, MANY, paged, y, y_stride, a, x, steps, whole); break;
+        default: small_row_of_tiles(1, MANY, paged, y, y_stride, a, x, steps, whole);
         }
     }
 }
 
 /* One copy of each for a whole file: they are long. */
-static __attribute__((noinline)) void small_product_f32(float *y, size_t y_stride, Factors a,
-                                                        SmallRows x, int rows, int steps, int n) {
+static __attribute__((noinline)) void small_product_near(float *y, size_t y_stride, Factors a,
+                                                         SmallRows x, int rows, int steps, int n) {
     small_product_of(0, y, y_stride, a, x, rows, steps, n);
 }
-#if defined(CPU_BF16)
-static __attribute__((noinline)) void small_product_bf16(float *y, size_t y_stride, Factors a,
-                                                         SmallRows x, int rows, int steps, int n) {
+static __attribute__((noinline)) void small_product_paged(float *y, size_t y_stride, Factors a,
+                                                          SmallRows x, int rows, int steps, int n) {
     small_product_of(1, y, y_stride, a, x, rows, steps, n);
 }
-#else
-#define small_product_bf16 small_product_f32
-#endif
 static inline void small_product(float *y, size_t y_stride, Factors a, SmallRows x, int rows,
                                  int steps, int n) {
-    if (x.half)
-        small_product_bf16(y, y_stride, a, x, rows, steps, n);
+    if (x.next)
+        small_product_paged(y, y_stride, a, x, rows, steps, n);
     else
-        small_product_f32(y, y_stride, a, x, rows, steps, n);
+        small_product_near(y, y_stride, a, x, rows, steps, n);
 }
 
 #endif

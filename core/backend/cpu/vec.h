@@ -156,9 +156,11 @@ static inline vu vround_bits(vf x) { /* the bf16 in the upper halves; below it a
 static inline vf vround(vf x) {
     return (vf)(vround_bits(x) & 0xffff0000u);
 }
-/* spelled out where gcc's __builtin_convertvector goes by way of halves */
+/* spelled out: gcc's __builtin_convertvector goes by way of halves */
 static inline vf vwiden(vh h) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#elif defined(__AVX2__)
     return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
 #else
     return (vf)(__builtin_convertvector(h, vu) << 16);
@@ -166,7 +168,9 @@ static inline vf vwiden(vh h) {
 }
 static inline vh vnarrow(vf x) {
     vu u = vround_bits(x) >> 16;
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+    return (vh)_mm512_cvtepi32_epi16((__m512i)u);
+#elif defined(__AVX2__)
     return (vh)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)u),
                                 _mm256_extracti128_si256((__m256i)u, 1));
 #else
@@ -276,19 +280,26 @@ static inline void vtranspose(vf r[VW]) {
 #endif
 }
 
-static inline float vsum(vf v) { /* pairwise, in a fixed order */
-    float t[VW];
-    vstore(t, v);
-    for (int w = VW / 2; w; w /= 2)
-        for (int i = 0; i < w; i++) t[i] += t[i + w];
-    return t[0];
+/* Lane i meets lane i + VW/2, then i + VW/4 and so on: a fixed order. */
+#define OTHER_(l, s) ((l) ^ (s))
+#define FOLD_(op, s) v = op(v, __builtin_shufflevector(v, v, LANES_(OTHER_, s)))
+#if defined(__AVX512F__)
+#define REDUCE_(op) FOLD_(op, 8), FOLD_(op, 4), FOLD_(op, 2), FOLD_(op, 1)
+#elif defined(__AVX2__)
+#define REDUCE_(op) FOLD_(op, 4), FOLD_(op, 2), FOLD_(op, 1)
+#else
+#define REDUCE_(op) FOLD_(op, 2), FOLD_(op, 1)
+#endif
+static inline vf vadd(vf a, vf b) {
+    return a + b;
+}
+static inline float vsum(vf v) {
+    REDUCE_(vadd);
+    return v[0];
 }
 static inline float vhmax(vf v) {
-    float t[VW];
-    vstore(t, v);
-    for (int w = VW / 2; w; w /= 2)
-        for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-    return t[0];
+    REDUCE_(vmax);
+    return v[0];
 }
 
 /* The one exp: x = n ln2 + r, |r| <= ln2/2, minimax-like polynomial of degree 6 in r; error under 2
