@@ -1,9 +1,10 @@
 /* threads.c - the pool.
  *
- * A run opens a job, workers enter it, items are drawn from one atomic counter, and the caller
- * closes the job before it waits for those inside. Entering is "count me, then look whether it is
- * open", closing is "close, then look whether anybody is counted": one of the two sees the other,
- * so a worker that wakes late finds the job closed and touches nothing of the next one. */
+ * A run opens a job, workers enter it, each takes the items of its own share in order and then the
+ * last ones of the others', and the caller closes the job before it waits for those inside.
+ * Entering is "count me, then look whether it is open", closing is "close, then look whether
+ * anybody is counted": one of the two sees the other, so a worker that wakes late finds the job
+ * closed and touches nothing of the next one. */
 #include "core/base/threads.h"
 
 #include <limits.h>
@@ -21,14 +22,17 @@
 
 enum { MAX_THREADS = 1024, SPIN_NS = 30000 };
 
+typedef struct { /* items that nobody has taken yet: the first in the lower half, the end above */
+    _Alignas(64) _Atomic uint64_t left;
+} Share;
+
 static struct {
     int n; /* threads in all, the caller's included */
     pthread_t worker[MAX_THREADS];
 
     ThreadsTask task;
     void *ctx;
-    int items;
-    _Alignas(64) atomic_int next;    /* the next item to hand out */
+    Share share[MAX_THREADS];
     _Alignas(64) atomic_uint inside; /* workers that entered; the caller sleeps on it */
     atomic_int open, caller_waits;
     _Alignas(64) atomic_uint calls; /* counts jobs and the stop; idle workers sleep on it */
@@ -72,10 +76,27 @@ static int spin_while(atomic_uint *word, unsigned seen) {
     return 0;
 }
 
+/* The first item of a share, for its owner, or the last one; -1: none is left. */
+static int take(Share *s, int owner) {
+    uint64_t v = atomic_load(&s->left);
+    for (;;) {
+        uint32_t first = (uint32_t)v, end = (uint32_t)(v >> 32);
+        if (first >= end) return -1;
+        uint64_t rest = owner ? v + 1 : v - ((uint64_t)1 << 32);
+        if (atomic_compare_exchange_weak(&s->left, &v, rest)) return (int)(owner ? first : end - 1);
+    }
+}
+
 static void drain(int thread) {
     in_task = 1;
-    for (int i; (i = atomic_fetch_add(&pool.next, 1)) < pool.items;) pool.task(pool.ctx, i, thread);
+    for (int k = 0, i; k < pool.n; k++)
+        while ((i = take(&pool.share[(thread + k) % pool.n], k == 0)) >= 0)
+            pool.task(pool.ctx, i, thread);
     in_task = 0;
+}
+
+static uint64_t first_of_share(int items, int thread) {
+    return (uint64_t)items * (uint64_t)thread / (uint64_t)pool.n;
 }
 
 static void *work(void *arg) {
@@ -117,7 +138,6 @@ static void run_serially(int items, ThreadsTask task, void *ctx) {
 }
 
 void threads_run(int items, ThreadsTask task, void *ctx) {
-    CHECK(items < INT_MAX - MAX_THREADS); /* every thread draws once too often */
     if (in_task || (items <= 1 && pool.n == 1)) {
         run_serially(items, task, ctx);
         return;
@@ -128,8 +148,10 @@ void threads_run(int items, ThreadsTask task, void *ctx) {
     } else {
         pool.task = task;
         pool.ctx = ctx;
-        pool.items = items;
-        atomic_store(&pool.next, 0);
+        for (int i = 0; i < pool.n; i++) {
+            uint64_t first = first_of_share(items, i), end = first_of_share(items, i + 1);
+            atomic_store_explicit(&pool.share[i].left, end << 32 | first, memory_order_relaxed);
+        }
         atomic_store(&pool.open, 1);
         call_workers();
         drain(0);

@@ -436,7 +436,7 @@ static void decode_item(void *ctx, int item, int thread) {
     const Decode *d = ctx;
     int n = item / d->of.NKV, kvh = item % d->of.NKV, group = d->of.NH / d->of.NKV;
     int end = (kvh + 1) * group;
-    size_t here = first_page(d, item, 0), next = first_page(d, item + threads_count(), here);
+    size_t here = first_page(d, item, 0), next = first_page(d, item + 1, here);
     for (int h = kvh * group; h < end; h += HEADS)
         decode_heads(d, n, kvh, h, smaller(h + HEADS, end), h + HEADS < end ? here : next);
 }

@@ -460,6 +460,7 @@ static void pack_range(void *ctx, int first, int last) {
 typedef struct { /* rows m0..m1 by panels of columns, over kc of k from k0 on */
     int m0, m1, panel0, panel1, k0, kc;
     int add;
+    const char *next; /* packed weights that this thread reads behind these, likely */
 } Block;
 
 /* What is read of the panel behind b, by tiles of which each reads b once: a share each. */
@@ -488,9 +489,9 @@ static void meet_panels(const Product *p, const Block *x, Rows a, const char *b,
         }
         for (int m = m0, rows; m < m1; m += rows, tile++) {
             rows = tile_height(m1 - m);
-            Ahead ahead = p->packed && panel + 1 < x->panel1
-                              ? share_ahead(b + panel_bytes, steps, row_bytes, tile, tiles)
-                              : (Ahead){b, 0};
+            const char *next = panel + 1 < x->panel1 ? b + panel_bytes : x->next;
+            Ahead ahead =
+                p->packed ? share_ahead(next, steps, row_bytes, tile, tiles) : (Ahead){b, 0};
             if (n >= NR)
                 tile_rows(rows, steps, a_m, b, narrow, c_m, x->add, ahead);
             else
@@ -525,6 +526,17 @@ static void block(const Product *p, const Block *x, Out c) {
     }
 }
 
+/* Where reading goes on when the block's panels are done: at its next k, at the next item, or
+ * behind the matrix, where the weights of the next product lie. */
+static const char *read_next(const Product *p, const Block *x, int item) {
+    int m0, m1, first, last, k = x->k0 + x->kc;
+    if (k < p->K)
+        return (const char *)(p->packed + (size_t)x->panel0 * panel_size(p->K) + (size_t)k * NR);
+    product_part(p, item + 1, &m0, &m1, &first, &last);
+    if (first > last) first = last;
+    return (const char *)(p->packed + (size_t)first * panel_size(p->K));
+}
+
 static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
@@ -538,6 +550,7 @@ static void product_item(void *ctx, int item, int thread) {
         if (!reads_direct(p)) pack_a(p, x.m0, x.m1, x.k0, x.kc);
         for (x.panel0 = first; x.panel0 < last; x.panel0 = x.panel1) {
             x.panel1 = smaller(x.panel0 + step, last);
+            if (p->packed) x.next = read_next(p, &x, item);
             Out c = {buf_at(p->C, (size_t)x.m0 * p->ldc + (size_t)x.panel0 * NR).ptr,
                      (size_t)p->ldc, IN_BF16 && p->C.dtype == DT_BF16};
             if (patched)
