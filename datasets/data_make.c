@@ -18,7 +18,7 @@ static const Field demo_fields[] = {
     PART_FIELD(DemoConfig, world, seed, FIELD_U64, "1", "everything is a function of it"),
     PART_FIELD_IN(DemoConfig, world, sft, FIELD_INT, "0", 0, 1 << 24, "demonstrations; 0 = 11000"),
     PART_FIELD_IN(DemoConfig, world, pairs, FIELD_INT, "0", 0, 1 << 24,
-                  "preference pairs; 0 = 14500"),
+                  "preference pairs; 0 = 20000"),
     PART_FIELD_IN(DemoConfig, world, prompts, FIELD_INT, "0", 0, 1 << 24, "prompts; 0 = 4000"),
     PART_FIELD_IN(DemoConfig, world, eval, FIELD_INT, "0", 0, 1 << 24,
                   "held-out rows of each kind; 0 = 500"),

@@ -16,7 +16,7 @@
 #include "datasets/world_text.h"
 
 enum { HELD_OUT = N_CELLS / 10 };
-enum { DEFAULT_SFT = 11000, DEFAULT_PAIRS = 14500, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
+enum { DEFAULT_SFT = 11000, DEFAULT_PAIRS = 20000, DEFAULT_PROMPTS = 4000, DEFAULT_EVAL = 500 };
 enum { WORDS_MIN = 12, WORDS_MAX = 56 }; /* of a reply in the files */
 enum { PARTS_EVAL_MIN = 40, ROWS_MAX = 100 * 1000 * 1000 };
 

@@ -41,7 +41,7 @@ Status world_gold(Gold *g, const char *prompt, const char *reply, int finished);
  * where rejected is the right reply with the part named by subset broken and no other. world.json
  * comes last and holds the configuration and the WorldInfo. Sizes 0 take defaults. */
 typedef struct {
-    int sft, pairs, prompts, eval; /* 0: 11000, 14500, 4000, 500; pairs.eval has 2 eval rows,
+    int sft, pairs, prompts, eval; /* 0: 11000, 20000, 4000, 500; pairs.eval has 2 eval rows,
                                     * parts.eval max(40, eval / 5) for each part */
     uint64_t seed;
 } WorldConfig;

@@ -138,10 +138,56 @@ static void sampling_follows_edits(void **state) {
     die_release(&d);
 }
 
+/* A vocabulary of several blocks, with rows of padding behind it: what is drawn is where the
+ * running probability passes the draw, wherever that is. */
+static void draws_are_found_in_a_large_vocabulary(void **state) {
+    (void)state;
+    enum { V = 5003, VOCAB = 4990, TRIES = 300 };
+    static float logits[V];
+    static double until[VOCAB + 1];
+    float one = 1.0f, logp, cut;
+    Backend *b;
+    assert_int_equal(backend_create(&b, "cpu", "auto", "f32"), OK);
+    Mat w = {.O = V, .K = 1};
+    Buf h, u, ids, lp, cuts, scratch;
+    Buf *floats[] = {&w.w, &w.packed, &h, &lp, &cuts, &scratch};
+    size_t counts[] = {V, b->packed_count(b, DT_F32, V, 1), 1, 1, 1, V};
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(b->alloc(b, floats[i], DT_F32, counts[i], "test"), OK);
+    assert_int_equal(b->alloc(b, &u, DT_F64, 1, "test"), OK);
+    assert_int_equal(b->alloc(b, &ids, DT_I32, 1, "test"), OK);
+    for (int v = 0; v < V; v++)
+        logits[v] = 8.0f * (float)rng_uniform(4, RNG_TEST, 0, (uint64_t)v) - (v < VOCAB ? 0 : 9.0f);
+    for (int v = 0; v < VOCAB; v++) until[v + 1] = until[v] + exp((double)logits[v]);
+    b->upload(b, w.w, logits, V);
+    b->upload(b, h, &one, 1);
+    b->pack(b, w);
+    for (int i = 0; i < TRIES; i++) {
+        double draw = i == 0   ? 0.0
+                      : i == 1 ? 1.0 - 1e-16
+                               : rng_uniform(4, RNG_TEST, 1, (uint64_t)i);
+        SampleParams how = {.temperature = 1.0f, .top_p = 1.0f, .vocab = VOCAB};
+        int id;
+        b->upload(b, u, &draw, 1);
+        b->sample(b, ids, lp, cuts, h, w, u, scratch, 1, 1, how);
+        b->download(b, &id, ids, 1);
+        b->download(b, &logp, lp, 1);
+        b->download(b, &cut, cuts, 1);
+        assert_in_range(id, 0, VOCAB - 1);
+        assert_true(until[id] <= (draw + 1e-6) * until[VOCAB]);
+        assert_true(until[id + 1] >= (draw - 1e-6) * until[VOCAB]);
+        assert_true(cut == 0.0f && logp < 0.0f);
+    }
+    for (int i = 0; i < 6; i++) b->release(b, floats[i]);
+    b->release(b, &u), b->release(b, &ids);
+    backend_release(b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sampling_follows_the_distribution),
         cmocka_unit_test(sampling_follows_edits),
+        cmocka_unit_test(draws_are_found_in_a_large_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

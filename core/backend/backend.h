@@ -244,7 +244,7 @@ struct Backend {
     /* optimizer, over flat ranges (Loshchilov & Hutter 2019) */
     /* copy (NULL: none): the new w in b->dtype */
     void (*adamw)(Backend *b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t count, AdamwParams p);
-    /* the same of weights and the packed copy of them; NULL where `mirror` is set or nothing packed */
+    /* the same of weights and their packed copy; NULL where `mirror` is set or nothing is packed */
     void (*adamw_packed)(Backend *b, Mat w, Buf m, Buf v, Buf g, AdamwParams p);
     double (*sum_squares)(Backend *b, Buf g, size_t count); /* f64, in fixed order; waits */
 };

@@ -14,7 +14,8 @@ void threads_stop(void);
 int threads_count(void);
 
 /* Runs task(ctx, item, thread) for item = 0..items-1, thread in [0, threads_count()). A thread goes
- * through a share of neighbours in order and then takes the last ones of other shares. Returns when all are done. From inside a task it runs serially. */
+ * through a share of neighbours in order and then takes the last ones of other shares. Returns when
+ * all are done. From inside a task it runs serially. */
 void threads_run(int items, ThreadsTask task, void *ctx);
 
 #endif

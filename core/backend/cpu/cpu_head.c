@@ -9,17 +9,25 @@ typedef struct { /* of z / temperature over the whole vocabulary */
     int top;
 } RowStats;
 
-/* One pass for the maximum, one for sum e^t and sum e^t t, t = z/temperature - max; both in lane
- * order, so a row's bits depend on its logits alone. z becomes z/temperature. */
-static RowStats row_stats(float *z, int V, float temperature) {
-    vf inv = vset1(1.0f / temperature), top = vset1(-INFINITY), total = {0};
+/* z becomes z/temperature (0: stays, as for greedy choice); its maximum, and its sum where asked */
+static float temper_row(float *z, int V, float temperature, float *sum) {
+    vf inv = vset1(temperature > 0.0f ? 1.0f / temperature : 1.0f), top = vset1(-INFINITY);
+    vf total = {0};
     for (int v = 0; v < V; v += VW) {
         vf t = vload_upto(z + v, V - v, 0.0f) * inv;
         total = total + t;
         vstore_upto(z + v, t, V - v);
         top = vmax(top, V - v >= VW ? t : vload_n(z + v, V - v, -INFINITY));
     }
-    RowStats s = {.max = vhmax(top)};
+    if (sum) *sum = vsum(total);
+    return vhmax(top);
+}
+
+/* One pass for the maximum, one for sum e^t and sum e^t t, t = z/temperature - max; both in lane
+ * order, so a row's bits depend on its logits alone. z becomes z/temperature. */
+static RowStats row_stats(float *z, int V, float temperature) {
+    float total;
+    RowStats s = {.max = temper_row(z, V, temperature, &total)};
     vf sum = {0}, weighted = {0};
     for (int v = 0; v < V; v += VW) {
         vf t = vload_upto(z + v, V - v, -INFINITY) - vset1(s.max), e = vexp(t);
@@ -29,7 +37,7 @@ static RowStats row_stats(float *z, int V, float temperature) {
     float S = vsum(sum), log_sum = logf(S);
     s.lse = s.max + log_sum;
     s.entropy = log_sum - vsum(weighted) / S;
-    s.mean_logp = vsum(total) / (float)V - s.lse;
+    s.mean_logp = total / (float)V - s.lse;
     return s;
 }
 
@@ -252,75 +260,103 @@ enum {
 }; /* tokens whose masses are added in pairs, before the sum joins the rest */
 _Static_assert(SIDE_BY_SIDE % VW == 0, "whole vectors");
 
-/* p = the masses of n neighbours, 0 of those whose logit is below the threshold; their sum. */
-static double masses(float p[SIDE_BY_SIDE], const float *z, int n, float lse, float threshold) {
+/* A token's mass is e^(z - max). They are summed in f64, SIDE_BY_SIDE neighbours as a tree and
+ * these one after the other; sums at the beginning of blocks tell where to look for a token. */
+enum { MASS_BLOCKS = 256 };
+typedef struct {
+    double whole, before[MASS_BLOCKS];
+    int block; /* tokens */
+} Mass;
+
+typedef struct { /* tempered logits */
+    const float *z;
+    int V, vocab; /* tokens that have mass: the first ones */
+    float max;
+} Row;
+
+static double sum_of_tree(const float p[SIDE_BY_SIDE]) {
     double sum[SIDE_BY_SIDE];
-    for (int i = 0; i < SIDE_BY_SIDE; i += VW) {
-        vf logit = vload_upto(z + i, n - i, -INFINITY);
-        vstore(p + i, vselect(logit >= vset1(threshold), vexp(logit - vset1(lse)), (vf){0}));
-    }
     for (int i = 0; i < SIDE_BY_SIDE; i++) sum[i] = p[i];
     for (int w = SIDE_BY_SIDE / 2; w; w /= 2)
         for (int i = 0; i < w; i++) sum[i] += sum[i + w];
     return sum[0];
 }
 
-static int group_at(int v, int vocab) {
-    return vocab - v < SIDE_BY_SIDE ? vocab - v : SIDE_BY_SIDE;
+/* p = the masses of the neighbours from v on, 0 of those whose logit is below the threshold; their
+ * sum. All of V are added to `lanes`. */
+static double masses(float p[SIDE_BY_SIDE], const Row *r, int v, float threshold, vf *lanes) {
+    for (int i = 0; i < SIDE_BY_SIDE; i += VW) {
+        vf logit = vload_upto(r->z + v + i, r->V - v - i, -INFINITY);
+        vf e = vexp(logit - vset1(r->max));
+        *lanes = *lanes + e;
+        vstore(p + i, vselect(logit >= vset1(threshold), e, (vf){0}));
+    }
+    for (int i = r->vocab > v ? r->vocab - v : 0; i < SIDE_BY_SIDE; i++) p[i] = 0.0f;
+    return sum_of_tree(p);
 }
 
-/* Mass of the tokens whose logit is at least the threshold. */
-static double mass_from(const float *z, int vocab, float lse, float threshold) {
-    double mass = 0.0;
+/* The mass of the tokens whose logit is at least the threshold; returns the sum over all of V, in
+ * the order of row_stats. */
+static float weigh_tokens(Mass *m, const Row *r, float threshold) {
     float p[SIDE_BY_SIDE];
-    for (int v = 0; v < vocab; v += SIDE_BY_SIDE)
-        mass += masses(p, z + v, group_at(v, vocab), lse, threshold);
-    return mass;
+    double mass = 0.0;
+    vf lanes = {0};
+    m->block = (r->V / MASS_BLOCKS + SIDE_BY_SIDE) / SIDE_BY_SIDE * SIDE_BY_SIDE;
+    for (int v = 0, k = 0; v < r->V; k++) {
+        int end = smaller(v + m->block, r->V);
+        for (m->before[k] = mass; v < end; v += SIDE_BY_SIDE)
+            mass += masses(p, r, v, threshold, &lanes);
+    }
+    m->whole = mass;
+    return vsum(lanes);
 }
 
-/* The first of them at which their running mass exceeds `enough`, or the last that has any. */
-static int token_at(const float *z, int vocab, float lse, float threshold, double enough) {
-    double mass = 0.0;
+static double mass_from(const Row *r, float threshold) {
+    Mass m;
+    weigh_tokens(&m, r, threshold);
+    return m.whole;
+}
+
+/* The first token at which their running mass exceeds `enough`, or the last that has any. */
+static int token_at(const Mass *m, const Row *r, float threshold, double enough) {
     float p[SIDE_BY_SIDE];
-    int last = 0;
-    for (int v = 0; v < vocab; v += SIDE_BY_SIDE) {
-        double running = mass, sum = masses(p, z + v, group_at(v, vocab), lse, threshold);
+    vf ignored = {0};
+    int block = 0, token = 0, is_there = m->whole > enough;
+    while ((block + 1) * m->block < r->V && m->before[block + 1] <= enough) block++;
+    double mass = is_there ? m->before[block] : 0.0;
+    for (int v = is_there ? block * m->block : 0; v < r->V; v += SIDE_BY_SIDE) {
+        double running = mass, sum = masses(p, r, v, threshold, &ignored);
         mass += sum;
-        if (sum > 0.0) last = v;
-        if (mass <= enough) continue;
+        if (is_there && mass <= enough) continue;
         for (int i = 0; i < SIDE_BY_SIDE; i++) {
             running += p[i];
-            if (running > enough && p[i] > 0.0f) return v + i;
+            if (p[i] > 0.0f) token = v + i;
+            if (is_there && running > enough && p[i] > 0.0f) return token;
         }
     }
-    masses(p, z + last, group_at(last, vocab), lse, threshold);
-    int token = last;
-    for (int i = 0; i < SIDE_BY_SIDE; i++)
-        if (p[i] > 0.0f) token = last + i;
     return token;
 }
 
 /* Does the threshold still keep >= top_k tokens, or >= top_p mass where top_k is 0? */
-static int keeps_enough(const float *z, int vocab, float lse, float threshold, int top_k,
-                        double top_p) {
-    if (!top_k) return mass_from(z, vocab, lse, threshold) >= top_p;
+static int keeps_enough(const Row *r, float threshold, int top_k, double top_p) {
+    if (!top_k) return mass_from(r, threshold) >= top_p;
     int count = 0;
-    for (int v = 0; v < vocab; v++) count += z[v] >= threshold;
+    for (int v = 0; v < r->vocab; v++) count += r->z[v] >= threshold;
     return count >= top_k;
 }
 
 /* The largest threshold that keeps enough. Logits sit on a line, so 60 halvings between the largest
  * and the smallest separate any two floats that differ. */
-static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top_p) {
-    float low = s.max, high = s.max;
-    for (int v = 0; v < vocab; v++)
-        if (z[v] < low) low = z[v];
+static float cut_at(const Row *r, int top_k, double top_p) {
+    float low = r->max, high = r->max;
+    for (int v = 0; v < r->vocab; v++)
+        if (r->z[v] < low) low = r->z[v];
     low = fmaxf(low, high - 1000.0f); /* below that, probabilities are 0 */
-    if (keeps_enough(z, vocab, s.lse, high, top_k, top_p)) return high;
+    if (keeps_enough(r, high, top_k, top_p)) return high;
     for (int i = 0; i < 60; i++) {
         float middle = low + (high - low) * 0.5f;
         if (middle <= low || middle >= high) break;
-        if (keeps_enough(z, vocab, s.lse, middle, top_k, top_p))
+        if (keeps_enough(r, middle, top_k, top_p))
             low = middle;
         else
             high = middle;
@@ -328,26 +364,30 @@ static float cut_at(const float *z, int vocab, RowStats s, int top_k, double top
     return low;
 }
 
+static float top_logit(const Row *r) {
+    float top = -INFINITY;
+    for (int v = 0; v < r->vocab; v++) top = r->z[v] > top ? r->z[v] : top;
+    return top;
+}
+
 /* Inverse transform: the first token at which the running mass exceeds u times what is kept. */
-static int draw(const float *z, RowStats s, const SampleParams *p, double u, float *cut) {
+static int draw(Mass *m, const Row *r, const SampleParams *p, double u, float *cut) {
     float threshold = -INFINITY;
-    double whole = mass_from(z, p->vocab, s.lse, threshold), kept = whole;
+    double whole = m->whole;
     if (p->top_k > 0 && p->top_k < p->vocab) {
-        threshold = cut_at(z, p->vocab, s, p->top_k, 0.0);
-        kept = mass_from(z, p->vocab, s.lse, threshold);
+        threshold = cut_at(r, p->top_k, 0.0);
+        weigh_tokens(m, r, threshold);
     }
     if (p->top_p < 1.0f) {
-        threshold = fmaxf(threshold, cut_at(z, p->vocab, s, 0, p->top_p * kept));
-        kept = mass_from(z, p->vocab, s.lse, threshold);
+        threshold = fmaxf(threshold, cut_at(r, 0, p->top_p * m->whole));
+        weigh_tokens(m, r, threshold);
     }
     if (p->min_p > 0.0f) {
-        float top = -INFINITY;
-        for (int v = 0; v < p->vocab; v++) top = z[v] > top ? z[v] : top;
-        threshold = fmaxf(threshold, top + logf(p->min_p));
-        kept = mass_from(z, p->vocab, s.lse, threshold);
+        threshold = fmaxf(threshold, top_logit(r) + logf(p->min_p));
+        weigh_tokens(m, r, threshold);
     }
-    *cut = (float)(whole - kept);
-    return token_at(z, p->vocab, s.lse, threshold, u * kept);
+    *cut = whole > 0.0 ? (float)((whole - m->whole) / whole) : 0.0f;
+    return token_at(m, r, threshold, u * m->whole);
 }
 
 typedef struct {
@@ -377,16 +417,15 @@ static void sample_rows(void *ctx, int first, int last) {
         int r = s->r0 + i;
         bend_row(z, s->V, s->p.softcap);
         edit_row(z, &s->p, r);
-        RowStats stats = row_stats(z, s->V, s->p.temperature > 0.0f ? s->p.temperature : 1.0f);
+        Row row = {z, s->V, s->p.vocab, temper_row(z, s->V, s->p.temperature, NULL)};
+        Mass m;
+        float lse = row.max + logf(weigh_tokens(&m, &row, -INFINITY));
         s->cut[r] = 0.0f;
-        if (s->p.temperature > 0.0f) {
-            s->ids[r] = draw(z, stats, &s->p, s->uniform[r], s->cut + r);
-        } else {
-            float top = -INFINITY;
-            for (int v = 0; v < s->p.vocab; v++) top = z[v] > top ? z[v] : top;
-            s->ids[r] = row_top(z, s->p.vocab, top);
-        }
-        s->logp[r] = token_logp(z, stats, s->ids[r]);
+        if (s->p.temperature > 0.0f)
+            s->ids[r] = draw(&m, &row, &s->p, s->uniform[r], s->cut + r);
+        else
+            s->ids[r] = row_top(z, s->p.vocab, top_logit(&row));
+        s->logp[r] = z[s->ids[r]] - lse;
     }
 }
 

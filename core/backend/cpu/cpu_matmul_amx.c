@@ -185,6 +185,11 @@ static void plain_dot(float c[16][16], const uint16_t *a, const uint16_t *b) {
 #define TILE_STREAM TILE_LOAD
 #endif
 
+/* Few rows are done with a tile of weights before the next one has come from memory. */
+static inline void ask_for_step(const uint16_t *b) {
+    for (int i = 0; i < 2 * TILE; i += 64 / (int)sizeof *b) __builtin_prefetch(b + i, 0, 2);
+}
+
 static void dot_tiles(float *t, const uint16_t *a, const uint16_t *b, int steps, int rows,
                       int add) {
     size_t ld = NR * sizeof *t;
@@ -206,7 +211,10 @@ static void dot_tiles(float *t, const uint16_t *a, const uint16_t *b, int steps,
         TILE_STREAM(7, b + TILE, 64);
         TILE_DOT(0, 4, 6);
         TILE_DOT(1, 4, 7);
-        if (rows <= 16) continue;
+        if (rows <= 16) {
+            ask_for_step(b + 2 * TILE);
+            continue;
+        }
         TILE_LOAD(5, a + TILE, 64);
         TILE_DOT(2, 5, 6);
         TILE_DOT(3, 5, 7);
