@@ -4,7 +4,6 @@
 #include "tests/amx_emulator.h"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <math.h>
 #include <signal.h>
 #include <stdint.h>
@@ -37,8 +36,7 @@ static void refuse(const char *why) {
     abort();
 }
 
-/* --- an instruction: C4 [R X B m m m m m] [W v v v v L p p] opcode modrm [sib] [displacement] ---
- */
+/* --- an instruction: C4 [RXBmmmmm] [WvvvvLpp] opcode modrm [sib] [displacement] --- */
 
 typedef struct {
     int prefix; /* pp: 0 none, 1 66, 2 F3, 3 F2 */
@@ -148,6 +146,8 @@ static float widened(uint16_t half) {
 /* c += a b: chains over even and over odd k, then their sum onto c; denormals are 0 */
 __attribute__((target("fma"))) static void dot(int c, int a, int b) {
     need(c), need(a), need(b);
+    if (c == a || c == b || a == b) refuse("tdpbf16ps: a tile is two operands");
+    if (config.bytes[a] % 4 || config.bytes[b] % 4) refuse("tdpbf16ps: a pair is cut in two");
     if (config.rows[c] != config.rows[a] || config.bytes[c] != config.bytes[b] ||
         config.bytes[a] / 4 != config.rows[b])
         refuse("tdpbf16ps: tiles that do not fit together");
@@ -206,8 +206,6 @@ static void on_trap(int signal, siginfo_t *info, void *context) {
 }
 
 int amx_emulate(void) {
-    unsigned a, b, c, d;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 24 & 1) return 0;
     struct sigaction how = {.sa_flags = SA_SIGINFO | SA_NODEFER};
     how.sa_sigaction = on_trap;
     sigemptyset(&how.sa_mask);

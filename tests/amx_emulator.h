@@ -6,8 +6,8 @@
 #ifndef AMX_EMULATOR_H
 #define AMX_EMULATOR_H
 
-/* Emulates from now on (a test runner may have set its own handlers before). 0 where the processor
- * has AMX itself, so that nothing would trap. */
+/* Emulates from now on, over handlers that a test runner has set. For processes that may not use
+ * AMX: where they may, nothing traps. 0: not on this kind of processor. */
 int amx_emulate(void);
 
 #endif

@@ -11,8 +11,7 @@ typedef struct {
 } CpuKernels;
 
 enum { F32_KERNELS = 3, CPU_KERNELS = 11 };
-extern const CpuKernels
-    cpu_kernels[CPU_KERNELS]; /* the portable ones of f32 first, all bf16 last */
+extern const CpuKernels cpu_kernels[CPU_KERNELS]; /* f32 first, there the portable ones */
 
 /* NULL, and a line that says so, where they do not run on this processor. */
 Backend *kernels_create(const CpuKernels *k);

@@ -296,6 +296,48 @@ static void a_run_returns_when_all_is_done(void **state) {
     threads_stop();
 }
 
+/* Item 0 waits until all others are done, those of its own share too: somebody must steal them. */
+static void wait_for_others(void *ctx, int item, int thread) {
+    (void)thread;
+    atomic_int *done = ctx;
+    while (item == 0 && atomic_load(done) < 39) usleep(10);
+    atomic_fetch_add(done, 1);
+}
+
+static void a_slow_item_keeps_no_others(void **state) {
+    (void)state;
+    assert_int_equal(threads_start(3), OK);
+    for (int job = 0; job < 20; job++) {
+        atomic_int done = 0;
+        threads_run(40, wait_for_others, &done);
+        assert_int_equal(atomic_load(&done), 40);
+    }
+    threads_stop();
+}
+
+/* The second share waits for the first one, whose owner so has nothing to do but its own. */
+typedef struct {
+    atomic_int done;
+    int next, in_order;
+} FirstShare;
+static void note_order(void *ctx, int item, int thread) {
+    FirstShare *s = ctx;
+    (void)thread;
+    while (item >= 20 && atomic_load(&s->done) < 20) usleep(10);
+    if (item >= 20) return;
+    s->in_order += item == s->next++;
+    atomic_fetch_add(&s->done, 1);
+}
+
+static void neighbours_come_in_order(void **state) {
+    (void)state;
+    assert_int_equal(threads_start(2), OK);
+    FirstShare s = {0};
+    threads_run(40, note_order, &s);
+    assert_int_equal(s.in_order, 20);
+    threads_stop();
+}
+
 static void inner(void *ctx, int item, int thread) {
     Work *w = ctx;
     (void)item;
@@ -454,6 +496,8 @@ int main(void) {
         cmocka_unit_test(each_item_once),
         cmocka_unit_test(many_small_jobs_with_sleeps_between),
         cmocka_unit_test(a_run_returns_when_all_is_done),
+        cmocka_unit_test(a_slow_item_keeps_no_others),
+        cmocka_unit_test(neighbours_come_in_order),
         cmocka_unit_test(nested_runs_are_serial),
         cmocka_unit_test(two_callers_take_turns),
         cmocka_unit_test(absurd_thread_counts_are_refused),

@@ -733,8 +733,13 @@ static void optimizer(void **state) {
         for (size_t skip = 0; skip < 2 && skip < n; skip++) { /* aligned and not */
             cpu->adamw(cpu, buf_at(w.c, skip), buf_at(m.c, skip), buf_at(v.c, skip), none,
                        buf_at(g.c, skip), n - skip, p);
-            gpu->adamw(gpu, buf_at(w.g, skip), buf_at(m.g, skip), buf_at(v.g, skip),
-                       gpu->mirror ? buf_at(copy.g, skip) : none, buf_at(g.g, skip), n - skip, p);
+            Buf to = gpu->mirror ? buf_at(copy.g, skip) : none;
+            Mat mat = {.w = buf_at(w.g, skip), .packed = to, .O = (int)(n - skip), .K = 1};
+            if (skip)
+                gpu->adamw_packed(gpu, mat, buf_at(m.g, skip), buf_at(v.g, skip), buf_at(g.g, skip),
+                                  p);
+            else
+                gpu->adamw(gpu, w.g, m.g, v.g, to, g.g, n, p);
         }
         if (gpu->mirror) { /* the weights again, rounded */
             cpu->copy(cpu, copy.c, w.c, n);

@@ -10,6 +10,7 @@
 
 #include "core/backend/backend.h"
 #include "core/base/rng.h"
+#include "tests/kernels.h"
 
 /* Sampling from one row of six logits. */
 enum { SIDES = 6, DRAWS = 20000 };
@@ -138,49 +139,127 @@ static void sampling_follows_edits(void **state) {
     die_release(&d);
 }
 
-/* A vocabulary of several blocks, with rows of padding behind it: what is drawn is where the
- * running probability passes the draw, wherever that is. */
-static void draws_are_found_in_a_large_vocabulary(void **state) {
-    (void)state;
-    enum { V = 5003, VOCAB = 4990, TRIES = 300 };
-    static float logits[V];
-    static double until[VOCAB + 1];
-    float one = 1.0f, logp, cut;
+/* A vocabulary of several blocks, with rows of padding behind it that have a share of the
+ * distribution but are never drawn. */
+enum { MANY = 5003, VOCAB = 4990 };
+static float many_logits[MANY];
+
+/* e^logit of tokens below `end` that have at least the threshold, and how many these are */
+static double mass_from(int end, float threshold, int *count) {
+    double mass = 0.0;
+    *count = 0;
+    for (int v = 0; v < end; v++)
+        if (many_logits[v] >= threshold) mass += exp((double)many_logits[v]), ++*count;
+    return mass;
+}
+
+/* Logits are multiples of 1/16 below 8: one value after the other until enough is kept. */
+static float threshold_of(SampleParams how) {
+    int count;
+    double whole = mass_from(VOCAB, -INFINITY, &count);
+    for (float t = 8.0f; t > 0.0f; t -= 1.0f / 16.0f) {
+        double mass = mass_from(VOCAB, t, &count);
+        if (how.top_k ? count >= how.top_k : mass >= (double)how.top_p * whole) return t;
+    }
+    return 0.0f;
+}
+
+typedef struct {
     Backend *b;
-    assert_int_equal(backend_create(&b, "cpu", "auto", "f32"), OK);
-    Mat w = {.O = V, .K = 1};
-    Buf h, u, ids, lp, cuts, scratch;
-    Buf *floats[] = {&w.w, &w.packed, &h, &lp, &cuts, &scratch};
-    size_t counts[] = {V, b->packed_count(b, DT_F32, V, 1), 1, 1, 1, V};
-    for (int i = 0; i < 6; i++)
-        assert_int_equal(b->alloc(b, floats[i], DT_F32, counts[i], "test"), OK);
-    assert_int_equal(b->alloc(b, &u, DT_F64, 1, "test"), OK);
-    assert_int_equal(b->alloc(b, &ids, DT_I32, 1, "test"), OK);
-    for (int v = 0; v < V; v++)
-        logits[v] = 8.0f * (float)rng_uniform(4, RNG_TEST, 0, (uint64_t)v) - (v < VOCAB ? 0 : 9.0f);
-    for (int v = 0; v < VOCAB; v++) until[v + 1] = until[v] + exp((double)logits[v]);
-    b->upload(b, w.w, logits, V);
-    b->upload(b, h, &one, 1);
-    b->pack(b, w);
+    Mat w;
+    Buf h, u, ids, lp, cut, scratch;
+} Wide;
+
+static Wide wide_create(Backend *b) {
+    Wide d = {.b = b, .w = {.O = MANY, .K = 1}}; /* one feature, 1: logits are the weights */
+    float one = 1.0f;
+    Buf *floats[] = {&d.w.w, &d.h, &d.lp, &d.cut, &d.scratch};
+    size_t counts[] = {MANY, 1, 1, 1, MANY};
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(b->alloc(b, floats[i], i == 1 ? b->dtype : DT_F32, counts[i], "test"), OK);
+    size_t packed = b->packed_count(b, DT_F32, MANY, 1);
+    assert_int_equal(b->alloc(b, &d.w.packed, b->dtype, packed, "test"), OK);
+    assert_int_equal(b->alloc(b, &d.u, DT_F64, 1, "test"), OK);
+    assert_int_equal(b->alloc(b, &d.ids, DT_I32, 1, "test"), OK);
+    b->upload(b, d.w.w, many_logits, MANY);
+    b->upload(b, d.h, &one, 1);
+    b->pack(b, d.w);
+    return d;
+}
+
+static void wide_release(Wide *d) {
+    Buf *all[] = {&d->w.w, &d->w.packed, &d->h, &d->lp, &d->cut, &d->scratch, &d->u, &d->ids};
+    for (int i = 0; i < 8; i++) d->b->release(d->b, all[i]);
+    backend_release(d->b);
+}
+
+static int wide_draw(Wide *d, double draw, SampleParams how, float *logp, float *cut) {
+    Backend *b = d->b;
+    int id;
+    b->upload(b, d->u, &draw, 1);
+    b->sample(b, d->ids, d->lp, d->cut, d->h, d->w, d->u, d->scratch, 1, 1, how);
+    b->download(b, &id, d->ids, 1);
+    b->download(b, logp, d->lp, 1);
+    b->download(b, cut, d->cut, 1);
+    return id;
+}
+
+static void expect_draws(Wide *d, SampleParams how, float threshold) {
+    enum { TRIES = 200 };
+    static double until[VOCAB + 1];
+    int count;
+    double all = mass_from(MANY, -INFINITY, &count), whole = mass_from(VOCAB, -INFINITY, &count);
+    double want_cut = (whole - mass_from(VOCAB, threshold, &count)) / all;
+    for (int v = 0; v < VOCAB; v++)
+        until[v + 1] = until[v] + (many_logits[v] >= threshold ? exp((double)many_logits[v]) : 0.0);
     for (int i = 0; i < TRIES; i++) {
-        double draw = i == 0   ? 0.0
-                      : i == 1 ? 1.0 - 1e-16
-                               : rng_uniform(4, RNG_TEST, 1, (uint64_t)i);
-        SampleParams how = {.temperature = 1.0f, .top_p = 1.0f, .vocab = VOCAB};
-        int id;
-        b->upload(b, u, &draw, 1);
-        b->sample(b, ids, lp, cuts, h, w, u, scratch, 1, 1, how);
-        b->download(b, &id, ids, 1);
-        b->download(b, &logp, lp, 1);
-        b->download(b, &cut, cuts, 1);
+        double draw = rng_uniform(4, RNG_TEST, 1, (uint64_t)i);
+        if (i < 2) draw = i ? 1.0 - 1e-16 : 0.0;
+        float logp, cut;
+        int id = wide_draw(d, draw, how, &logp, &cut);
         assert_in_range(id, 0, VOCAB - 1);
+        assert_true(many_logits[id] >= threshold);
         assert_true(until[id] <= (draw + 1e-6) * until[VOCAB]);
         assert_true(until[id + 1] >= (draw - 1e-6) * until[VOCAB]);
-        assert_true(cut == 0.0f && logp < 0.0f);
+        assert_true(fabs(cut - want_cut) < 1e-5);
+        assert_true(fabs(logp - (many_logits[id] - log(all))) < 1e-4);
     }
-    for (int i = 0; i < 6; i++) b->release(b, floats[i]);
-    b->release(b, &u), b->release(b, &ids);
-    backend_release(b);
+}
+
+/* What is drawn is where the running probability of what is kept passes the draw. */
+static void draws_are_found_in_a_large_vocabulary(void **state) {
+    (void)state;
+    const SampleParams plain = {.temperature = 1.0f, .top_p = 1.0f, .vocab = VOCAB};
+    for (int v = 0; v < MANY; v++) {
+        double draw = rng_uniform(4, RNG_TEST, 0, (uint64_t)v);
+        many_logits[v] = (float)(int)(128.0 * draw) / 16.0f + (v < VOCAB ? 0.0f : 3.0f);
+    }
+    for (int k = 0; k < CPU_KERNELS; k++) {
+        Backend *b = kernels_create(&cpu_kernels[k]);
+        if (!b) continue;
+        Wide d = wide_create(b);
+        SampleParams top_k = plain, top_p = plain, min_p = plain;
+        top_k.top_k = 50, top_p.top_p = 0.6f, min_p.min_p = 0.3f;
+        expect_draws(&d, plain, -INFINITY);
+        expect_draws(&d, top_k, threshold_of(top_k));
+        expect_draws(&d, top_p, threshold_of(top_p));
+        expect_draws(&d, min_p, 127.0f / 16.0f + logf(0.3f));
+        wide_release(&d);
+    }
+}
+
+/* Nothing may be drawn: some token is, and nothing breaks. */
+static void a_vocabulary_without_mass_gives_a_token(void **state) {
+    (void)state;
+    Backend *b;
+    float logp, cut;
+    assert_int_equal(backend_create(&b, "cpu", "auto", "f32"), OK);
+    for (int v = 0; v < MANY; v++) many_logits[v] = v < VOCAB ? -INFINITY : 0.0f;
+    Wide d = wide_create(b);
+    SampleParams how = {.temperature = 1.0f, .top_p = 0.9f, .vocab = VOCAB};
+    assert_in_range(wide_draw(&d, 0.5, how, &logp, &cut), 0, VOCAB - 1);
+    assert_true(cut == 0.0f);
+    wide_release(&d);
 }
 
 int main(void) {
@@ -188,6 +267,7 @@ int main(void) {
         cmocka_unit_test(sampling_follows_the_distribution),
         cmocka_unit_test(sampling_follows_edits),
         cmocka_unit_test(draws_are_found_in_a_large_vocabulary),
+        cmocka_unit_test(a_vocabulary_without_mass_gives_a_token),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,8 +62,8 @@ static inline Buf buf_at(Buf b, size_t element) { /* the first of a block */
 }
 
 /* A weight [O,K] row-major, and the copy of it in the storage type and order that products like to
- * read (weights are packed once, after loading and after each optimizer step; ptr NULL where a
- * backend has no use for it); likewise its bias [O], ptr NULL where it has none. */
+ * read (written after loading and by each optimizer step; ptr NULL where a backend has no use for
+ * it); likewise its bias [O], ptr NULL where it has none. */
 typedef struct {
     Buf w, packed;
     int O, K;
@@ -236,15 +236,15 @@ struct Backend {
     void (*attention_decode)(Backend *b, Buf out, Buf qkv, KvLayer kv, Buf rows, Buf positions,
                              int N, AttentionShape a);
     /* draws ids[r] by inverse transform of uniform f64 [R]; logp of it under the whole tempered
-     * distribution, as head_forward says it where nothing is edited; cut: mass that top-k and top-p
-     * removed */
+     * distribution, as head_forward says it where nothing is edited; cut: the share of it that
+     * top-k, top-p and min-p removed */
     void (*sample)(Backend *b, Buf ids, Buf logp, Buf cut, Buf h, Mat w, Buf uniform, Buf logits,
                    int chunk, int R, SampleParams p);
 
-    /* optimizer, over flat ranges (Loshchilov & Hutter 2019) */
-    /* copy (NULL: none): the new w in b->dtype */
+    /* optimizer (Loshchilov & Hutter 2019): over a flat range; copy (NULL: none): the new w in
+     * b->dtype */
     void (*adamw)(Backend *b, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t count, AdamwParams p);
-    /* the same of weights and their packed copy; NULL where `mirror` is set or nothing is packed */
+    /* the same of a weight w.w, with w.packed written where there is one */
     void (*adamw_packed)(Backend *b, Mat w, Buf m, Buf v, Buf g, AdamwParams p);
     double (*sum_squares)(Backend *b, Buf g, size_t count); /* f64, in fixed order; waits */
 };

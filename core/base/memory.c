@@ -105,11 +105,11 @@ Status memory_mul(size_t *out, size_t a, size_t b, const char *what) {
 }
 
 /* Weights and pages of keys and values are read in another order than they lie in: with pages of
- * 4 KiB every few lines wait for an address to be translated. A system that does not grant large
- * pages loses nothing. */
-static void ask_for_large_pages(void *p, size_t size) {
-    uintptr_t large = (uintptr_t)2 << 20, first = ((uintptr_t)p + large - 1) / large * large,
-              end = ((uintptr_t)p + size) / large * large;
+ * 4 KiB every few lines wait for an address to be translated. A system that does not grant huge
+ * ones loses nothing. */
+static void ask_for_huge_pages(void *p, size_t size) {
+    uintptr_t huge = (uintptr_t)2 << 20, first = ((uintptr_t)p + huge - 1) / huge * huge,
+              end = ((uintptr_t)p + size) / huge * huge;
     if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
 }
 
@@ -123,7 +123,7 @@ Status memory_alloc(void **out, size_t bytes, const char *what) {
     size_t size = round_up(bytes ? bytes : 1);
     *out = aligned_alloc(ALIGN, size);
     if (!*out) return status_fail(E_MEMORY, "%s: cannot allocate %zu bytes", what, bytes);
-    ask_for_large_pages(*out, size);
+    ask_for_huge_pages(*out, size);
     memset(*out, 0, size);
     in_use += malloc_usable_size(*out);
     return OK;

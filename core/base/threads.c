@@ -1,10 +1,10 @@
 /* threads.c - the pool.
  *
- * A run opens a job, workers enter it, each takes the items of its own share in order and then the
- * last ones of the others', and the caller closes the job before it waits for those inside.
- * Entering is "count me, then look whether it is open", closing is "close, then look whether
- * anybody is counted": one of the two sees the other, so a worker that wakes late finds the job
- * closed and touches nothing of the next one. */
+ * A run opens a job, workers enter it, each takes the items of its own share in order and then
+ * steals the last ones of others (Blumofe & Leiserson 1999), and the caller closes the job before
+ * it waits for those inside. Entering is "count me, then look whether it is open", closing is
+ * "close, then look whether anybody is counted": one of the two sees the other, so a worker that
+ * wakes late finds the job closed and touches nothing of the next one. */
 #include "core/base/threads.h"
 
 #include <limits.h>
@@ -76,21 +76,26 @@ static int spin_while(atomic_uint *word, unsigned seen) {
     return 0;
 }
 
-/* The first item of a share, for its owner, or the last one; -1: none is left. */
-static int take(Share *s, int owner) {
+/* Items of a share: the owner's next one, or the last one for a thief; -1: none is left. */
+static int take_first(Share *s) {
     uint64_t v = atomic_load(&s->left);
-    for (;;) {
-        uint32_t first = (uint32_t)v, end = (uint32_t)(v >> 32);
-        if (first >= end) return -1;
-        uint64_t rest = owner ? v + 1 : v - ((uint64_t)1 << 32);
-        if (atomic_compare_exchange_weak(&s->left, &v, rest)) return (int)(owner ? first : end - 1);
-    }
+    while ((uint32_t)v < v >> 32)
+        if (atomic_compare_exchange_weak(&s->left, &v, v + 1)) return (int)(uint32_t)v;
+    return -1;
+}
+static int steal_last(Share *s) {
+    uint64_t v = atomic_load(&s->left), one = (uint64_t)1 << 32;
+    while ((uint32_t)v < v >> 32)
+        if (atomic_compare_exchange_weak(&s->left, &v, v - one)) return (int)(v >> 32) - 1;
+    return -1;
 }
 
 static void drain(int thread) {
+    int i;
     in_task = 1;
-    for (int k = 0, i; k < pool.n; k++)
-        while ((i = take(&pool.share[(thread + k) % pool.n], k == 0)) >= 0)
+    while ((i = take_first(&pool.share[thread])) >= 0) pool.task(pool.ctx, i, thread);
+    for (int k = 1; k < pool.n; k++)
+        while ((i = steal_last(&pool.share[(thread + k) % pool.n])) >= 0)
             pool.task(pool.ctx, i, thread);
     in_task = 0;
 }

@@ -42,7 +42,7 @@ typedef struct {
     size_t first,
         count; /* the range gathered so far: neighbours with the same decay go in one call */
     int decay;
-    size_t done; /* where the last weight that products read ends: of several tensors, at times */
+    size_t done; /* end of the last packed update: w_k, w_v and w_up went with their neighbour */
 } Update;
 
 static void update_range(Update *u) {
@@ -69,8 +69,8 @@ static void update_packed(Update *u, const Mat *w, const TensorInfo *info) {
 static Status update_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     Update *u = ctx;
     size_t count = (size_t)info->rows * (size_t)info->cols;
-    const Mat *w = weights_mat(&u->o->net->w, info->layer, *slot);
     if (info->offset < u->done) return OK;
+    const Mat *w = weights_mat(&u->o->net->w, info->layer, *slot);
     if (w && w->packed.ptr && !u->o->net->b->mirror) {
         update_range(u);
         u->count = 0;

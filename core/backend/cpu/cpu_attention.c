@@ -21,11 +21,11 @@ enum { IN_F32 = sizeof(act) == sizeof(float) };
 
 /* For rows that meet more than one tile: widened once. */
 static SmallRows rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
-    if (IN_F32) return (SmallRows){p, stride, NULL};
+    if (IN_F32) return (SmallRows){.at = p, .stride = stride};
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < n; i += VW)
             vstore_upto(room + r * n + i, aload_upto(p + r * stride + i, n - i), n - i);
-    return (SmallRows){room, (size_t)n, NULL};
+    return (SmallRows){.at = room, .stride = (size_t)n};
 }
 
 static void store_row(act *to, const float *from, float scale, int n) {
@@ -33,8 +33,7 @@ static void store_row(act *to, const float *from, float scale, int n) {
         astore_upto(to + i, vload_upto(from + i, n - i, 0.0f) * vset1(scale), n - i);
 }
 
-/* s[r][j] = x_r . y_j for a block's j below `end`, and any number behind; x in f32, yT is [HS][B]
- */
+/* s[r][j] = x_r . y_j for a block's j below `end`, any number behind; x in f32, yT is [HS][B] */
 static void dots(float s[][B], SmallRows x, SmallRows yT, int rows, int HS, int end) {
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < B; j += VW) vstore(s[r] + j, (vf){0});
@@ -184,8 +183,8 @@ static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int 
                 for (int u = 0; u < n; u++) seen[u] = seen_by(t + u, j0, a->of.window);
                 SmallRows q =
                     rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
-                meet_block(o + r * HS, m + r, l + r, q, (SmallRows){kT, B, NULL}, v, seen, n,
-                           &a->of);
+                meet_block(o + r * HS, m + r, l + r, q, (SmallRows){.at = kT, .stride = B}, v, seen,
+                           n, &a->of);
             }
         }
     }
@@ -244,8 +243,8 @@ static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int
     x->q = rows_f32(x->q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
     x->dout = rows_f32(x->dout_room, a->dout + at, i->out_stride, n, HS);
     int end = seen_by(t + n - 1, j0, 0).end; /* what the last one sees */
-    dots(x->p, x->q, (SmallRows){kT, B, NULL}, n, HS, end);
-    dots(x->ds, x->dout, (SmallRows){vT, B, NULL}, n, HS, end);
+    dots(x->p, x->q, (SmallRows){.at = kT, .stride = B}, n, HS, end);
+    dots(x->ds, x->dout, (SmallRows){.at = vT, .stride = B}, n, HS, end);
     for (int u = 0; u < n; u++, at += i->out_stride) {
         vf lse = vset1(a->saved_lse[(size_t)(i->start + t + u) * a->of.NH + h]);
         vf D = vset1(dot_row(a->dout + at, a->saved_out + at, HS));
@@ -275,9 +274,28 @@ static void add_queries(float *dy, float w[][B], SmallRows x, int n, int keys, i
     small_product(dy, (size_t)HS, (Factors){w[0], 1, B}, x, keys, n, HS);
 }
 
-/* gradients of one block of keys and values, and in f32 of the queries, whose chains rest in dqkv
- * between blocks; in bf16 that would round them, they follow in a walk of their own */
-static void backward_block(const Attention *a, const Item *i, int j0) {
+/* Where the gradients of an item's queries rest in f32 between blocks of keys: in dqkv where that
+ * is f32, else in the thread's scratch. at is NULL where a sequence is too long for it: then they
+ * follow in a walk of their own. */
+typedef struct {
+    float *at;
+    size_t row, head; /* strides */
+} Resting;
+
+static Resting resting_place(const Attention *a, const Item *i) {
+    size_t HS = (size_t)a->of.HS, T = (size_t)i->T, heads = (size_t)(i->h1 - i->h0);
+    float *dq = (float *)(void *)(a->dqkv + i->start * i->stride);
+    if (IN_F32) return (Resting){dq + i->h0 * HS, i->stride, HS};
+    int fits = heads * T * HS * sizeof(float) <= CPU_SCRATCH;
+    return (Resting){fits ? cpu_scratch() : NULL, HS, T * HS};
+}
+
+static inline float *resting_row(Resting dq, const Item *i, int h, int t) {
+    return dq.at + (size_t)(h - i->h0) * dq.head + (size_t)t * dq.row;
+}
+
+/* gradients of one block of keys and values, and what they give those of queries */
+static void backward_block(const Attention *a, const Item *i, int j0, Resting dq) {
     int HS = a->of.HS, keys = smaller(i->T - j0, B);
     int end = a->of.window ? smaller(i->T, j0 + B - 1 + a->of.window) : i->T;
     size_t block = j0 * i->stride;
@@ -292,8 +310,7 @@ static void backward_block(const Attention *a, const Item *i, int j0) {
         for (int t = j0, n; t < end; t += n) {
             n = smaller(end - t, GROUP);
             meet_again(&x, a, i, h, t, n, j0, kT, vT);
-            act *dq = a->dqkv + (size_t)(i->start + t) * i->stride + (size_t)h * HS;
-            if (IN_F32) add_keys((float *)(void *)dq, i->stride, &x, k, n, keys, HS);
+            if (dq.at) add_keys(resting_row(dq, i, h, t), dq.row, &x, k, n, keys, HS);
             add_queries(dk, x.ds, x.q, n, keys, HS);
             add_queries(dv, x.p, x.dout, n, keys, HS);
         }
@@ -336,11 +353,16 @@ static void backward_item(void *ctx, int item, int thread) {
     (void)thread;
     const Attention *a = ctx;
     Item i = item_of(a, item);
-    for (int t = 0; IN_F32 && t < i.T; t++)
-        memset(a->dqkv + (i.start + t) * i.stride + (size_t)i.h0 * a->of.HS, 0,
-               (size_t)(i.h1 - i.h0) * a->of.HS * sizeof(act));
-    for (int j = 0; j < i.T; j += B) backward_block(a, &i, j);
-    for (int h = i.h0; !IN_F32 && h < i.h1; h += HEADS) {
+    size_t HS = (size_t)a->of.HS;
+    Resting dq = resting_place(a, &i);
+    for (int h = i.h0; dq.at && h < i.h1; h++)
+        for (int t = 0; t < i.T; t++) memset(resting_row(dq, &i, h, t), 0, HS * sizeof(float));
+    for (int j = 0; j < i.T; j += B) backward_block(a, &i, j, dq);
+    for (int h = i.h0; !IN_F32 && dq.at && h < i.h1; h++)
+        for (int t = 0; t < i.T; t++)
+            store_row(a->dqkv + (size_t)(i.start + t) * i.stride + (size_t)h * HS,
+                      resting_row(dq, &i, h, t), 1.0f, (int)HS);
+    for (int h = i.h0; !dq.at && h < i.h1; h += HEADS) {
         int h1 = smaller(h + HEADS, i.h1), queries = ROWS / (h1 - h) / GROUP * GROUP;
         for (int t = 0; t < i.T; t += queries)
             backward_tile(a, &i, h, h1, t, smaller(t + queries, i.T));
@@ -422,8 +444,8 @@ static void decode_heads(const Decode *d, int n, int kvh, int h0, int h1, size_t
                soon = j0 + B < T ? page_at(d, n, j0 / B + 1, kvh) : next;
         Seen seen[HEADS];
         for (int i = 0; i < rows; i++) seen[i] = seen_by(T - 1, j0, d->of.window);
-        SmallRows kT = {keys + at, B, keys + soon};
-        SmallRows v = {values + at, (size_t)HS, values + soon};
+        SmallRows kT = {keys + at, B, 1, keys + soon};
+        SmallRows v = {values + at, (size_t)HS, 1, values + soon};
         meet_block(o, m, l, q, kT, v, seen, rows, &d->of);
     }
     for (int h = h0; h < h1; h++)

@@ -6,7 +6,6 @@
 
 typedef struct { /* of z / temperature over the whole vocabulary */
     float max, lse, entropy, mean_logp;
-    int top;
 } RowStats;
 
 /* z becomes z/temperature (0: stays, as for greedy choice); its maximum, and its sum where asked */
@@ -48,8 +47,8 @@ static void bend_row(float *z, int V, float softcap) {
     }
 }
 
-static float token_logp(const float *z, RowStats s, int id) {
-    return z[id] - s.lse;
+static float token_logp(const float *z, float lse, int id) {
+    return z[id] - lse;
 }
 
 static int row_top(const float *z, int V, float max) {
@@ -95,7 +94,7 @@ static void head_rows(void *ctx, int first, int last) {
         int r = h->r0 + i, y = h->targets[r];
         bend_row(z, h->V, h->softcap);
         RowStats s = row_stats(z, h->V, h->temperature);
-        if (h->out.logp.ptr) f32(h->out.logp)[r] = token_logp(z, s, y);
+        if (h->out.logp.ptr) f32(h->out.logp)[r] = token_logp(z, s.lse, y);
         if (h->out.entropy.ptr) f32(h->out.entropy)[r] = s.entropy;
         if (h->out.mean_logp.ptr) f32(h->out.mean_logp)[r] = s.mean_logp;
         if (h->out.top1.ptr) f32(h->out.top1)[r] = z[y] >= s.max && row_top(z, h->V, s.max) == y;
@@ -370,10 +369,10 @@ static float top_logit(const Row *r) {
     return top;
 }
 
-/* Inverse transform: the first token at which the running mass exceeds u times what is kept. */
-static int draw(Mass *m, const Row *r, const SampleParams *p, double u, float *cut) {
+/* Inverse transform: the first token at which the running mass exceeds u times what is kept, which
+ * m says then. */
+static int draw(Mass *m, const Row *r, const SampleParams *p, double u) {
     float threshold = -INFINITY;
-    double whole = m->whole;
     if (p->top_k > 0 && p->top_k < p->vocab) {
         threshold = cut_at(r, p->top_k, 0.0);
         weigh_tokens(m, r, threshold);
@@ -386,7 +385,6 @@ static int draw(Mass *m, const Row *r, const SampleParams *p, double u, float *c
         threshold = fmaxf(threshold, top_logit(r) + logf(p->min_p));
         weigh_tokens(m, r, threshold);
     }
-    *cut = whole > 0.0 ? (float)((whole - m->whole) / whole) : 0.0f;
     return token_at(m, r, threshold, u * m->whole);
 }
 
@@ -419,13 +417,16 @@ static void sample_rows(void *ctx, int first, int last) {
         edit_row(z, &s->p, r);
         Row row = {z, s->V, s->p.vocab, temper_row(z, s->V, s->p.temperature, NULL)};
         Mass m;
-        float lse = row.max + logf(weigh_tokens(&m, &row, -INFINITY));
+        float sum = weigh_tokens(&m, &row, -INFINITY), lse = row.max + logf(sum);
+        double whole = m.whole;
         s->cut[r] = 0.0f;
-        if (s->p.temperature > 0.0f)
-            s->ids[r] = draw(&m, &row, &s->p, s->uniform[r], s->cut + r);
-        else
+        if (s->p.temperature > 0.0f) {
+            s->ids[r] = draw(&m, &row, &s->p, s->uniform[r]);
+            s->cut[r] = (float)((whole - m.whole) / (double)sum);
+        } else {
             s->ids[r] = row_top(z, s->p.vocab, top_logit(&row));
-        s->logp[r] = z[s->ids[r]] - lse;
+        }
+        s->logp[r] = token_logp(z, lse, s->ids[r]);
     }
 }
 

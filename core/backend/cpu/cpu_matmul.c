@@ -541,7 +541,7 @@ static void product_item(void *ctx, int item, int thread) {
     (void)thread;
     const Product *p = ctx;
     int first, last, patched = in_patch(p);
-    Block x;
+    Block x = {0};
     product_part(p, item, &x.m0, &x.m1, &first, &last);
     int step = p->packed ? last - first : PANELS;
     for (x.k0 = 0; x.k0 < p->K; x.k0 += p->kc) {

@@ -1,5 +1,6 @@
 /* product.h - what the files of matrix products share: the three products of the page as one shape,
- * and its split into items for the threads. Included by one file per page.
+ * and its split into items for the threads; packing, also behind AdamW. Included by one file per
+ * page.
  *
  * C[M,N] (+)= A B. An item computes rows of C by whole panels of columns, block after block of k.
  * Between blocks chains rest in C where it is f32, else in a patch of f32 per thread, so that a

@@ -3,18 +3,20 @@
  *
  * y[rows][n] += sum over u of a(r, u) x[u][n]: one chain of fused multiply-adds per element, u
  * ascending, so that a row's bits are its own however many rows are computed together. x may lie in
- * a page of keys or values, of the storage type: widening is exact, and the page that is read next
- * is asked for line by line on the way, since pages lie where they like. */
+ * a page of keys or values, of the storage type: widening is exact, and of the page that is read
+ * next, which lies anywhere, a line is asked for with each one that is read of this (many at once
+ * would not be granted). */
 #ifndef SMALL_PRODUCT_H
 #define SMALL_PRODUCT_H
 
 #include "core/backend/cpu/act.h"
 #include "core/backend/cpu/step.h"
 
-typedef struct { /* f32, or of a page and then of the storage type */
-    const void *at;
-    size_t stride;    /* of rows, in elements */
-    const void *next; /* the page that is read next; NULL: not of a page */
+typedef struct {
+    const void *at; /* f32, or of the storage type where paged */
+    size_t stride;  /* of rows, in elements */
+    int paged;
+    const void *next; /* the page that is read next */
 } SmallRows;
 
 typedef struct { /* a(r, u) = at[r * row + u * step] */
@@ -26,9 +28,9 @@ typedef struct { /* a(r, u) = at[r * row + u * step] */
 enum { TILE_ROWS = VW == 16 ? 8 : 4 };
 
 static inline SmallRows small_from(SmallRows x, size_t column) {
-    size_t bytes = column * (x.next ? sizeof(act) : sizeof(float));
+    size_t bytes = column * (x.paged ? sizeof(act) : sizeof(float));
     x.at = (const char *)x.at + bytes;
-    if (x.next) x.next = (const char *)x.next + bytes;
+    if (x.paged) x.next = (const char *)x.next + bytes;
     return x;
 }
 
@@ -80,7 +82,7 @@ static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, Sm
         vf acc = vload_n(y, n, 0.0f);
         for (int u = 0; u < steps; u++) {
             SmallRows row = small_from(x, u * x.stride);
-            vf w = x.next ? aload_upto(row.at, n) : vload_n(row.at, n, 0.0f);
+            vf w = x.paged ? aload_upto(row.at, n) : vload_n(row.at, n, 0.0f);
             acc = vfma(vset1(a.at[u * a.step]), w, acc);
         }
         vstore_n(y, acc, n);
@@ -120,7 +122,7 @@ static __attribute__((noinline)) void small_product_paged(float *y, size_t y_str
 }
 static inline void small_product(float *y, size_t y_stride, Factors a, SmallRows x, int rows,
                                  int steps, int n) {
-    if (x.next)
+    if (x.paged)
         small_product_paged(y, y_stride, a, x, rows, steps, n);
     else
         small_product_near(y, y_stride, a, x, rows, steps, n);

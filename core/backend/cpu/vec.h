@@ -281,24 +281,24 @@ static inline void vtranspose(vf r[VW]) {
 }
 
 /* Lane i meets lane i + VW/2, then i + VW/4 and so on: a fixed order. */
-#define OTHER_(l, s) ((l) ^ (s))
-#define FOLD_(op, s) v = op(v, __builtin_shufflevector(v, v, LANES_(OTHER_, s)))
+#define OTHER_(l, s)    ((l) ^ (s))
+#define FOLD_(op, v, s) v = op(v, __builtin_shufflevector(v, v, LANES_(OTHER_, s)))
 #if defined(__AVX512F__)
-#define REDUCE_(op) FOLD_(op, 8), FOLD_(op, 4), FOLD_(op, 2), FOLD_(op, 1)
+#define REDUCE_(op, v) FOLD_(op, v, 8), FOLD_(op, v, 4), FOLD_(op, v, 2), FOLD_(op, v, 1)
 #elif defined(__AVX2__)
-#define REDUCE_(op) FOLD_(op, 4), FOLD_(op, 2), FOLD_(op, 1)
+#define REDUCE_(op, v) FOLD_(op, v, 4), FOLD_(op, v, 2), FOLD_(op, v, 1)
 #else
-#define REDUCE_(op) FOLD_(op, 2), FOLD_(op, 1)
+#define REDUCE_(op, v) FOLD_(op, v, 2), FOLD_(op, v, 1)
 #endif
 static inline vf vadd(vf a, vf b) {
     return a + b;
 }
 static inline float vsum(vf v) {
-    REDUCE_(vadd);
+    REDUCE_(vadd, v);
     return v[0];
 }
 static inline float vhmax(vf v) {
-    REDUCE_(vmax);
+    REDUCE_(vmax, v);
     return v[0];
 }
 

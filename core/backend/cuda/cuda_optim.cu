@@ -52,6 +52,10 @@ static void adamw(Backend *page, Buf w, Buf m, Buf v, Buf copy, Buf g, size_t co
                as<float>(m), as<float>(v), as<bf16>(copy), as<float>(g), count, p);
 }
 
+static void adamw_packed(Backend *page, Mat w, Buf m, Buf v, Buf g, AdamwParams p) {
+    adamw(page, w.w, m, v, w.packed, g, (size_t)w.O * (size_t)w.K, p);
+}
+
 /* Every gridDim-th tile of THREADS * W: what a thread adds up depends on the count alone. */
 template <class T, int W>
 static __global__ void __launch_bounds__(THREADS) squares(double *sums, const T *g, size_t count) {
@@ -103,5 +107,6 @@ static double sum_squares(Backend *page, Buf g, size_t count) {
 
 void cuda_optim_page(Backend *b) {
     b->adamw = adamw;
+    b->adamw_packed = adamw_packed;
     b->sum_squares = sum_squares;
 }
