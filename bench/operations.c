@@ -219,9 +219,9 @@ void bench_head(Bench *bench, const char *name, const ModelConfig *m, int R) {
 
 typedef struct {
     Buf x, y, z, out, w, r, positions, table;
+    Mat matrix; /* what AdamW trains */
     const ModelConfig *m;
     int N;
-    size_t flat;
     int what;
 } Stream;
 enum { ADAMW, NORM, NORM_BACKWARD, ROPE, SWIGLU, SWIGLU_BACKWARD, N_STREAMS };
@@ -235,7 +235,7 @@ static void run_stream(const Bench *bench, void *ctx) {
     FeedForward swiglu = {m->FF, ACT_SILU, 1};
     Norm norm = {.w = t->w, .eps = 1e-5f};
     switch (t->what) {
-    case ADAMW: b->adamw(b, t->w, t->x, t->y, (Buf){NULL, b->dtype}, t->z, t->flat, p); break;
+    case ADAMW: b->adamw_packed(b, t->matrix, t->x, t->y, t->z, p); break;
     case NORM: /* of the residual stream: z = x + y */
         b->norm_forward(b, t->out, t->r, t->z, t->x, t->y, norm, t->N, m->C);
         break;
@@ -255,11 +255,17 @@ void bench_streams(Bench *bench, const char *name, const ModelConfig *m, int tok
     double e = (double)dtype_bytes(b->dtype), N = tokens;
     int qkv = config_qkv_rows(m);
     const double rotated = N * (m->NH + m->NKV) * m->HS;
-    const double bytes[] = {28.0 * (double)flat, 4 * N * m->C * e,  4 * N * m->C * e,
-                            2 * rotated * e,     3 * N * m->FF * e, 5 * N * m->FF * e};
+    flat -= flat % (size_t)m->C;
+    size_t packed = b->packed_count(b, DT_F32, (int)(flat / (size_t)m->C), m->C);
+    const double bytes[] = {28.0 * (double)flat + e * (double)packed,
+                            4 * N * m->C * e,
+                            4 * N * m->C * e,
+                            2 * rotated * e,
+                            3 * N * m->FF * e,
+                            5 * N * m->FF * e};
     for (int i = 0; i < N_STREAMS; i++) {
         Bufs all = {0};
-        Stream t = {.m = m, .N = tokens, .flat = flat, .what = i};
+        Stream t = {.m = m, .N = tokens, .what = i};
         Dtype of = i == ADAMW ? DT_F32 : b->dtype;
         size_t n = i == ADAMW  ? flat
                    : i < ROPE  ? (size_t)tokens * (size_t)m->C
@@ -273,6 +279,8 @@ void bench_streams(Bench *bench, const char *name, const ModelConfig *m, int tok
         t.r = get(bench, &all, DT_F32, (size_t)tokens, 1);
         t.positions = get(bench, &all, DT_I32, (size_t)tokens, 0);
         t.table = get(bench, &all, DT_F32, (size_t)m->C, 1);
+        t.matrix = (Mat){.w = t.w, .O = (int)(flat / (size_t)m->C), .K = m->C};
+        if (i == ADAMW && packed) t.matrix.packed = get(bench, &all, b->dtype, packed, 0);
         double rate = bytes[i] / time_of(bench, run_stream, &t);
         bench_refresh(bench);
         bench_row(bench, names[i], name, tokens, rate / 1e9, "GB/s", bench->bandwidth / 1e9);
