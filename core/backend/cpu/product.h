@@ -122,8 +122,9 @@ static void product(Product *p) {
     if (p->M == 0 || p->N == 0) return;
     product_sizes(p);
     int threads = threads_count();
-    double flops = 2.0 * p->M * p->N * p->K;
-    int want = threads == 1 || flops < 1e6 ? 1 : flops < 2e7 ? threads : 3 * threads;
+    double flops = 2.0 * p->M * p->N * p->K, bytes = (double)sizeof(act) * p->N * p->K;
+    int small = flops < 1e6 && !(p->packed && bytes > 4e5); /* weights that come from memory */
+    int want = threads == 1 || small ? 1 : flops < 2e7 ? threads : 3 * threads;
     split(p, want);
     int items = p->row_items * ceil_div(ceil_div(p->N, p->nr), p->panel_step);
     if (want == 1) {
