@@ -63,6 +63,8 @@ double bench_copy_rate(const Bench *bench, size_t n);
 /* The products of a layer forward with each number of rows, and both gradients with the last. */
 void bench_products(Bench *bench, const char *name, const ModelConfig *m, const int *rows, int n);
 void bench_attention(Bench *bench, int S, int T, int NH, int NKV, int HS);
+/* of N sequences that have T positions in pages: the cache of all layers, read once */
+void bench_attention_decode(Bench *bench, const ModelConfig *m, int N, int T);
 /* log-probs and entropies of R tokens, and their gradients */
 void bench_head(Bench *bench, const char *name, const ModelConfig *m, int R);
 /* What is bound by memory: AdamW on `flat` parameters, norms, rotary positions, the activation. */

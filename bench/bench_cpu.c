@@ -165,17 +165,21 @@ static void operations(Bench *bench, const char *name, const ModelConfig *m, int
     static const int rows[] = {1, 8, 32, 256, 1024};
     if (bench_wanted(bench, "matmul")) bench_products(bench, name, m, rows, 5);
     if (bench_wanted(bench, "attention")) bench_attention(bench, S, T, m->NH, m->NKV, m->HS);
+    if (bench_wanted(bench, "attention")) bench_attention_decode(bench, m, 32, T);
     if (bench_wanted(bench, "head")) bench_head(bench, name, m, S * T / 2);
     if (bench_wanted(bench, "stream")) bench_streams(bench, name, m, S * T, (size_t)1 << 25);
 }
 
-static void whole_models(Bench *bench, const char *name, const ModelConfig *m, int is_big) {
+/* batch: sequences that decode; 0: 1, 8 and 32 */
+static void whole_models(Bench *bench, const char *name, const ModelConfig *m, int is_big,
+                         int batch) {
     static const int batches[] = {1, 8, 32};
     if (bench_wanted(bench, "train"))
         bench_train(bench, name, m, is_big ? 4 : 32, is_big ? 256 : 64);
     if (bench_wanted(bench, "dpo")) bench_dpo(bench, name, m, is_big ? 2 : 16, is_big ? 256 : 64);
     if (bench_wanted(bench, "decode"))
-        for (int i = 0; i < 3; i++) bench_decode(bench, name, m, batches[i], 32, 64);
+        for (int i = 0; i < (batch ? 1 : 3); i++)
+            bench_decode(bench, name, m, batch ? batch : batches[i], 32, 64);
     if (bench_wanted(bench, "batching"))
         bench_batching(bench, name, m, is_big ? 16 : 32, is_big ? 64 : 256, 32, 256);
     if (bench_wanted(bench, "sharing")) bench_sharing(bench, name, m, is_big ? 16 : 32, 256, 64);
@@ -186,7 +190,7 @@ static void whole_models(Bench *bench, const char *name, const ModelConfig *m, i
 int main(int argc, char **argv) {
     const char *kernels = "auto", *dtype = "f32", *json = NULL;
     Bench bench = {.only = "", .peers = 1, .unit = 1e9, .rate_unit = "GFLOP/s"};
-    int threads = 0, big = 0;
+    int threads = 0, batch = 0, big = 0;
     for (int i = 1; i < argc; i++) {
         const char **text = !strcmp(argv[i], "--only")      ? &bench.only
                             : !strcmp(argv[i], "--kernels") ? &kernels
@@ -197,6 +201,8 @@ int main(int argc, char **argv) {
             *text = argv[++i];
         else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
             threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--batch") && i + 1 < argc)
+            batch = atoi(argv[++i]);
         else if (!strcmp(argv[i], "--big"))
             big = 1;
         else if (!strcmp(argv[i], "--no-peers"))
@@ -204,7 +210,7 @@ int main(int argc, char **argv) {
         else
             return bench_usage("bench_cpu", argv[i],
                                "[--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] "
-                               "[--big] [--no-peers] [--json FILE]");
+                               "[--batch N] [--big] [--no-peers] [--json FILE]");
     }
     MUST(threads_start(threads));
     MUST(backend_create(&bench.b, "cpu", kernels, dtype));
@@ -218,8 +224,8 @@ int main(int argc, char **argv) {
            bench.b->kernels, threads_count(), bench.flops / 1e9, bench.bandwidth / 1e9);
     operations(&bench, "tiny", &bench_tiny, 32, 64);
     operations(&bench, "135m", &bench_135m, 4, 256);
-    whole_models(&bench, "tiny", &bench_tiny, 0);
-    if (big) whole_models(&bench, "135m", &bench_135m, 1);
+    whole_models(&bench, "tiny", &bench_tiny, 0, batch);
+    if (big) whole_models(&bench, "135m", &bench_135m, 1, batch);
     backend_release(bench.b);
     if (bench.json) fclose(bench.json);
     threads_stop();

@@ -170,6 +170,55 @@ void bench_attention(Bench *bench, int S, int T, int NH, int NKV, int HS) {
     release(bench, &all);
 }
 
+typedef struct {
+    Buf out, qkv, keys, values, table, rows, positions;
+    AttentionShape shape;
+    int N, max_pages, layers;
+    size_t layer; /* elements of keys, as many of values */
+} Decoding;
+
+static void run_decoding(const Bench *bench, void *ctx) {
+    const Decoding *d = ctx;
+    Backend *b = bench->b;
+    for (int l = 0; l < d->layers; l++) {
+        KvLayer kv = {buf_at(d->keys, (size_t)l * d->layer),
+                      buf_at(d->values, (size_t)l * d->layer), d->table, d->max_pages};
+        b->attention_decode(b, d->out, d->qkv, kv, d->rows, d->positions, d->N, d->shape);
+    }
+}
+
+void bench_attention_decode(Bench *bench, const ModelConfig *m, int N, int T) {
+    Bufs all = {0};
+    Backend *b = bench->b;
+    int pages = (T + KV_PAGE - 1) / KV_PAGE;
+    Decoding d = {.shape = {m->NH, m->NKV, m->HS, 1.0f / sqrtf((float)m->HS), 0, 0.0f},
+                  .N = N,
+                  .max_pages = pages,
+                  .layers = m->L,
+                  .layer = (size_t)(N * pages * m->NKV) * (size_t)(m->HS * KV_PAGE)};
+    d.keys = get(bench, &all, b->dtype, (size_t)m->L * d.layer, 1);
+    d.values = get(bench, &all, b->dtype, (size_t)m->L * d.layer, 1);
+    d.qkv = get(bench, &all, b->dtype, (size_t)N * (size_t)config_qkv_rows(m), 1);
+    d.out = get(bench, &all, b->dtype, (size_t)N * (size_t)(m->NH * m->HS), 0);
+    d.table = get(bench, &all, DT_I32, (size_t)(N * pages), 0);
+    d.rows = get(bench, &all, DT_I32, (size_t)N, 0);
+    d.positions = get(bench, &all, DT_I32, (size_t)N, 0);
+    for (int n = 0; n < N; n++) {
+        int last = T - 1; /* pages in the order in which sequences that grow together take them */
+        b->upload(b, buf_at(d.rows, (size_t)n), &n, 1);
+        b->upload(b, buf_at(d.positions, (size_t)n), &last, 1);
+        for (int p = 0; p < pages; p++)
+            b->upload(b, buf_at(d.table, (size_t)(n * pages + p)), &(int){p * N + n}, 1);
+    }
+    double bytes = 2.0 * (double)m->L * (double)d.layer * (double)dtype_bytes(b->dtype);
+    char shape[32];
+    snprintf(shape, sizeof shape, "HS %d, T %d", m->HS, T);
+    double rate = bytes / time_of(bench, run_decoding, &d);
+    bench_refresh(bench);
+    bench_row(bench, "attention_decode", shape, N, rate / 1e9, "GB/s", bench->bandwidth / 1e9);
+    release(bench, &all);
+}
+
 /* --- the head --- */
 
 typedef struct {
@@ -255,8 +304,9 @@ void bench_streams(Bench *bench, const char *name, const ModelConfig *m, int tok
     double e = (double)dtype_bytes(b->dtype), N = tokens;
     int qkv = config_qkv_rows(m);
     const double rotated = N * (m->NH + m->NKV) * m->HS;
-    flat -= flat % (size_t)m->C;
-    size_t packed = b->packed_count(b, DT_F32, (int)(flat / (size_t)m->C), m->C);
+    int rows = (int)(flat / (size_t)m->C); /* of the matrix that AdamW trains */
+    flat = (size_t)rows * (size_t)m->C;
+    size_t packed = b->packed_count(b, DT_F32, rows, m->C);
     const double bytes[] = {28.0 * (double)flat + e * (double)packed,
                             4 * N * m->C * e,
                             4 * N * m->C * e,
@@ -279,7 +329,7 @@ void bench_streams(Bench *bench, const char *name, const ModelConfig *m, int tok
         t.r = get(bench, &all, DT_F32, (size_t)tokens, 1);
         t.positions = get(bench, &all, DT_I32, (size_t)tokens, 0);
         t.table = get(bench, &all, DT_F32, (size_t)m->C, 1);
-        t.matrix = (Mat){.w = t.w, .O = (int)(flat / (size_t)m->C), .K = m->C};
+        t.matrix = (Mat){.w = t.w, .O = rows, .K = m->C};
         if (i == ADAMW && packed) t.matrix.packed = get(bench, &all, b->dtype, packed, 0);
         double rate = bytes[i] / time_of(bench, run_stream, &t);
         bench_refresh(bench);

@@ -543,35 +543,6 @@ static void run_packed_optimizer(Bench *t, Size z) {
     b->release(b, &w.packed);
 }
 
-static void an_average_moves_by_its_share(void **state) {
-    (void)state;
-    enum { MANY = 100003 }; /* several chunks, the last one short */
-    static float out[MANY], x[MANY], got[MANY];
-    fill_random(out, MANY, 1, 1.0f);
-    fill_random(x, MANY, 2, 1.0f);
-    for (int k = 0; k < F32_KERNELS; k++) {
-        Backend *b = kernels_create(&cpu_kernels[k]);
-        Buf to, from;
-        if (!b) continue;
-        threads_start(2);
-        assert_int_equal(b->alloc(b, &to, DT_F32, MANY, "test"), OK);
-        assert_int_equal(b->alloc(b, &from, DT_F32, MANY, "test"), OK);
-        b->upload(b, to, out, MANY);
-        b->upload(b, from, x, MANY);
-        b->lerp(b, to, from, MANY, 0.0f);
-        b->download(b, got, to, MANY);
-        assert_memory_equal(got, out, sizeof out);
-        b->lerp(b, to, from, MANY - 1, .1f); /* the last one is not its own */
-        b->download(b, got, to, MANY);
-        for (int i = 0; i < MANY - 1; i++) assert_true(got[i] == out[i] + .1f * (x[i] - out[i]));
-        assert_true(got[MANY - 1] == out[MANY - 1]);
-        b->release(b, &to);
-        b->release(b, &from);
-        backend_release(b);
-    }
-    threads_start(1);
-}
-
 static const struct {
     const char *name;
     void (*run)(Bench *, Size);
@@ -729,31 +700,15 @@ static void rows_do_not_depend_on_their_number(void **state) {
     }
 }
 
-/* vec.h promises 2 units in the last place; here without fused multiply-adds, the least exact way.
- */
-static void exp_is_within_its_promise(void **state) {
-    (void)state;
-    double worst = 0.0;
-    for (float x = -86.9f; x < 87.9f; x += 0.00173f) {
-        double want = exp((double)x), unit = nextafterf((float)want, INFINITY) - (float)want;
-        worst = fmax(worst, fabs((double)sexp(x) - want) / unit);
-    }
-    printf("exp: %.2f units in the last place\n", worst);
-    assert_true(worst < 2.0);
-    assert_true(sexp(-INFINITY) == 0.0f && sexp(-88.0f) == 0.0f && sexp(0.0f) == 1.0f);
-}
-
 int main(void) {
     threads_start(1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_pointer_is_missing),
-        cmocka_unit_test(exp_is_within_its_promise),
         cmocka_unit_test(unknown_kernels_are_refused),
         cmocka_unit_test(nothing_above_dereferences_a_buffer),
         cmocka_unit_test(kernels_keep_to_their_outputs_and_agree),
         cmocka_unit_test(bf16_rounds_to_nearest_even),
         cmocka_unit_test(bf16_is_f32_but_for_rounding),
-        cmocka_unit_test(an_average_moves_by_its_share),
         cmocka_unit_test(rows_do_not_depend_on_their_number),
     };
     return cmocka_run_group_tests_name("backend", tests, NULL, NULL);

@@ -144,6 +144,32 @@ static void frozen_memory_stops_the_program(void **state) {
     memory_release(p);
 }
 
+/* VmFlags of the mapping of the process that holds p has the flag. */
+static int mapping_has(const void *p, const char *flag) {
+    char line[512];
+    unsigned long first, end;
+    int here = 0, has = 0;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%lx-%lx ", &first, &end) == 2)
+            here = (uintptr_t)p >= first && (uintptr_t)p < end;
+        if (here && !strncmp(line, "VmFlags:", 8) && strstr(line, flag)) has = 1;
+    }
+    fclose(f);
+    return has;
+}
+
+static void tensors_ask_for_huge_pages(void **state) {
+    (void)state;
+    enum { SIZE = 16 << 20 };
+    void *p;
+    if (access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK)) skip();
+    assert_int_equal(memory_alloc(&p, SIZE, "test"), OK);
+    assert_true(mapping_has((char *)p + SIZE / 2, " hg"));
+    memory_release(p);
+}
+
 /* --- random numbers --- */
 
 /* The key is mixed from seed and purpose; these seeds undo that, so that the vectors published with
@@ -489,6 +515,7 @@ int main(void) {
         cmocka_unit_test(arena_strings),
         cmocka_unit_test(sizes_are_checked),
         cmocka_unit_test(frozen_memory_stops_the_program),
+        cmocka_unit_test(tensors_ask_for_huge_pages),
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(uniform_moments),
         cmocka_unit_test(every_argument_counts),

@@ -45,24 +45,28 @@ typedef struct {
     size_t done; /* end of the last packed update: w_k, w_v and w_up went with their neighbour */
 } Update;
 
+static AdamwParams params_of(const Update *u, int decay) {
+    AdamwParams p = u->p;
+    if (!decay) p.weight_decay = 0.0f;
+    return p;
+}
+
 static void update_range(Update *u) {
     Network *net = u->o->net;
-    AdamwParams p = u->p;
     if (!u->count) return;
-    if (!u->decay) p.weight_decay = 0.0f;
     Buf copy = net->b->mirror ? buf_at(net->w.packed, u->first) : (Buf){NULL, net->b->dtype};
     net->b->adamw(net->b, buf_at(net->w.flat, u->first), buf_at(u->o->m, u->first),
-                  buf_at(u->o->v, u->first), copy, buf_at(net->grad, u->first), u->count, p);
+                  buf_at(u->o->v, u->first), copy, buf_at(net->grad, u->first), u->count,
+                  params_of(u, u->decay));
+    u->count = 0;
 }
 
 /* Weights that products read packed are a call of their own, which writes that copy, too. */
 static void update_packed(Update *u, const Mat *w, const TensorInfo *info) {
     Optim *o = u->o;
     Backend *b = o->net->b;
-    AdamwParams p = u->p;
-    if (!info->decay) p.weight_decay = 0.0f;
     b->adamw_packed(b, *w, buf_at(o->m, info->offset), buf_at(o->v, info->offset),
-                    buf_at(o->net->grad, info->offset), p);
+                    buf_at(o->net->grad, info->offset), params_of(u, info->decay));
     u->done = info->offset + (size_t)w->O * (size_t)w->K;
 }
 
@@ -73,14 +77,10 @@ static Status update_tensor(void *ctx, const TensorInfo *info, Buf *slot) {
     const Mat *w = weights_mat(&u->o->net->w, info->layer, *slot);
     if (w && w->packed.ptr && !u->o->net->b->mirror) {
         update_range(u);
-        u->count = 0;
         update_packed(u, w, info);
         return OK;
     }
-    if (u->count && info->decay != u->decay && u->p.weight_decay > 0.0f) {
-        update_range(u);
-        u->count = 0;
-    }
+    if (u->count && info->decay != u->decay && u->p.weight_decay > 0.0f) update_range(u);
     if (!u->count) {
         u->first = info->offset;
         u->decay = info->decay;

@@ -19,13 +19,17 @@ enum {
 };
 enum { IN_F32 = sizeof(act) == sizeof(float) };
 
+static SmallRows near_rows(const float *at, size_t stride) {
+    return (SmallRows){.at = at, .stride = stride};
+}
+
 /* For rows that meet more than one tile: widened once. */
 static SmallRows rows_f32(float *room, const act *p, size_t stride, int rows, int n) {
-    if (IN_F32) return (SmallRows){.at = p, .stride = stride};
+    if (IN_F32) return near_rows((const float *)(const void *)p, stride);
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < n; i += VW)
             vstore_upto(room + r * n + i, aload_upto(p + r * stride + i, n - i), n - i);
-    return (SmallRows){.at = room, .stride = (size_t)n};
+    return near_rows(room, (size_t)n);
 }
 
 static void store_row(act *to, const float *from, float scale, int n) {
@@ -183,8 +187,7 @@ static void forward_tile(const Attention *a, const Item *i, int h0, int h1, int 
                 for (int u = 0; u < n; u++) seen[u] = seen_by(t + u, j0, a->of.window);
                 SmallRows q =
                     rows_f32(q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
-                meet_block(o + r * HS, m + r, l + r, q, (SmallRows){.at = kT, .stride = B}, v, seen,
-                           n, &a->of);
+                meet_block(o + r * HS, m + r, l + r, q, near_rows(kT, B), v, seen, n, &a->of);
             }
         }
     }
@@ -243,8 +246,8 @@ static void meet_again(Meeting *x, const Attention *a, const Item *i, int h, int
     x->q = rows_f32(x->q_room, i->qkv + t * i->stride + (size_t)h * HS, i->stride, n, HS);
     x->dout = rows_f32(x->dout_room, a->dout + at, i->out_stride, n, HS);
     int end = seen_by(t + n - 1, j0, 0).end; /* what the last one sees */
-    dots(x->p, x->q, (SmallRows){.at = kT, .stride = B}, n, HS, end);
-    dots(x->ds, x->dout, (SmallRows){.at = vT, .stride = B}, n, HS, end);
+    dots(x->p, x->q, near_rows(kT, B), n, HS, end);
+    dots(x->ds, x->dout, near_rows(vT, B), n, HS, end);
     for (int u = 0; u < n; u++, at += i->out_stride) {
         vf lse = vset1(a->saved_lse[(size_t)(i->start + t + u) * a->of.NH + h]);
         vf D = vset1(dot_row(a->dout + at, a->saved_out + at, HS));

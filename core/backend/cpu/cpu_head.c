@@ -254,9 +254,8 @@ static void score_backward(Backend *b, Buf dh, Buf dw, Buf dscore, Buf h, Buf w,
     if (dw.ptr) CPU(parallel)(C, 64, score_dw, &s);
 }
 
-enum {
-    SIDE_BY_SIDE = 16
-}; /* tokens whose masses are added in pairs, before the sum joins the rest */
+/* tokens whose masses are added in pairs, before the sum joins the rest */
+enum { SIDE_BY_SIDE = 16 };
 _Static_assert(SIDE_BY_SIDE % VW == 0, "whole vectors");
 
 /* A token's mass is e^(z - max). They are summed in f64, SIDE_BY_SIDE neighbours as a tree and

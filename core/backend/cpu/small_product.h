@@ -91,9 +91,8 @@ static inline void small_rest(int rows, float *y, size_t y_stride, Factors a, Sm
 
 STEP small_product_of(int paged, float *y, size_t y_stride, Factors a, SmallRows x, int rows,
                       int steps, int n) {
-    enum {
-        MANY = VW == 8 ? 4 : 2
-    }; /* vectors, for two rows or one; a block of keys has no fewer */
+    /* vectors for two rows or one, whose chains are too few otherwise */
+    enum { MANY = VW == 8 ? 4 : 2 };
     int whole = n / VW * VW;
     if (whole < n)
         small_rest(rows, y + whole, y_stride, a, small_from(x, (size_t)whole), steps, n - whole);
