@@ -1,8 +1,9 @@
 /* bench_cpu.c - operations and whole models on the CPU, each beside a limit measured in the same
  * run. Medians of alternating runs; on a shared machine compare ratios, not times.
  *
- * bench_cpu [--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] [--big] [--no-peers]
- * [--json FILE]: --big adds the 135 M shape; FILE gets a line of JSON for every row. */
+ * bench_cpu [--only NAME] [--threads N] [--kernels K] [--dtype f32|bf16] [--batch N] [--big]
+ * [--no-peers] [--json FILE]: N sequences decode; --big adds the 135 M shape; FILE gets a line of
+ * JSON for every row. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,7 +166,7 @@ static void operations(Bench *bench, const char *name, const ModelConfig *m, int
     static const int rows[] = {1, 8, 32, 256, 1024};
     if (bench_wanted(bench, "matmul")) bench_products(bench, name, m, rows, 5);
     if (bench_wanted(bench, "attention")) bench_attention(bench, S, T, m->NH, m->NKV, m->HS);
-    if (bench_wanted(bench, "attention")) bench_attention_decode(bench, m, 32, T);
+    if (bench_wanted(bench, "attention_decode")) bench_attention_decode(bench, m, 32, T);
     if (bench_wanted(bench, "head")) bench_head(bench, name, m, S * T / 2);
     if (bench_wanted(bench, "stream")) bench_streams(bench, name, m, S * T, (size_t)1 << 25);
 }
